@@ -1,0 +1,4 @@
+// Package filter turns pcap-filter text into a typed tree.
+//
+// Runs in: agent | controller | tools
+package filter
