@@ -23,19 +23,19 @@ const (
 
 // Capture is somebody's request for data. It is desired state: stored by the controller, obeyed by an agent.
 type Capture struct {
-	UID      string        `json:"uid"`                // made by the controller; names the data on disk; [0-9a-f]{32}
-	ID       string        `json:"id"`                 // the client's or a made one; opaque text, never a path
-	Project  string        `json:"project"`            // whose it is
-	Owner    string        `json:"owner"`              // who asked
-	Kind     Kind          `json:"kind"`               //
-	Quantity string        `json:"quantity,omitempty"` // of Sensor: temperature, motion, vibration …; "" = whatever the point gives
-	Query    filter.Query  `json:"query"`
-	Period   time.Duration `json:"period_ns,omitempty"` // between samples; of Counters and Sensor
-	Recorded bool          `json:"recorded,omitempty"`  // answered from the point's recording: the past can be had
-	Created  time.Time     `json:"created"`
-	StopAt   time.Time     `json:"stop_at,omitzero"` // somebody asked it to stop then; zero = nobody
-	Retain   time.Duration `json:"retain_ns"`        // how long the data is kept after the end
-	Note     string        `json:"note,omitempty"`   // what was changed or assumed when it was accepted, in plain words
+	UID      string       `json:"uid"`                // made by the controller; names the data on disk; [0-9a-f]{32}
+	ID       string       `json:"id"`                 // the client's or a made one; opaque text, never a path
+	Project  string       `json:"project"`            // whose it is
+	Owner    string       `json:"owner"`              // who asked
+	Kind     Kind         `json:"kind"`               //
+	Quantity string       `json:"quantity,omitempty"` // of Sensor: temperature, motion, vibration …; "" = whatever the point gives
+	Query    filter.Query `json:"query"`
+	Period   Duration     `json:"period,omitempty"`   // between samples; of Counters and Sensor
+	Recorded bool         `json:"recorded,omitempty"` // answered from the point's recording: the past can be had
+	Created  time.Time    `json:"created"`
+	StopAt   time.Time    `json:"stop_at,omitzero"` // somebody asked it to stop then; zero = nobody
+	Retain   Duration     `json:"retain"`           // how long the data is kept after the end
+	Note     string       `json:"note,omitempty"`   // what was changed or assumed when it was accepted, in plain words
 }
 
 // End is when the capture ends at the latest; zero = when it is stopped or a limit is reached.
