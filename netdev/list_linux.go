@@ -58,8 +58,8 @@ func List() ([]point.Point, error) {
 		p := pointOf(link, nl.DeserializeIfInfomsg(m).Type)
 		p.Since = now
 		p.Driver = eth.driver(p.Name)
-		if p.Driver == "" {
-			p.Driver = link.Type() // loopback, vlan …: what rtnetlink calls it
+		if p.Driver == "" && link.Type() != "device" {
+			p.Driver = link.Type() // what rtnetlink calls it; "device" is the library's word for nothing said
 		}
 		p.SpeedBPS = eth.speed(p.Name)
 		loopback[p.IfIndex] = link.Attrs().Flags&net.FlagLoopback != 0
