@@ -1,0 +1,489 @@
+package ring
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"opentap/packet"
+)
+
+// Ring is a receive ring on one interface. One goroutine reads it (Read, Drain, Counts, Stop); Wake and Close may be
+// called from any, but Close not from inside a callback.
+type Ring struct {
+	cfg     Config
+	link    packet.LinkType
+	ifindex int
+	fd      int // the packet socket
+	efd     int // eventfd that ends a waiting Read
+	mem     []byte
+	next    int // block to look at next
+	block   Block
+	poll    [2]unix.PollFd
+	filter  *countingFilter // nil without Config.Filter or where eBPF is not permitted
+
+	read    uint64 // packets lent
+	packets uint64 // passed the filter, dropped included: sum of tp_packets
+	drops   uint64
+	freezes uint64
+
+	down    bool
+	gone    bool
+	stopped bool
+
+	// users counts calls in progress; closing is added by Close, which waits on idle for the last of them.
+	users atomic.Int64
+	idle  chan struct{}
+}
+
+const closing = 1 << 62
+
+// reserve leaves room before each frame for one VLAN tag; netoff stays a multiple of 4, so IP headers are aligned.
+const reserve = tagSize
+
+// unusedProtocol is an EtherType for local experiments (IEEE 802): no frame of it gets past the closed filter.
+const unusedProtocol = 0x88b5
+
+// Open makes the ring and begins to capture. It needs CAP_NET_RAW; the memory is charged to the calling process.
+// Errors: ErrGone without such an interface, *LinkTypeError, os.ErrPermission.
+func Open(cfg Config) (*Ring, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	r := &Ring{cfg: cfg, fd: -1, efd: -1, idle: make(chan struct{}, 1)}
+	if err := r.open(); err != nil {
+		r.release()
+		return nil, fmt.Errorf("open ring on %q: %w", cfg.Interface, err)
+	}
+	return r, nil
+}
+
+func (r *Ring) open() error {
+	var err error
+	// Protocol 0: nothing enters the socket before bind, packet(7).
+	if r.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
+		return fmt.Errorf("make packet socket (needs CAP_NET_RAW): %w", err)
+	}
+	if r.efd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("make eventfd: %w", err)
+	}
+	loopback, err := r.findInterface()
+	if err != nil {
+		return err
+	}
+	if err := r.mapRing(); err != nil {
+		return err
+	}
+	if loopback {
+		// Each packet passes a loopback twice, out and in: keep the way in, as libpcap does.
+		if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
+			return fmt.Errorf("ignore outgoing packets (Linux 4.20): %w", err)
+		}
+	}
+	if err := r.attachFilter(); err != nil {
+		return err
+	}
+	if r.cfg.Promiscuous {
+		mreq := unix.PacketMreq{Ifindex: int32(r.ifindex), Type: unix.PACKET_MR_PROMISC}
+		if err := unix.SetsockoptPacketMreq(r.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &mreq); err != nil {
+			return fmt.Errorf("make promiscuous: %w", err)
+		}
+	}
+	if err := r.bind(unix.ETH_P_ALL); err != nil {
+		return fmt.Errorf("bind: %w", err)
+	}
+	r.poll[0] = unix.PollFd{Fd: int32(r.fd), Events: unix.POLLIN | unix.POLLERR}
+	r.poll[1] = unix.PollFd{Fd: int32(r.efd), Events: unix.POLLIN}
+	return nil
+}
+
+func (r *Ring) bind(protocol uint16) error {
+	err := unix.Bind(r.fd, &unix.SockaddrLinklayer{Protocol: htons(protocol), Ifindex: r.ifindex})
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	return err
+}
+
+// findInterface asks by ioctl on the packet socket, so that the answer comes from the socket's own namespace.
+func (r *Ring) findInterface() (loopback bool, err error) {
+	req, err := unix.NewIfreq(r.cfg.Interface)
+	if err != nil {
+		return false, fmt.Errorf("interface name: %w", err)
+	}
+	if err := unix.IoctlIfreq(r.fd, unix.SIOCGIFINDEX, req); err != nil {
+		if errors.Is(err, unix.ENODEV) {
+			return false, fmt.Errorf("%w: %w", ErrGone, err)
+		}
+		return false, fmt.Errorf("find interface: %w", err)
+	}
+	r.ifindex = int(req.Uint32())
+	if err := unix.IoctlIfreq(r.fd, unix.SIOCGIFHWADDR, req); err != nil {
+		return false, fmt.Errorf("read hardware type: %w", err)
+	}
+	hw := req.Uint16()
+	r.link, err = linkTypeOf(r.cfg.Interface, hw)
+	return hw == unix.ARPHRD_LOOPBACK, err
+}
+
+func (r *Ring) mapRing() error {
+	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
+		return fmt.Errorf("choose TPACKET_V3: %w", err)
+	}
+	if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_RESERVE, reserve); err != nil {
+		return fmt.Errorf("reserve room for VLAN tags: %w", err)
+	}
+	const frameSize = 2048 // only a divisor to the kernel: V3 frames have any length
+	req := unix.TpacketReq3{
+		Block_size:     uint32(r.cfg.BlockSize),
+		Block_nr:       uint32(r.cfg.Blocks),
+		Frame_size:     frameSize,
+		Frame_nr:       uint32(r.cfg.BlockSize / frameSize * r.cfg.Blocks),
+		Retire_blk_tov: uint32(r.cfg.Retire / time.Millisecond),
+	}
+	if err := unix.SetsockoptTpacketReq3(r.fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
+		return fmt.Errorf("make ring of %d blocks of %d bytes: %w", r.cfg.Blocks, r.cfg.BlockSize, err)
+	}
+	var err error
+	r.mem, err = unix.Mmap(r.fd, 0, r.cfg.Blocks*r.cfg.BlockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map ring of %d bytes: %w", r.cfg.Blocks*r.cfg.BlockSize, err)
+	}
+	r.block.snap = uint32(min(r.cfg.SnapLen, 1<<30))
+	r.block.ethernet = r.link == packet.LinkEthernet
+	return nil
+}
+
+// LinkType says how Frame.Data begins.
+func (r *Ring) LinkType() packet.LinkType { return r.link }
+
+// enter notes a call in progress; leave ends it and, beside Close, tells the last one out.
+func (r *Ring) enter() bool {
+	if r.users.Add(1) >= closing {
+		r.leave()
+		return false
+	}
+	return true
+}
+
+func (r *Ring) leave() {
+	if r.users.Add(-1) == closing {
+		select {
+		case r.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (r *Ring) closed() bool { return r.users.Load() >= closing }
+
+// Read lends every block that is ready to fn, one after the other, at most once around the ring, and returns how
+// many. Without any it waits up to timeout (negative: for ever) and returns 0, nil after it or after Wake. It returns
+// ErrDown, ErrGone and ErrClosed as they say; blocks that are ready are lent first. fn must not keep the block, nor
+// call Read, Drain or Close.
+func (r *Ring) Read(timeout time.Duration, fn func(*Block)) (int, error) {
+	if !r.enter() {
+		return 0, ErrClosed
+	}
+	defer r.leave()
+	var deadline time.Time
+	if timeout > 0 {
+		deadline = time.Now().Add(timeout)
+	}
+	for {
+		if n := r.lend(fn); n > 0 {
+			return n, nil
+		}
+		if r.closed() {
+			return 0, ErrClosed
+		}
+		if r.gone {
+			return 0, ErrGone
+		}
+		wait := timeout
+		if timeout > 0 {
+			wait = max(time.Until(deadline), 0)
+		}
+		woken, err := r.wait(wait)
+		if err == nil && (woken || (timeout >= 0 && wait == 0)) {
+			if n := r.lend(fn); n > 0 {
+				return n, nil
+			}
+			if r.closed() {
+				return 0, ErrClosed
+			}
+			return 0, nil
+		}
+		if err != nil {
+			if n := r.lend(fn); n > 0 {
+				if errors.Is(err, ErrDown) {
+					return n, err
+				}
+				return n, nil // ErrGone is sticky, and comes next
+			}
+			return 0, err
+		}
+	}
+}
+
+// lend gives the ready blocks to fn and then back to the kernel.
+func (r *Ring) lend(fn func(*Block)) int {
+	for n := range r.cfg.Blocks {
+		mem := r.mem[r.next*r.cfg.BlockSize : (r.next+1)*r.cfg.BlockSize : (r.next+1)*r.cfg.BlockSize]
+		status := (*uint32)(unsafe.Pointer(&mem[blockStatus]))
+		// The kernel writes frames, then barrier, then status (net/packet/af_packet.c, prb_flush_block called from
+		// prb_close_block): an acquiring load of the status orders our reads of the frames after it. Go's atomics
+		// are sequentially consistent.
+		if atomic.LoadUint32(status)&unix.TP_STATUS_USER == 0 {
+			return n
+		}
+		r.block.reset(mem)
+		r.read += uint64(r.block.count)
+		fn(&r.block)
+		r.block.mem = nil
+		r.block.left = 0
+		// A releasing store: the kernel reuses the block as soon as it sees the status (af_packet.c,
+		// prb_dispatch_next_block tests TP_STATUS_USER), so our last access must come before it.
+		atomic.StoreUint32(status, unix.TP_STATUS_KERNEL)
+		if r.next++; r.next == r.cfg.Blocks {
+			r.next = 0
+		}
+		if r.closed() {
+			return n + 1
+		}
+	}
+	return r.cfg.Blocks
+}
+
+// gonePoll is how often a Read on a down interface looks whether the interface still exists: the kernel reports the
+// removal of an interface that was down already to nobody (af_packet.c, packet_notifier).
+const gonePoll = 200 * time.Millisecond
+
+// wait blocks until a block may be ready, the timeout (negative: none) is over, or Wake. It reports whether it was woken.
+func (r *Ring) wait(timeout time.Duration) (woken bool, err error) {
+	if r.down {
+		if err := r.checkGone(); err != nil {
+			return false, err
+		}
+		if timeout < 0 || timeout > gonePoll {
+			timeout = gonePoll
+		}
+	}
+	ms := -1
+	if timeout >= 0 {
+		ms = int(min((timeout+time.Millisecond-1)/time.Millisecond, 1<<30))
+	}
+	r.poll[0].Revents, r.poll[1].Revents = 0, 0
+	_, err = unix.Poll(r.poll[:], ms)
+	if err != nil {
+		if err == unix.EINTR {
+			return false, nil
+		}
+		return false, fmt.Errorf("poll ring on %q: %w", r.cfg.Interface, err)
+	}
+	if r.poll[1].Revents != 0 {
+		var b [8]byte
+		unix.Read(r.efd, b[:]) // resets the eventfd
+		return true, nil
+	}
+	if r.poll[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0 {
+		return false, r.socketError()
+	}
+	if r.poll[0].Revents&unix.POLLIN != 0 {
+		r.down = false
+	}
+	return false, nil
+}
+
+// socketError takes the socket's pending error and says what it means.
+func (r *Ring) socketError() error {
+	n, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return fmt.Errorf("read error of ring on %q: %w", r.cfg.Interface, err)
+	}
+	if err := r.checkGone(); err != nil {
+		return err
+	}
+	switch errno := unix.Errno(n); errno {
+	case 0:
+		return nil
+	case unix.ENETDOWN:
+		r.down = true
+		return ErrDown
+	case unix.ENODEV, unix.ENXIO:
+		r.gone = true
+		return ErrGone
+	default:
+		return fmt.Errorf("ring on %q: %w", r.cfg.Interface, errno)
+	}
+}
+
+// checkGone asks the socket for its interface: it is -1 once that was unregistered (af_packet.c, packet_notifier).
+func (r *Ring) checkGone() error {
+	sa, err := unix.Getsockname(r.fd)
+	if err != nil {
+		return fmt.Errorf("read address of ring on %q: %w", r.cfg.Interface, err)
+	}
+	if ll, ok := sa.(*unix.SockaddrLinklayer); ok && ll.Ifindex != r.ifindex {
+		r.gone = true
+		return ErrGone
+	}
+	return nil
+}
+
+// Counts reads the accounts. Only the reading goroutine may call it; inside a callback is fine.
+func (r *Ring) Counts() (Counts, error) {
+	if !r.enter() {
+		return Counts{}, ErrClosed
+	}
+	defer r.leave()
+	return r.counts()
+}
+
+func (r *Ring) counts() (Counts, error) {
+	// The kernel resets its statistics when they are read, and counts dropped packets in tp_packets as well
+	// (af_packet.c, packet_getsockopt).
+	st, err := unix.GetsockoptTpacketStatsV3(r.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+	if err != nil {
+		return Counts{}, fmt.Errorf("read statistics of ring on %q: %w", r.cfg.Interface, err)
+	}
+	r.packets += uint64(st.Packets)
+	r.drops += uint64(st.Drops)
+	r.freezes += uint64(st.Freeze_q_cnt)
+	c := Counts{Seen: r.packets, Passed: r.packets, Dropped: r.drops, Freezes: r.freezes, FilterCounted: len(r.cfg.Filter) == 0}
+	if r.filter != nil {
+		c.FilterCounted = true
+		if c.Filtered, c.Passed, err = r.filter.counts(); err != nil {
+			return Counts{}, fmt.Errorf("read filter counts of ring on %q: %w", r.cfg.Interface, err)
+		}
+		c.Seen = c.Filtered + c.Passed
+	}
+	return c, nil
+}
+
+// Stop lets nothing more into the ring and returns when no packet is on its way any more: from then on Counts is
+// final. What is in the ring stays readable; Drain reads it. Stop may be called again.
+func (r *Ring) Stop() error {
+	if !r.enter() {
+		return ErrClosed
+	}
+	defer r.leave()
+	if r.stopped {
+		return nil
+	}
+	refuse := [1]unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+	prog := unix.SockFprog{Len: 1, Filter: &refuse[0]}
+	if err := unix.SetsockoptSockFprog(r.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
+		return fmt.Errorf("stop ring on %q: %w", r.cfg.Interface, err)
+	}
+	// Packets on other CPUs may still be inside the old filter. Binding to another protocol takes the socket off the
+	// receive path and waits for them (af_packet.c, packet_do_bind → __unregister_prot_hook → synchronize_net).
+	// An interface that is gone has been waited for already.
+	if err := r.bind(unusedProtocol); err != nil && !errors.Is(err, ErrGone) {
+		return fmt.Errorf("stop ring on %q: %w", r.cfg.Interface, err)
+	}
+	r.stopped = true
+	return nil
+}
+
+// Drain stops the ring and lends what is in it until every packet that passed the filter was lent or counted as
+// dropped. It takes at most a few retire times; an error says how many packets were missing.
+func (r *Ring) Drain(fn func(*Block)) error {
+	if err := r.Stop(); err != nil {
+		return err
+	}
+	if !r.enter() {
+		return ErrClosed
+	}
+	defer r.leave()
+	deadline := time.Now().Add(2*time.Second + 4*r.cfg.Retire)
+	for {
+		r.lend(fn)
+		c, err := r.counts()
+		if err != nil {
+			return err
+		}
+		// Not c.Passed: the socket's own statistics are what the ring can give.
+		if r.read+c.Dropped >= r.packets {
+			return nil
+		}
+		if r.closed() {
+			return ErrClosed
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("drain ring on %q: %d of %d packets did not arrive", r.cfg.Interface, r.packets-c.Dropped-r.read, r.packets)
+		}
+		// The last block is closed by the kernel's retire timer. Errors (down, gone) do not matter any more.
+		if _, err := r.wait(r.cfg.Retire); err != nil && !errors.Is(err, ErrDown) && !errors.Is(err, ErrGone) {
+			return err
+		}
+	}
+}
+
+// Wake makes a Read that waits, or else the next one that would wait, return.
+func (r *Ring) Wake() {
+	if !r.enter() {
+		return
+	}
+	defer r.leave()
+	r.wake()
+}
+
+func (r *Ring) wake() {
+	var b [8]byte
+	binary.NativeEndian.PutUint64(b[:], 1)
+	unix.Write(r.efd, b[:]) // can only fail when it is set already
+}
+
+// Close ends a waiting Read, waits until no call is in progress, and gives memory and sockets back. A second Close
+// returns ErrClosed.
+func (r *Ring) Close() error {
+	for {
+		n := r.users.Load()
+		if n >= closing {
+			return ErrClosed
+		}
+		if r.users.CompareAndSwap(n, n+closing) {
+			if n > 0 {
+				r.wake()
+				for r.users.Load() != closing {
+					<-r.idle
+				}
+			}
+			break
+		}
+		runtime.Gosched()
+	}
+	return r.release()
+}
+
+func (r *Ring) release() error {
+	var errs []error
+	if r.mem != nil {
+		errs = append(errs, unix.Munmap(r.mem))
+		r.mem = nil
+	}
+	if r.filter != nil {
+		errs = append(errs, r.filter.close())
+		r.filter = nil
+	}
+	for _, fd := range []*int{&r.efd, &r.fd} {
+		if *fd >= 0 {
+			errs = append(errs, unix.Close(*fd))
+			*fd = -1
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func htons(v uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], v)
+	return binary.NativeEndian.Uint16(b[:])
+}
