@@ -46,9 +46,9 @@ const (
 	LayerVLAN                        // VLANs[:VLANCount]
 	LayerMPLS                        // MPLSLabel (outermost)
 	LayerARP                         // EtherType is ARP
-	LayerIPv4                        // Src, Dst, Proto, TOS, TTL, IPOctets
-	LayerIPv6                        // the same
-	LayerFragment                    // the datagram is a fragment (offset > 0 or more-fragments set)
+	LayerIPv4                        // Src, Dst, Proto, TOS, TTL, IPOctets, FragID
+	LayerIPv6                        // Src, Dst, Proto, TOS, TTL, IPOctets
+	LayerFragment                    // the datagram is a fragment (offset > 0 or more-fragments set): FragOff, MoreFrag, FragID
 	LayerTransport                   // SrcPort, DstPort (TCP, UDP, SCTP, UDP-Lite, DCCP)
 	LayerTCP                         // TCPFlags
 	LayerICMP                        // ICMPType, ICMPCode (ICMP and ICMPv6)
@@ -85,13 +85,13 @@ type Parsed struct {
 
 	// Src and Dst hold IPv4 as IPv4-mapped IPv6 (::ffff:a.b.c.d), in network order.
 	Src, Dst [16]byte
-	IPOctets uint32 // total octets of the IP datagram as its header says: IPv4 total length; IPv6 40 + payload length
+	IPOctets uint32 // total octets of the IP datagram as its header says: IPv4 total length; IPv6 40 + payload length (0: see Decode)
 	Proto    uint8  // last header's protocol number (after IPv6 extension headers)
 	TOS      uint8  // IPv4 TOS or IPv6 traffic class
 	TTL      uint8
 	FragOff  uint16 // octets; valid with LayerFragment
 	MoreFrag bool
-	FragID   uint32
+	FragID   uint32 // IPv4 identification; IPv6: valid with LayerFragment
 
 	SrcPort, DstPort   uint16
 	TCPFlags           uint8 // FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128
