@@ -1,0 +1,134 @@
+package flow
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"opentap/packet"
+)
+
+// traffic makes TCP packets over a number of flows; flow n is picked at random, the time advances evenly.
+func traffic(flows, packets int, span time.Duration) []packet.Parsed {
+	r := rand.New(rand.NewPCG(1, 2))
+	out := make([]packet.Parsed, packets)
+	for i := range out {
+		p := &out[i]
+		n := uint32(r.IntN(flows))
+		p.Time = packet.Timestamp(1_700_000_000e9 + int64(span)*int64(i)/int64(packets))
+		p.Layers = packet.LayerEthernet | packet.LayerIPv4 | packet.LayerTransport | packet.LayerTCP
+		p.Proto, p.TCPFlags, p.IPOctets = 6, tcpACK, 40+n%1400
+		p.Src[10], p.Src[11], p.Dst[10], p.Dst[11] = 255, 255, 255, 255
+		binary.BigEndian.PutUint32(p.Src[12:], 0x0a000000|n)
+		binary.BigEndian.PutUint32(p.Dst[12:], 0xc0a80000|n&0xff)
+		p.SrcPort, p.DstPort = uint16(1024+n%60000), 443
+	}
+	return out
+}
+
+func TestAddDoesNotAllocate(t *testing.T) {
+	for _, bidirectional := range []bool{false, true} {
+		cfg := DefaultConfig()
+		cfg.Bidirectional = bidirectional
+		cfg.MaxFlows = 1000 // evictions, too
+		cfg.IdleTimeout = 100 * time.Millisecond
+		table, err := New(cfg, func(*Record) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		packets := traffic(10000, 200000, 10*time.Second)
+		at := 0
+		add := func() {
+			p := &packets[at%len(packets)]
+			p.Time = packet.Timestamp(1_700_000_000e9 + int64(at)*50_000)
+			table.Add(p)
+			at++
+		}
+		for range 100000 {
+			add()
+		}
+		if n := testing.AllocsPerRun(100000, add); n != 0 {
+			t.Errorf("bidirectional %v: %v allocations a packet", bidirectional, n)
+		}
+		if s := table.Stats(); s.RecordsGiven == 0 || s.FlowsEvicted == 0 {
+			t.Errorf("nothing ended: %+v", s)
+		}
+	}
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.MaxFlows = 5000
+	given := 0
+	table, err := New(cfg, func(*Record) { given++ })
+	if err != nil {
+		t.Fatal(err)
+	}
+	packets := traffic(1<<20, 300000, time.Second)
+	for i := range packets {
+		table.Add(&packets[i])
+	}
+	if s := table.Stats(); s.Flows != 5000 || int(s.RecordsGiven) != given || s.FlowsEvicted == 0 {
+		t.Errorf("stats %+v", s)
+	}
+	if len(table.slots) > 16384 || len(table.arena.chunks) > 5 || cap(table.exp.heap) > 8192 {
+		t.Errorf("%d slots, %d chunks, heap %d", len(table.slots), len(table.arena.chunks), cap(table.exp.heap))
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"idle":     func(c *Config) { c.IdleTimeout = 0 },
+		"active":   func(c *Config) { c.ActiveTimeout = -1 },
+		"linger":   func(c *Config) { c.LingerTimeout = -1 },
+		"reorder":  func(c *Config) { c.MaxReorder = -1 },
+		"max":      func(c *Config) { c.MaxFlows = 0 },
+		"too many": func(c *Config) { c.MaxFlows = 1 << 30 },
+		"too long": func(c *Config) { c.ActiveTimeout = 1000 * time.Hour },
+	} {
+		cfg := DefaultConfig()
+		change(&cfg)
+		if _, err := New(cfg, func(*Record) {}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if _, err := New(DefaultConfig(), nil); err == nil {
+		t.Error("no sink: no error")
+	}
+}
+
+// BenchmarkAdd is the cost of one packet in the table, decoding excluded, with expiry going on.
+func BenchmarkAdd(b *testing.B) {
+	for _, flows := range []int{1000, 100_000, 1_000_000} {
+		for _, bidirectional := range []bool{false, true} {
+			b.Run(fmt.Sprintf("flows=%d/bidirectional=%v", flows, bidirectional), func(b *testing.B) {
+				packets := traffic(flows, 4_000_000, 8*time.Second)
+				cfg := DefaultConfig()
+				cfg.Bidirectional = bidirectional
+				cfg.MaxFlows = 2_000_000
+				table, err := New(cfg, func(*Record) {})
+				if err != nil {
+					b.Fatal(err)
+				}
+				for i := range packets {
+					table.Add(&packets[i])
+				}
+				base := packets[len(packets)-1].Time
+				b.ReportAllocs()
+				b.ResetTimer()
+				at, round := 0, packet.Timestamp(0)
+				for b.Loop() {
+					p := &packets[at]
+					p.Time = base + round + packet.Timestamp(at)*2000
+					table.Add(p)
+					if at++; at == len(packets) {
+						at = 0
+						round += packet.Timestamp(len(packets)) * 2000
+					}
+				}
+			})
+		}
+	}
+}
