@@ -1,0 +1,59 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const errInvalid = unix.EINVAL
+
+// create makes a file for writing, with O_DIRECT if asked for and the file system has it (open(2): EINVAL if not).
+func create(path string, direct bool) (f *os.File, isDirect bool, err error) {
+	const flags = os.O_RDWR | os.O_CREATE | os.O_TRUNC
+	if direct {
+		if f, err = os.OpenFile(path, flags|unix.O_DIRECT, 0o640); err == nil {
+			return f, true, nil
+		}
+		if !errors.Is(err, unix.EINVAL) {
+			return nil, false, err
+		}
+	}
+	f, err = os.OpenFile(path, flags, 0o640)
+	return f, false, err
+}
+
+// clearDirect turns O_DIRECT off (fcntl(2), F_SETFL).
+func clearDirect(f *os.File) error {
+	fl, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_SETFL, fl&^unix.O_DIRECT)
+	}
+	return err
+}
+
+func dataSync(f *os.File) error {
+	for {
+		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// lockDir opens a directory and takes its lock, which ends with the descriptor (flock(2)).
+func lockDir(path string) (*os.File, error) {
+	d, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open recording: %w", err)
+	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		d.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrBusy
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return d, nil
+}

@@ -1,0 +1,306 @@
+package segment
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"opentap/ledger"
+	"opentap/packet"
+)
+
+// sink is the disk's side of a Writer: it is used by one goroutine.
+type sink struct {
+	cfg      *Config
+	dir      *os.File
+	recordID uint64
+	before   uint64         // packets of the recording when it was opened
+	account  ledger.Account // the last one known then
+
+	file    *os.File
+	direct  bool
+	number  uint32
+	offset  int64 // end of the last whole chunk
+	totals  totals
+	table   []byte // entries of the chunk table
+	page    []byte // aligned, for heads and seals
+	dirty   bool   // written since the last sync
+	synced  time.Time
+	lastAcc ledger.Account // of the last chunk
+	packets uint64         // of the recording up to here
+	octets  uint64         // written to files
+	syncs   uint64
+	begun   uint64
+}
+
+func newSink(cfg *Config, dir *os.File) (*sink, error) {
+	s := &sink{cfg: cfg, dir: dir, page: aligned(maxHead)}
+	segments, err := list(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(segments); n > 0 {
+		in, err := inspect(cfg.Dir, segments[n-1])
+		if err != nil {
+			return nil, fmt.Errorf("continue recording: %w", err)
+		}
+		if !in.Sealed {
+			return nil, fmt.Errorf("continue recording: segment %s: %w", in.Path, ErrNotRecovered)
+		}
+		s.number, s.recordID, s.account, s.before = in.Number, in.recordID, in.Account, in.before
+	} else {
+		var id [8]byte
+		rand.Read(id[:])
+		s.recordID = le.Uint64(id[:])
+	}
+	s.lastAcc, s.packets = s.account, s.before
+	return s, nil
+}
+
+// begin makes the next segment: a head under a name of its own, renamed when it is on the disk, so that a file with a
+// segment's name always has a head.
+func (s *sink) begin() error {
+	n := s.number + 1
+	path, final := newPath(s.cfg.Dir, n), segmentPath(s.cfg.Dir, n)
+	h := head{recordID: s.recordID, segment: n, limit: s.cfg.ChunkBytes, Interface: s.cfg.Interface}
+	b, err := appendHead(s.page[:0], &h, s.cfg.Section)
+	if err != nil {
+		return err
+	}
+	f, direct, err := create(path, s.cfg.Direct)
+	if err != nil {
+		return fmt.Errorf("begin segment: %w", err)
+	}
+	s.file, s.direct = f, direct
+	err = s.write(b, 0)
+	if err == nil {
+		err = s.sync()
+	}
+	if err == nil {
+		err = os.Rename(path, final)
+	}
+	if err == nil {
+		err = s.syncDir()
+	}
+	if err != nil {
+		f.Close()
+		os.Remove(path)
+		s.file = nil
+		return fmt.Errorf("begin segment %08d: %w", n, err)
+	}
+	s.number, s.offset, s.totals, s.table = n, int64(h.length), totals{}, s.table[:0]
+	s.begun++
+	return nil
+}
+
+// write writes b, which is aligned, at offset, or fails. Where direct writes turn out to be impossible it goes on
+// through the page cache.
+func (s *sink) write(b []byte, offset int64) error {
+	for len(b) > 0 {
+		n, err := s.file.WriteAt(b, offset)
+		s.octets += uint64(n)
+		if n > 0 && n < len(b) && n%Page != 0 {
+			n -= n % Page // written again: the next write must start at a page
+		}
+		b, offset = b[n:], offset+int64(n)
+		if err != nil {
+			if s.direct && isInvalid(err) && clearDirect(s.file) == nil {
+				s.direct = false
+				continue
+			}
+			return err
+		}
+	}
+	s.dirty = true
+	return nil
+}
+
+// chunk writes one chunk, after sealing the segment if it would grow too large with it.
+func (s *sink) chunk(c *buffer) error {
+	if !c.finished {
+		c.finish()
+	}
+	if s.offset+int64(len(c.b))+Page > s.cfg.SegmentBytes && s.totals.chunks > 0 || s.spanned(c.h.Latest) {
+		if err := s.rotate(); err != nil {
+			return err
+		}
+	}
+	h := &c.h
+	h.Segment, h.Sequence, h.Offset, h.RecordID = s.number, s.totals.chunks, s.offset, s.recordID
+	h.put(c.b, nil)
+	if err := s.write(c.b, s.offset); err != nil {
+		return fmt.Errorf("write segment %08d: chunk %d at offset %d: %w", s.number, h.Sequence, s.offset, err)
+	}
+	s.offset += int64(h.Length)
+	s.totals.add(h)
+	s.table = appendEntry(s.table, h.Offset, c.b)
+	s.lastAcc = h.Account
+	s.packets = h.Before + uint64(h.Packets)
+	if e := s.cfg.SyncEvery; e > 0 && time.Since(s.synced) >= e {
+		return s.sync()
+	}
+	return nil
+}
+
+func (s *sink) spanned(latest packet.Timestamp) bool {
+	return s.cfg.SegmentSpan > 0 && s.totals.packets > 0 && latest.Sub(s.totals.earliest) >= s.cfg.SegmentSpan
+}
+
+func (s *sink) rotate() error {
+	if err := s.seal(s.lastAcc); err != nil {
+		return err
+	}
+	return s.begin()
+}
+
+// seal ends the open segment with the account a.
+func (s *sink) seal(a ledger.Account) error {
+	b := s.page[:Page]
+	h := ChunkHeader{Segment: s.number, Offset: s.offset, RecordID: s.recordID, Account: a, Before: s.packets}
+	putSeal(b, &h, &s.totals)
+	err := s.write(b, s.offset)
+	if err == nil {
+		err = s.sync()
+	}
+	if cerr := s.file.Close(); err == nil {
+		err = cerr
+	}
+	s.file = nil
+	if err != nil {
+		return fmt.Errorf("seal segment %08d: %w", s.number, err)
+	}
+	writeTable(tablePath(s.cfg.Dir, s.number), s.recordID, s.number, &s.totals, s.table)
+	return nil
+}
+
+// giveUp ends the segment after an error of the disk: what is whole is kept, cut and, if the disk still can, sealed.
+func (s *sink) giveUp() {
+	if s.file == nil {
+		return
+	}
+	if s.file.Truncate(s.offset) == nil && s.seal(s.lastAcc) == nil {
+		return
+	}
+	if s.file != nil {
+		s.file.Close()
+		s.file = nil
+	}
+}
+
+func (s *sink) sync() error {
+	if s.cfg.NoSync || !s.dirty {
+		return nil
+	}
+	if err := dataSync(s.file); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	s.dirty = false
+	s.synced = time.Now()
+	s.syncs++
+	return nil
+}
+
+func (s *sink) syncDir() error {
+	if s.cfg.NoSync {
+		return nil
+	}
+	return s.dir.Sync()
+}
+
+// run is the writing goroutine.
+func (w *Writer) run() {
+	defer close(w.stopped)
+	defer w.dir.Close()
+	var tick <-chan time.Time
+	if w.cfg.FlushEvery > 0 {
+		t := time.NewTicker(w.cfg.FlushEvery/2 + 1)
+		defer t.Stop()
+		tick = t.C
+	}
+	var old *buffer // open at the last tick: it is written if it still is at the next one
+	var oldHanded uint64
+	for {
+		select {
+		case c := <-w.full:
+			w.writeChunk(c)
+		case <-tick:
+			w.mu.Lock()
+			if w.open != nil && w.open == old && w.handed == oldHanded {
+				w.handOver()
+			}
+			old, oldHanded = w.open, w.handed
+			w.mu.Unlock()
+		case <-w.stop:
+			for {
+				select {
+				case c := <-w.full:
+					w.writeChunk(c)
+					continue
+				default:
+				}
+				break
+			}
+			w.end()
+			return
+		}
+	}
+}
+
+// writeChunk writes c and gives it back to the pool. After an error chunks are only given back.
+func (w *Writer) writeChunk(c *buffer) {
+	err := w.Err()
+	failed := err != nil
+	if !failed {
+		if err = w.sink.chunk(c); err != nil {
+			w.sink.giveUp()
+		}
+	}
+	w.mu.Lock()
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+	if err == nil {
+		w.stats.WrittenPackets += uint64(c.h.Packets)
+		w.stats.WrittenOctets += c.h.Octets
+		w.stats.WrittenStored += c.h.StoredOctets
+		w.stats.Chunks++
+	}
+	w.written++
+	w.free = append(w.free, c)
+	w.publish()
+	w.moved.Broadcast()
+	w.mu.Unlock()
+}
+
+// publish copies what the sink knows to where readers see it. Called with mu held, or before the goroutine starts.
+func (w *Writer) publish() {
+	s := w.sink
+	w.durable = Position{Segment: s.number, Chunk: s.totals.chunks, Offset: s.offset}
+	w.stats.FileOctets, w.stats.Segments, w.stats.Syncs, w.stats.Direct = s.octets, s.begun, s.syncs, s.direct
+}
+
+// end seals the last segment.
+func (w *Writer) end() {
+	w.mu.Lock()
+	err, a := w.err, w.account
+	w.mu.Unlock()
+	if err == nil {
+		if err = w.sink.seal(a); err != nil {
+			w.sink.giveUp()
+		}
+	}
+	w.mu.Lock()
+	if err == nil {
+		err = ErrClosed
+	}
+	if w.err == nil {
+		w.err = err
+	}
+	w.publish()
+	w.moved.Broadcast()
+	w.mu.Unlock()
+}
+
+func isInvalid(err error) bool { return errors.Is(err, errInvalid) }

@@ -1,0 +1,300 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"sync"
+	"unsafe"
+
+	"opentap/ledger"
+	"opentap/packet"
+	"opentap/pcap"
+)
+
+// Writer appends packets to a recording. Append copies a packet into a chunk buffer and never waits for the disk: one
+// goroutine of the Writer's own, which ends with Close, writes full buffers. All methods may be called from any
+// goroutine; packets are kept in the order of the calls.
+type Writer struct {
+	cfg Config
+
+	mu       sync.Mutex
+	moved    sync.Cond // written, err or stopped changed
+	open     *buffer   // being filled; nil = none
+	free     []*buffer // a stack: a slow recording touches one buffer only
+	account  ledger.Account
+	handed   uint64 // buffers handed to the sink
+	written  uint64 // buffers the sink is done with
+	durable  Position
+	stats    Stats
+	err      error
+	closed   bool
+	packets  uint64 // in the recording, before the open buffer
+	lastTime packet.Timestamp
+
+	full    chan *buffer // to the sink; as many slots as there are buffers, so a send never waits
+	stop    chan struct{}
+	stopped chan struct{}
+	closing sync.Once
+	dir     *os.File // holds the lock
+	sink    *sink
+}
+
+// Stats are counts since Create.
+type Stats struct {
+	Packets uint64 // appended: Append returned true
+	Octets  uint64 // of those, on the wire
+	Stored  uint64 // of those, as stored
+	Refused uint64 // Append returned false
+
+	WrittenPackets uint64 // in the files; after Close or an error, Packets-WrittenPackets were lost with the disk's error
+	WrittenOctets  uint64
+	WrittenStored  uint64
+	FileOctets     uint64 // written to files, with heads, padding and seals
+	Chunks         uint64
+	Segments       uint64 // begun
+	Syncs          uint64
+	FreeBuffers    int
+	Direct         bool // the page cache is bypassed
+}
+
+// buffer is one chunk in the making.
+type buffer struct {
+	b        []byte // aligned; length = used
+	h        ChunkHeader
+	crc      uint32 // of the body up to summed
+	summed   int
+	finished bool
+}
+
+// crcWindow is how much of a chunk is summed at once: small enough to be still in the first or second level cache.
+const crcWindow = 32 << 10
+
+// Create makes a new recording in cfg.Dir, or continues the one that is there with the next segment number. It takes
+// hold of the directory (flock), makes the first segment and starts the writing goroutine. ErrNotRecovered means that
+// the last segment has no seal; ErrBusy that another Writer or Recover holds the directory.
+func Create(cfg Config) (*Writer, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
+		return nil, fmt.Errorf("create recording: %w", err)
+	}
+	dir, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s, err := newSink(&cfg, dir)
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	w := &Writer{cfg: cfg, dir: dir, sink: s,
+		free:    make([]*buffer, 0, cfg.Buffers),
+		full:    make(chan *buffer, cfg.Buffers),
+		stop:    make(chan struct{}),
+		stopped: make(chan struct{}),
+		account: s.account,
+		packets: s.before,
+	}
+	w.moved.L = &w.mu
+	for range cfg.Buffers {
+		w.free = append(w.free, &buffer{b: aligned(cfg.ChunkBytes)})
+	}
+	if err := s.begin(); err != nil {
+		dir.Close()
+		return nil, err
+	}
+	w.publish()
+	go w.run()
+	return w, nil
+}
+
+// aligned returns n octets at an address that is a multiple of Page.
+func aligned(n int) []byte {
+	b := make([]byte, n+Page)
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (Page - 1))
+	return b[skip : skip+n : skip+n]
+}
+
+// Append copies one packet into the recording. false means that it was not kept: the disk is late (no free buffer) or
+// has failed (Err), or the Writer is closed; the caller counts it as ledger.Disk. data longer than pcap.MaxPacket or
+// than fits in a chunk is cut, as by a snap length. It allocates nothing.
+func (w *Writer) Append(ts packet.Timestamp, origLen uint32, data []byte, dir pcap.Direction) bool {
+	w.mu.Lock()
+	ok := w.append(ts, origLen, data, dir)
+	w.mu.Unlock()
+	return ok
+}
+
+// Batch is a Writer that is held for many appends in a row, which saves the lock of each.
+type Batch Writer
+
+// Begin holds the Writer until End: for a block of packets at a time, since Flush, Account and the disk wait.
+func (w *Writer) Begin() *Batch {
+	w.mu.Lock()
+	return (*Batch)(w)
+}
+
+// Append is Writer.Append.
+func (b *Batch) Append(ts packet.Timestamp, origLen uint32, data []byte, dir pcap.Direction) bool {
+	return (*Writer)(b).append(ts, origLen, data, dir)
+}
+
+// End lets go of the Writer.
+func (b *Batch) End() { b.mu.Unlock() }
+
+func (w *Writer) append(ts packet.Timestamp, origLen uint32, data []byte, dir pcap.Direction) bool {
+	if limit := min(pcap.MaxPacket, w.cfg.ChunkBytes-chunkHeaderSize-64); len(data) > limit {
+		data = data[:limit]
+	}
+	if w.err != nil {
+		w.stats.Refused++
+		return false
+	}
+	size := pcap.PacketSize(len(data), dir)
+	c := w.open
+	if c != nil && len(c.b)+size > cap(c.b)-minPad && len(c.b)+size != cap(c.b) {
+		w.handOver()
+		c = nil
+	}
+	if c == nil {
+		if c = w.take(); c == nil {
+			w.stats.Refused++
+			return false
+		}
+	}
+	at := len(c.b)
+	c.b = pcap.AppendPacket(c.b, 0, ts, origLen, data, dir)
+	h := &c.h
+	h.Last = uint32(at)
+	h.Octets += uint64(origLen)
+	h.StoredOctets += uint64(len(data))
+	if h.Packets == 0 {
+		h.Earliest, h.Latest = ts, ts
+	} else {
+		h.Earliest, h.Latest = min(h.Earliest, ts), max(h.Latest, ts)
+	}
+	h.Packets++
+	if at-c.summed >= crcWindow { // the last block may still be padded: never summed here
+		c.crc = crc32.Update(c.crc, castagnoli, c.b[c.summed:at])
+		c.summed = at
+	}
+	return true
+}
+
+// take opens a free buffer, if there is one and appending is allowed.
+func (w *Writer) take() *buffer {
+	n := len(w.free)
+	if n == 0 || w.closed {
+		return nil
+	}
+	c := w.free[n-1]
+	w.free = w.free[:n-1]
+	c.b = c.b[:chunkHeaderSize]
+	c.h = ChunkHeader{Header: chunkHeaderSize, Before: w.packets}
+	c.crc, c.summed, c.finished = 0, chunkHeaderSize, false
+	w.open = c
+	return c
+}
+
+// handOver gives the open buffer, which holds a packet, to the sink.
+func (w *Writer) handOver() {
+	c := w.open
+	w.open = nil
+	h := &c.h
+	h.PacketOctets = uint32(len(c.b) - chunkHeaderSize)
+	h.Account = w.account
+	h.time = h.Latest
+	w.packets += uint64(h.Packets)
+	w.lastTime = h.Latest
+	w.stats.Packets += uint64(h.Packets)
+	w.stats.Octets += h.Octets
+	w.stats.Stored += h.StoredOctets
+	w.handed++
+	w.full <- c
+}
+
+// finish pads the chunk to whole pages and completes its body checksum. Called by the sink.
+func (c *buffer) finish() {
+	if pad := pageUp(len(c.b)) - len(c.b); pad > 0 {
+		if pad < minPad {
+			pad += Page // there is room: append never ends that near the end of the buffer
+		}
+		c.b = pcap.Pad(c.b, int(c.h.Last), pad)
+	}
+	c.h.Length = len(c.b)
+	c.h.BodyCRC = crc32.Update(c.crc, castagnoli, c.b[c.summed:])
+	c.finished = true
+}
+
+// Account sets the cumulative account that is written with the next chunk. In a continued recording the account
+// counts on from Account of the recording before; the Writer starts with that one.
+func (w *Writer) Account(a ledger.Account) {
+	w.mu.Lock()
+	w.account = a
+	w.mu.Unlock()
+}
+
+// Flush hands the open chunk to the disk and waits until everything appended before is readable. An engine that must
+// not wait for the disk relies on Config.FlushEvery instead.
+func (w *Writer) Flush() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open != nil {
+		w.handOver()
+	}
+	for target := w.handed; w.written < target && w.err == nil; {
+		w.moved.Wait()
+	}
+	return w.err
+}
+
+// Durable says up to where a reader may read now.
+func (w *Writer) Durable() Position {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.durable
+}
+
+// Err returns the first error of the disk. After one, Append returns false; what was written before stays readable.
+func (w *Writer) Err() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if errors.Is(w.err, ErrClosed) {
+		return nil
+	}
+	return w.err
+}
+
+// Stats returns the counts.
+func (w *Writer) Stats() Stats {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.stats
+	if c := w.open; c != nil {
+		s.Packets += uint64(c.h.Packets)
+		s.Octets += c.h.Octets
+		s.Stored += c.h.StoredOctets
+	}
+	s.FreeBuffers = len(w.free)
+	return s
+}
+
+// Close writes what is open, seals the segment with the final account, syncs it and waits for the writing goroutine. It
+// returns the first error of the disk. A second Close does nothing.
+func (w *Writer) Close(a ledger.Account) error {
+	w.closing.Do(func() {
+		w.mu.Lock()
+		if w.open != nil {
+			w.handOver()
+		}
+		w.closed = true
+		w.account = a
+		w.mu.Unlock()
+		close(w.stop)
+	})
+	<-w.stopped
+	return w.Err()
+}
