@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -26,7 +27,7 @@ var kernelOrder = [...]int{
 // Read reads the counters of the named device in the calling thread's network namespace, by one rtnetlink question. A
 // device that is not there is a *fault.Error of kind NotFound. Safe for concurrent use.
 func Read(name string) (Row, error) {
-	if name == "" || len(name) >= unix.IFNAMSIZ {
+	if name == "" || len(name) >= unix.IFNAMSIZ || strings.IndexByte(name, 0) >= 0 {
 		return Row{}, fault.New(fault.NotFound, "no network device %q", name)
 	}
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
