@@ -25,6 +25,13 @@ type bridge struct {
 	fields []zapcore.Field
 }
 
+// quiet are etcd's warnings that tell an administrator nothing.
+var quiet = map[string]bool{
+	"Failed to detect schema version":  true, // of each first start: the version is written a moment later
+	"failed to update storage version": true, // the same
+	"failed to apply request":          true, // the caller got the error
+}
+
 // Enabled implements zapcore.LevelEnabler: etcd's chatter below a warning is not ours to repeat.
 func (b *bridge) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
 
@@ -44,7 +51,9 @@ func (b *bridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Check
 // Write implements zapcore.Core.
 func (b *bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	level := slog.LevelWarn
-	if e.Level >= zapcore.ErrorLevel {
+	if quiet[e.Message] {
+		level = slog.LevelDebug
+	} else if e.Level >= zapcore.ErrorLevel {
 		level = slog.LevelError
 	}
 	if !b.log.Enabled(context.Background(), level) {

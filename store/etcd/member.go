@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/features"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap/zapcore"
 
 	"opentap/store"
@@ -38,6 +38,12 @@ const (
 	tickMillis    = 50
 	electionTicks = 2
 )
+
+// logSegmentBytes is the size of the log files, which are allocated beforehand, two at a time. etcd's own is 64 MB.
+const logSegmentBytes = 16 << 20
+
+// setLogSegment sets etcd's process-wide variable once, before its first use.
+var setLogSegment = sync.OnceFunc(func() { wal.SegmentSizeBytes = logSegmentBytes })
 
 // member is the embedded etcd server.
 type member struct {
@@ -95,6 +101,10 @@ func startMember(ctx context.Context, cfg Config, log *slog.Logger) (*member, er
 	}
 	m := &member{dir: dir, lock: lock, failed: make(chan struct{})}
 	if err := prepare(dir); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	if err := checkDatabase(dir); err != nil {
 		lock.Close()
 		return nil, err
 	}
@@ -164,6 +174,7 @@ func (m *member) start(ctx context.Context, cfg Config, log *slog.Logger) error 
 		// A start after much deletion gives the space back.
 		BootstrapDefragThresholdMegabytes: 64,
 	}
+	setLogSegment()
 	made := make(chan struct{})
 	var server *etcdserver.EtcdServer
 	var err error
@@ -174,18 +185,18 @@ func (m *member) start(ctx context.Context, cfg Config, log *slog.Logger) error 
 				m.fail(&DamagedError{Dir: m.dir, Msg: fmt.Sprint(r)})
 			}
 		}()
-		// The database is mapped: beyond a cut file the kernel sends SIGBUS, which this turns into a panic.
-		debug.SetPanicOnFault(true)
 		server, err = etcdserver.NewServer(sc)
 	}()
 	select {
 	case <-made:
+	case <-m.failed: // it may be a goroutine of etcd's that ended, which NewServer then awaits for ever
 	case <-ctx.Done():
 		return fmt.Errorf("open store %s: %w while reading it", m.dir, context.Cause(ctx))
 	}
 	if ferr := m.failure(); ferr != nil {
 		return ferr
 	}
+	<-made
 	if err != nil {
 		if strings.Contains(err.Error(), "permission denied") || strings.Contains(err.Error(), "no space left") {
 			return fmt.Errorf("open store %s: %w", m.dir, err)
