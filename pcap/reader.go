@@ -1,0 +1,531 @@
+package pcap
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/bits"
+	"slices"
+
+	"opentap/packet"
+)
+
+// Bounds on what a Reader keeps in memory, whatever a file claims.
+const (
+	maxBlock      = 1 << 20 // octets of a block of a known type
+	maxInterfaces = 1 << 16 // in all sections together
+	maxTexts      = 4 << 20 // octets of all names, filters and comments of sections and interfaces
+	maxStats      = 4096    // statistics blocks kept
+	maxStatsBytes = 4 << 20 // octets of comments and custom options in them
+
+	startBuffer = 64 << 10
+)
+
+// Reader reads the packets of a pcap or pcapng file in the order of the file. It is not safe for concurrent use.
+//
+// It holds at most a few MiB: blocks of types it does not know, Custom Blocks among them, are skipped without being
+// kept. Captured lengths above the interface's snap length are accepted, since writers get that wrong, up to MaxPacket.
+// For files that OpenTap wrote and that are in memory, NextBlock and DecodePacket are quicker.
+type Reader struct {
+	r       io.Reader
+	buf     []byte
+	at, end int   // unread octets are buf[at:end]
+	base    int64 // file offset of buf[0]
+	readErr error // why no more can be read
+	err     error // sticky
+
+	ng bool
+	bo binary.ByteOrder
+
+	// classic
+	nanos bool
+
+	// pcapng
+	section    Section
+	interfaces []Interface
+	clocks     []clock // one for each of interfaces
+	first      int     // index of the section's first interface
+	texts      int
+	stats      []Stats
+	statsBytes int
+}
+
+// NewReader reads the first header and says with a *FormatError if the file is neither pcap (microseconds or
+// nanoseconds) nor pcapng, in either byte order.
+func NewReader(r io.Reader) (*Reader, error) {
+	d := &Reader{r: r, buf: make([]byte, startBuffer)}
+	if err := d.open(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Reader) open() error {
+	if err := d.need(4, "its first header"); err != nil {
+		return err
+	}
+	magic := le.Uint32(d.buf[d.at:])
+	switch {
+	case magic == BlockSection:
+		d.ng = true
+		return d.openSection()
+	case magic == magicMicros || magic == magicNanos:
+		d.bo = binary.LittleEndian
+	case bits.ReverseBytes32(magic) == magicMicros || bits.ReverseBytes32(magic) == magicNanos:
+		d.bo = binary.BigEndian
+	default:
+		return d.bad("neither pcap nor pcapng: it begins with %#08x", bits.ReverseBytes32(magic))
+	}
+	if err := d.need(classicHeader, "its header"); err != nil {
+		return err
+	}
+	h := d.buf[d.at:]
+	d.nanos = d.bo.Uint32(h) == magicNanos
+	if major, minor := d.bo.Uint16(h[4:]), d.bo.Uint16(h[6:]); major != 2 || minor != 4 {
+		return d.bad("pcap version %d.%d is not supported, only 2.4", major, minor)
+	}
+	d.at += classicHeader
+	d.interfaces = []Interface{{SnapLen: d.bo.Uint32(h[16:]), Link: packet.LinkType(d.bo.Uint32(h[20:]))}}
+	return nil
+}
+
+// Interfaces returns what is known of the interfaces so far: all that were met in pcapng, and the one of a pcap file,
+// which has no name. The caller must not change it.
+func (d *Reader) Interfaces() []Interface { return d.interfaces[:len(d.interfaces):len(d.interfaces)] }
+
+// Stats returns the statistics blocks met so far, in the order of the file, without those older than the newest 4096.
+func (d *Reader) Stats() []Stats { return slices.Clone(d.stats) }
+
+// Section returns the description of the section the last packet was in.
+func (d *Reader) Section() Section { return d.section }
+
+// Offset returns where in the file the next block or record begins.
+func (d *Reader) Offset() int64 { return d.base + int64(d.at) }
+
+// Next fills p with the next packet. p.Data is borrowed until the next call. The error is io.EOF at a clean end, a
+// *FormatError for a wrong or cut file, or the underlying reader's; after an error every call returns it again.
+func (d *Reader) Next(p *Packet) error {
+	if d.err == nil {
+		if d.ng {
+			d.err = d.nextBlocks(p)
+		} else {
+			d.err = d.nextRecord(p)
+		}
+	}
+	return d.err
+}
+
+func (d *Reader) nextRecord(p *Packet) error {
+	if err := d.needOrEOF(classicRecord, "a packet header"); err != nil {
+		return err
+	}
+	h := d.buf[d.at:]
+	sec, frac, capLen, orig := d.bo.Uint32(h), d.bo.Uint32(h[4:]), d.bo.Uint32(h[8:]), d.bo.Uint32(h[12:])
+	if capLen > MaxPacket {
+		return d.bad("packet of %d octets: more than %d", capLen, MaxPacket)
+	}
+	n := classicRecord + int(capLen)
+	if err := d.need(n, "a packet"); err != nil {
+		return err
+	}
+	ns := int64(frac)
+	if !d.nanos {
+		ns *= 1000
+	}
+	*p = Packet{Time: packet.Timestamp(int64(sec)*1e9 + ns), OrigLen: orig, Data: d.buf[d.at+classicRecord : d.at+n : d.at+n]}
+	d.at += n
+	return nil
+}
+
+// nextBlocks reads blocks until one holds a packet.
+func (d *Reader) nextBlocks(p *Packet) error {
+	for {
+		if err := d.needOrEOF(8, "a block header"); err != nil {
+			return err
+		}
+		typ, n := d.bo.Uint32(d.buf[d.at:]), d.bo.Uint32(d.buf[d.at+4:])
+		if typ == BlockSection {
+			if err := d.openSection(); err != nil {
+				return err
+			}
+			continue
+		}
+		if n < 12 || n%4 != 0 {
+			return badLength(d.Offset(), typ, n)
+		}
+		switch typ {
+		case BlockInterface, BlockOldPacket, BlockSimple, BlockStatistics, BlockPacket:
+		default:
+			if err := d.skip(typ, n); err != nil {
+				return err
+			}
+			continue
+		}
+		body, err := d.block(typ, n)
+		if err != nil {
+			return err
+		}
+		var msg string
+		switch typ {
+		case BlockInterface:
+			msg = d.addInterface(body)
+		case BlockStatistics:
+			msg = d.addStats(body)
+		case BlockPacket:
+			msg = d.enhanced(body, p)
+		case BlockSimple:
+			msg = d.simple(body, p)
+		case BlockOldPacket:
+			msg = d.old(body, p)
+		}
+		if msg != "" {
+			return d.bad("%s", msg)
+		}
+		d.at += int(n)
+		if typ != BlockInterface && typ != BlockStatistics {
+			return nil
+		}
+	}
+}
+
+// block makes the block at d.at whole and returns its body.
+func (d *Reader) block(typ, n uint32) ([]byte, error) {
+	if n > maxBlock {
+		return nil, d.bad("block type %#x: length %d is more than %d", typ, n, maxBlock)
+	}
+	if err := d.need(int(n), "a block"); err != nil {
+		return nil, err
+	}
+	b := d.buf[d.at : d.at+int(n)]
+	if t := d.bo.Uint32(b[n-4:]); t != n {
+		return nil, badTrailer(d.Offset(), typ, n, t)
+	}
+	return b[8 : n-4], nil
+}
+
+// skip passes over a block of any length without keeping it.
+func (d *Reader) skip(typ, n uint32) error {
+	start := d.Offset()
+	for left := int64(n) - 4; left > 0; {
+		if d.at == d.end {
+			if err := d.fill(); err != nil {
+				return d.cut(start, "a block", err)
+			}
+		}
+		k := min(left, int64(d.end-d.at))
+		d.at += int(k)
+		left -= k
+	}
+	if err := d.need(4, "a block"); err != nil {
+		return err
+	}
+	t := d.bo.Uint32(d.buf[d.at:])
+	d.at += 4
+	if t != n {
+		return badTrailer(start, typ, n, t)
+	}
+	return nil
+}
+
+// openSection reads the Section Header Block at d.at.
+func (d *Reader) openSection() error {
+	if err := d.need(16, "a section header"); err != nil {
+		return err
+	}
+	h := d.buf[d.at:]
+	switch uint32(byteOrderMagic) {
+	case le.Uint32(h[8:]):
+		d.bo = binary.LittleEndian
+	case binary.BigEndian.Uint32(h[8:]):
+		d.bo = binary.BigEndian
+	default:
+		return d.bad("section header: bad byte order magic")
+	}
+	n := d.bo.Uint32(h[4:])
+	if n < 28 || n%4 != 0 {
+		return badLength(d.Offset(), BlockSection, n)
+	}
+	if major := d.bo.Uint16(h[12:]); major != 1 {
+		return d.bad("pcapng version %d is not supported, only 1", major)
+	}
+	body, err := d.block(BlockSection, n)
+	if err != nil {
+		return err
+	}
+	d.section = Section{}
+	for opts := body[16:]; len(opts) > 0; {
+		code, v, rest, msg := nextOption(opts, d.bo)
+		if msg != "" {
+			return d.bad("section header: %s", msg)
+		}
+		opts = rest
+		switch code {
+		case optHardware:
+			d.section.Hardware = string(v)
+		case optSectionOS:
+			d.section.OS = string(v)
+		case optApplication:
+			d.section.Application = string(v)
+		case optComment:
+			if d.section.Comment == "" {
+				d.section.Comment = string(v)
+			}
+		}
+	}
+	d.first = len(d.interfaces)
+	d.at += int(n)
+	return nil
+}
+
+func (d *Reader) addInterface(body []byte) string {
+	if len(body) < 8 {
+		return "interface block: too short for its fields"
+	}
+	if len(d.interfaces) == maxInterfaces {
+		return fmt.Sprintf("more than %d interfaces", maxInterfaces)
+	}
+	i := Interface{Link: packet.LinkType(d.bo.Uint16(body)), SnapLen: d.bo.Uint32(body[4:])}
+	resol, offset := uint8(6), int64(0)
+	for opts := body[8:]; len(opts) > 0; {
+		code, v, rest, msg := nextOption(opts, d.bo)
+		if msg != "" {
+			return "interface block: " + msg
+		}
+		opts = rest
+		switch {
+		case code == optIfName:
+			i.Name = string(v)
+		case code == optIfDescription:
+			i.Description = string(v)
+		case code == optIfOS:
+			i.OS = string(v)
+		case code == optIfFilter && len(v) > 1 && v[0] == 0:
+			i.Filter = string(v[1:])
+		case code == optIfMAC && len(v) == 6:
+			i.MAC, i.HasMAC = packet.MAC(v), true
+		case code == optIfSpeed && len(v) == 8:
+			i.SpeedBPS = d.bo.Uint64(v)
+		case code == optIfTSResol && len(v) == 1:
+			resol = v[0]
+		case code == optIfTSOffset && len(v) == 8:
+			offset = int64(d.bo.Uint64(v))
+		}
+	}
+	if d.texts += len(i.Name) + len(i.Description) + len(i.OS) + len(i.Filter); d.texts > maxTexts {
+		return fmt.Sprintf("interface descriptions take more than %d octets", maxTexts)
+	}
+	c, ok := newClock(resol, offset)
+	if !ok {
+		return fmt.Sprintf("interface block: time resolution %#02x is finer than 64 bits hold", resol)
+	}
+	d.interfaces = append(d.interfaces, i)
+	d.clocks = append(d.clocks, c)
+	return ""
+}
+
+func (d *Reader) addStats(body []byte) string {
+	var s Stats
+	if msg := decodeStats(body, &s, d.bo); msg != "" {
+		return msg
+	}
+	i, msg := d.lookup(uint32(s.Interface))
+	if msg != "" {
+		return msg
+	}
+	s.Interface = i
+	c := &d.clocks[i]
+	s.Time = c.time(uint64(s.Time))
+	if s.Has&HasStart != 0 {
+		s.Start = c.time(uint64(s.Start))
+	}
+	if s.Has&HasEnd != 0 {
+		s.End = c.time(uint64(s.End))
+	}
+	d.stats = append(d.stats, s)
+	d.statsBytes += statsSize(&s)
+	drop := 0
+	for len(d.stats)-drop > 1 && (len(d.stats)-drop > maxStats || d.statsBytes > maxStatsBytes) {
+		d.statsBytes -= statsSize(&d.stats[drop])
+		d.stats[drop] = Stats{}
+		drop++
+	}
+	d.stats = d.stats[drop:]
+	return ""
+}
+
+func statsSize(s *Stats) int {
+	n := len(s.Comment)
+	for i := range s.Custom {
+		n += len(s.Custom[i].Data) + 40
+	}
+	return n
+}
+
+// lookup turns an interface number of the section into an index over all sections.
+func (d *Reader) lookup(id uint32) (int, string) {
+	if int64(id) >= int64(len(d.interfaces)-d.first) {
+		return 0, fmt.Sprintf("interface %d is not described before it is used", id)
+	}
+	return d.first + int(id), ""
+}
+
+func (d *Reader) enhanced(body []byte, p *Packet) string {
+	if msg := decodePacket(body, p, d.bo); msg != "" {
+		return msg
+	}
+	i, msg := d.lookup(uint32(p.Interface))
+	if msg != "" {
+		return msg
+	}
+	p.Interface = i
+	p.Time = d.clocks[i].time(uint64(p.Time))
+	return ""
+}
+
+// simple reads a Simple Packet Block: the first interface of the section, no time.
+func (d *Reader) simple(body []byte, p *Packet) string {
+	i, msg := d.lookup(0)
+	if msg != "" {
+		return msg
+	}
+	if len(body) < 4 {
+		return "simple packet block: too short for its fields"
+	}
+	orig := d.bo.Uint32(body)
+	n := orig
+	if snap := d.interfaces[i].SnapLen; snap != 0 && n > snap {
+		n = snap
+	}
+	if n > MaxPacket || int(n) > len(body)-4 {
+		return "simple packet block: captured length is beyond the block or the limit"
+	}
+	*p = Packet{Interface: i, OrigLen: orig, Data: body[4 : 4+n : 4+n]}
+	return ""
+}
+
+// old reads an obsolete Packet Block: like an enhanced one, with 16 bits of interface and 16 of drops.
+func (d *Reader) old(body []byte, p *Packet) string {
+	if len(body) < 20 {
+		return "packet block: too short for its fields"
+	}
+	id := uint32(d.bo.Uint16(body))
+	if msg := decodePacket(body, p, d.bo); msg != "" {
+		return msg
+	}
+	i, msg := d.lookup(id)
+	if msg != "" {
+		return msg
+	}
+	p.Interface = i
+	p.Time = d.clocks[i].time(uint64(p.Time))
+	return ""
+}
+
+// need makes n octets from d.at on available; what is the thing they belong to.
+func (d *Reader) need(n int, what string) error {
+	for d.end-d.at < n {
+		if err := d.fill(); err != nil {
+			return d.cut(d.Offset(), what, err)
+		}
+	}
+	return nil
+}
+
+// needOrEOF is need, but io.EOF when not even one octet is left.
+func (d *Reader) needOrEOF(n int, what string) error {
+	if d.end == d.at {
+		if err := d.fill(); err != nil {
+			if err == io.EOF {
+				return io.EOF
+			}
+			return d.cut(d.Offset(), what, err)
+		}
+	}
+	return d.need(n, what)
+}
+
+// fill reads once into the buffer, at least one octet. The buffer doubles only when it is full of octets that were
+// really read, so that no claim of a file makes it grow.
+func (d *Reader) fill() error {
+	if d.readErr != nil {
+		return d.readErr
+	}
+	if d.at > 0 && (d.at == d.end || len(d.buf)-d.end < startBuffer/2) {
+		copy(d.buf, d.buf[d.at:d.end])
+		d.base += int64(d.at)
+		d.at, d.end = 0, d.end-d.at
+	}
+	if d.end == len(d.buf) {
+		d.buf = append(d.buf, make([]byte, len(d.buf))...)
+	}
+	for range 100 {
+		n, err := d.r.Read(d.buf[d.end:])
+		d.end += n
+		d.readErr = err
+		if n > 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	d.readErr = io.ErrNoProgress
+	return d.readErr
+}
+
+// cut says that the file ended, or could not be read, inside something.
+func (d *Reader) cut(at int64, what string, err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return &FormatError{Offset: at, Msg: "file ends inside " + what, Err: io.ErrUnexpectedEOF}
+	}
+	return fmt.Errorf("read capture file: offset %d: %w", at, err)
+}
+
+func (d *Reader) bad(format string, args ...any) error {
+	return &FormatError{Offset: d.Offset(), Msg: fmt.Sprintf(format, args...)}
+}
+
+// clock converts an interface's timestamps to nanoseconds.
+type clock struct {
+	perSecond uint64 // units in a second
+	shift     uint8  // for a power of two: its exponent
+	binary    bool
+	offset    int64 // seconds to add
+}
+
+// newClock reads the if_tsresol and if_tsoffset options. It reports false for more than 2^63 units in a second.
+func newClock(resol uint8, offset int64) (clock, bool) {
+	c := clock{binary: resol&0x80 != 0, shift: resol & 0x7f, offset: offset, perSecond: 1}
+	if c.binary {
+		c.perSecond = 1 << (c.shift & 63)
+		return c, c.shift < 64
+	}
+	if resol > 19 {
+		return c, false
+	}
+	for range resol {
+		c.perSecond *= 10
+	}
+	return c, true
+}
+
+// time converts; what nanoseconds in 64 bits cannot hold becomes the nearest that they can.
+func (c *clock) time(t uint64) packet.Timestamp {
+	if c.perSecond == 1e9 && c.offset == 0 {
+		return packet.Timestamp(t) // as written: times before 1970 are negative
+	}
+	sec, rest := t/c.perSecond, t%c.perSecond
+	hi, lo := bits.Mul64(rest, 1e9)
+	ns, _ := bits.Div64(hi, lo, c.perSecond)
+	s := int64(min(sec, math.MaxInt64/2)) + max(min(c.offset, math.MaxInt64/4), math.MinInt64/4)
+	const most = math.MaxInt64 / 1_000_000_000
+	if s >= most {
+		return math.MaxInt64
+	}
+	if s <= -most {
+		return math.MinInt64
+	}
+	return packet.Timestamp(s*1e9 + int64(ns))
+}
