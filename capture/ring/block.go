@@ -104,8 +104,11 @@ func (b *Block) Next(f *Frame) bool {
 	f.Data = h[mac : mac+snap : mac+snap]
 	f.OrigLen = binary.NativeEndian.Uint32(h[frameLen:])
 	f.Outgoing = h[framePktType] == packetOutgoing
-	b.left--
-	b.off += binary.NativeEndian.Uint32(h[frameNext:])
+	next := binary.NativeEndian.Uint32(h[frameNext:])
+	if b.left--; next == 0 || next >= uint32(len(h)) { // 0 in the last frame
+		b.left = 0
+	}
+	b.off += next
 	return true
 }
 
