@@ -459,3 +459,41 @@ func (r *Recording) ExpireBefore(t packet.Timestamp) ([]Info, error) {
 	}
 	return gone, nil
 }
+
+// Clone returns a Recording of the same snapshot that can be used beside r. It has open files of its own to Close.
+func (r *Recording) Clone() *Recording {
+	return &Recording{dir: r.dir, segments: slices.Clone(r.segments), page: make([]byte, Page)}
+}
+
+// AccountBefore returns the cumulative account as it was before the chunk h: that of the chunk before it.
+func (r *Recording) AccountBefore(h *ChunkHeader) (ledger.Account, error) {
+	var a ledger.Account
+	for i := range r.segments {
+		in := &r.segments[i]
+		if in.Number < h.Segment {
+			a = in.Account
+			continue
+		}
+		if in.Number > h.Segment {
+			break
+		}
+		var failed error
+		r.segmentChunks(in, math.MinInt64, math.MaxInt64, func(c *ChunkHeader, err error) bool {
+			var damage *CorruptionError
+			if err != nil && !errors.As(err, &damage) {
+				failed = err
+				return false
+			}
+			if c == nil {
+				return true
+			}
+			if c.Sequence >= h.Sequence {
+				return false
+			}
+			a = c.Account
+			return true
+		})
+		return a, failed
+	}
+	return a, nil
+}
