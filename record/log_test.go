@@ -440,13 +440,16 @@ func TestSyncEvery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := mustOpen(t, Config{Dir: t.TempDir(), SyncEvery: time.Second})
 		fillRows(t, l, 3)
-		if l.files[0].end != 0 {
+		l.mu.Lock()
+		end := l.files[0].end
+		l.mu.Unlock()
+		if end != 0 {
 			t.Fatal("written before its time")
 		}
 		time.Sleep(2 * time.Second) // of the bubble's clock
 		synctest.Wait()
 		l.mu.Lock()
-		end := l.files[0].end
+		end = l.files[0].end
 		l.mu.Unlock()
 		if end != 3 {
 			t.Errorf("%d rows written after SyncEvery, want 3", end)
