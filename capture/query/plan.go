@@ -1,0 +1,377 @@
+package query
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+
+	"opentap/capture/segment"
+	"opentap/pcap"
+)
+
+// outBuffer is how much of a merge is gathered before it is written, in octets.
+const outBuffer = 256 << 10
+
+// Size returns the exact number of octets of the output. For pcapng without Match, limits over several sources or Snap
+// it follows from the chunk headers, and at most the chunks at the ends of the window are read; otherwise all chunks
+// are read once (for pcap, whose size cannot be kept when a chunk turns out to be damaged, to verify them).
+func (p *Plan) Size(ctx context.Context) (int64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.resolve(ctx); err != nil {
+		return 0, err
+	}
+	return p.size, nil
+}
+
+// resolve finds out what each piece gives. Called with mu held.
+func (p *Plan) resolve(ctx context.Context) error {
+	if p.resolved {
+		return nil
+	}
+	l := &limit{packets: p.window.MaxPackets, octets: p.window.MaxOctets}
+	limited := l.packets > 0 || l.octets > 0
+	if len(p.sources) > 1 {
+		l = &limit{}
+	}
+	size := int64(len(p.head))
+	for _, s := range p.sources {
+		s.bad, s.badPackets, s.packets, s.octets = 0, 0, 0, 0 // a resolve before may have been interrupted
+		if err := p.resolveSource(ctx, s, l, &size); err != nil {
+			return err
+		}
+	}
+	if limited && len(p.sources) > 1 {
+		if err := p.resolveMerge(ctx, &size); err != nil {
+			return err
+		}
+	}
+	p.tail = p.appendTail(nil)
+	p.size, p.resolved = size+int64(len(p.tail)), true
+	return nil
+}
+
+// limit counts down to the limits of the window.
+type limit struct {
+	packets, octets         uint64 // limits; 0 = none
+	usedPackets, usedOctets uint64
+}
+
+func (l *limit) fits(packets, octets uint64) bool {
+	return (l.packets == 0 || l.usedPackets+packets <= l.packets) && (l.octets == 0 || l.usedOctets+octets <= l.octets)
+}
+
+func (l *limit) use(packets, octets uint64) {
+	l.usedPackets += packets
+	l.usedOctets += octets
+}
+
+func (p *Plan) resolveSource(ctx context.Context, s *source, l *limit, size *int64) error {
+	c := cursor{plan: p, src: s, rec: s.rec.Clone()}
+	defer c.rec.Close()
+	for i := range s.pieces {
+		g := &s.pieces[i]
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		g.start, g.out, g.wanted = *size, 0, 0
+		all := !g.partial && p.window.Match == nil && p.window.Snap == 0 && l.fits(uint64(g.packets), g.stored)
+		g.scan = !all
+		full := false
+		if all {
+			g.wanted, g.out = g.packets, int64(g.epb)
+		}
+		if !all || p.format != PcapNG {
+			if err := c.load(i); err != nil {
+				var damage *segment.CorruptionError
+				if !errors.As(err, &damage) {
+					return err
+				}
+				g.wanted, g.out = 0, 0
+				s.bad++
+				s.badPackets += uint64(g.packets)
+				continue
+			}
+			if all {
+				g.out = int64(pcap.ClassicPacketSize(0))*int64(g.packets) + int64(g.stored)
+			} else {
+				var err error
+				if full, err = p.scan(g, c.rest, l); err != nil {
+					return err
+				}
+			}
+		}
+		if all {
+			l.use(uint64(g.packets), g.stored)
+		}
+		s.packets += uint64(g.wanted)
+		s.octets += g.stored
+		*size += g.out
+		if full {
+			for j := i + 1; j < len(s.pieces); j++ {
+				s.pieces[j].start, s.pieces[j].out, s.pieces[j].wanted = *size, 0, 0
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// scan looks at every packet of a piece. It reports whether a limit ends the output there.
+func (p *Plan) scan(g *piece, body []byte, l *limit) (full bool, err error) {
+	var k block
+	g.stored = 0
+	for len(body) > 0 {
+		if !k.parse(body) {
+			return false, fmt.Errorf("read chunk %d of segment %08d: its checksum is right and its packet blocks are not", g.sequence, g.segment)
+		}
+		body = body[len(k.raw):]
+		if !p.wants(&k) {
+			continue
+		}
+		n := uint64(p.kept(&k))
+		if !l.fits(1, n) {
+			return true, nil
+		}
+		l.use(1, n)
+		g.wanted++
+		g.stored += n
+		g.out += p.encodedSize(&k)
+	}
+	return false, nil
+}
+
+// resolveMerge applies the limits to the merge of several sources.
+func (p *Plan) resolveMerge(ctx context.Context, size *int64) error {
+	m := p.merge(func(c *cursor, i int, _ error) error {
+		g := &c.src.pieces[i]
+		c.src.bad++
+		c.src.badPackets += uint64(g.packets)
+		g.wanted, g.out = 0, 0
+		return nil
+	})
+	defer m.close()
+	for _, s := range p.sources {
+		s.packets, s.octets = 0, 0
+	}
+	*size = int64(len(p.head))
+	l := limit{packets: p.window.MaxPackets, octets: p.window.MaxOctets}
+	for {
+		c, err := m.step(ctx)
+		if err != nil {
+			return err
+		}
+		if c == nil {
+			return nil
+		}
+		n := uint64(p.kept(&c.k))
+		if !l.fits(1, n) {
+			return nil
+		}
+		l.use(1, n)
+		c.src.packets++
+		c.src.octets += n
+		*size += p.encodedSize(&c.k)
+	}
+}
+
+// WriteTo writes length octets of the output from offset on; a negative length is up to the end. The same plan always
+// gives the same octets. A chunk that became unreadable after Size was told is replaced by a statistics block of the
+// same size that says so; in pcap, or under limits over several sources, that is a *segment.CorruptionError.
+func (p *Plan) WriteTo(ctx context.Context, w io.Writer, offset, length int64) error {
+	p.mu.Lock()
+	err := p.resolve(ctx)
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if length < 0 {
+		length = p.size - offset
+	}
+	if offset < 0 || length < 0 || offset > p.size || length > p.size-offset {
+		return fmt.Errorf("write range: %d octets at %d are not in the %d there are", length, offset, p.size)
+	}
+	out := &cut{w: w, skip: offset, left: length}
+	out.write(p.head)
+	if len(p.sources) == 1 {
+		err = p.writeSource(ctx, out)
+	} else {
+		err = p.writeMerge(ctx, out)
+	}
+	if err != nil {
+		return err
+	}
+	out.write(p.tail)
+	if out.err == nil && out.left > 0 {
+		return errors.New("write range: the output came out shorter than its size") // a bug, never a short file unseen
+	}
+	return out.err
+}
+
+// cut passes a range of what is written to it.
+type cut struct {
+	w          io.Writer
+	skip, left int64
+	err        error
+}
+
+func (c *cut) done() bool { return c.left == 0 || c.err != nil }
+
+func (c *cut) write(b []byte) {
+	if c.skip >= int64(len(b)) {
+		c.skip -= int64(len(b))
+		return
+	}
+	b = b[c.skip:]
+	c.skip = 0
+	b = b[:min(int64(len(b)), c.left)]
+	if len(b) > 0 && c.err == nil {
+		c.left -= int64(len(b))
+		_, c.err = c.w.Write(b)
+	}
+}
+
+// writeSource writes the packets of the only source; chunks before the range are skipped by arithmetic.
+func (p *Plan) writeSource(ctx context.Context, out *cut) error {
+	s := p.sources[0]
+	c := cursor{plan: p, src: s, rec: s.rec.Clone()}
+	defer c.rec.Close()
+	at := out.skip + int64(len(p.head)) // in the output, if the head was skipped
+	first := 0
+	if out.skip > 0 {
+		first = sort.Search(len(s.pieces), func(i int) bool { return s.pieces[i].start+s.pieces[i].out > at })
+		if first < len(s.pieces) {
+			out.skip -= s.pieces[first].start - int64(len(p.head))
+		} else {
+			out.skip -= p.size - int64(len(p.tail)) - int64(len(p.head))
+		}
+	}
+	var buf []byte
+	for i := first; i < len(s.pieces) && !out.done(); i++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		g := &s.pieces[i]
+		if g.wanted == 0 {
+			continue
+		}
+		if err := c.load(i); err != nil {
+			if buf, err = p.replace(buf[:0], 0, s, g, err); err != nil {
+				return err
+			}
+			out.write(buf)
+			continue
+		}
+		if !g.scan && p.format == PcapNG {
+			out.write(c.rest)
+			continue
+		}
+		var k block
+		buf = buf[:0]
+		for c.left > 0 && k.parse(c.rest) {
+			c.rest = c.rest[len(k.raw):]
+			if !g.scan || p.wants(&k) {
+				buf = p.encode(buf, 0, &k)
+				c.left--
+			}
+		}
+		if int64(len(buf)) != g.out {
+			return fmt.Errorf("write range: chunk %d of segment %08d gives %d octets, %d were counted: the filter decides differently, or the file changed",
+				g.sequence, g.segment, len(buf), g.out)
+		}
+		out.write(buf)
+	}
+	return out.err
+}
+
+// replace appends what stands for a piece that became unreadable, or returns the cause if nothing can.
+func (p *Plan) replace(dst []byte, iface uint32, s *source, g *piece, cause error) ([]byte, error) {
+	var damage *segment.CorruptionError
+	if !errors.As(cause, &damage) || p.format != PcapNG {
+		return dst, cause
+	}
+	p.mu.Lock()
+	p.late.CorruptChunks++
+	p.late.CorruptPackets += uint64(g.wanted)
+	p.mu.Unlock()
+	text := fmt.Sprintf("%d packets are missing here: %v", g.wanted, cause)
+	return appendFiller(dst, iface, g.earliest, int(g.out), text), nil
+}
+
+func (p *Plan) writeMerge(ctx context.Context, out *cut) error {
+	limited := p.window.MaxPackets > 0 || p.window.MaxOctets > 0
+	m := p.merge(func(c *cursor, i int, cause error) error {
+		if limited || p.format != PcapNG {
+			return cause
+		}
+		c.lost, c.cause = &c.src.pieces[i], cause
+		return nil
+	})
+	defer m.close()
+	buf := make([]byte, 0, outBuffer+pcap.MaxPacket/4)
+	end := p.size - int64(len(p.tail))
+	for at := int64(len(p.head)); at < end && !out.done(); {
+		c, err := m.step(ctx)
+		if err != nil {
+			return err
+		}
+		if c == nil {
+			break
+		}
+		n := len(buf)
+		if c.lost != nil {
+			if buf, err = p.replace(buf, c.iface, c.src, c.lost, c.cause); err != nil {
+				return err
+			}
+		} else {
+			buf = p.encode(buf, c.iface, &c.k)
+		}
+		at += int64(len(buf) - n)
+		if len(buf) >= outBuffer {
+			out.write(buf)
+			buf = buf[:0]
+		}
+	}
+	out.write(buf)
+	return out.err
+}
+
+// Each calls fn for every packet of the output in order until it returns an error, which Each returns. The packet and
+// its data are valid until fn returns. Chunks that became unreadable are left out and counted.
+func (p *Plan) Each(ctx context.Context, fn func(*pcap.Packet) error) error {
+	p.mu.Lock()
+	err := p.resolve(ctx)
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	m := p.merge(func(c *cursor, i int, _ error) error {
+		p.mu.Lock()
+		p.late.CorruptChunks++
+		p.late.CorruptPackets += uint64(c.src.pieces[i].wanted)
+		p.mu.Unlock()
+		return nil
+	})
+	defer m.close()
+	var packets uint64
+	for _, s := range p.sources {
+		packets += s.packets
+	}
+	var out pcap.Packet
+	for ; packets > 0; packets-- {
+		c, err := m.step(ctx)
+		if err != nil {
+			return err
+		}
+		if c == nil {
+			return nil
+		}
+		out = pcap.Packet{Interface: int(c.iface), Time: c.k.ts, OrigLen: c.k.origLen, Data: c.k.data[:p.kept(&c.k)], Direction: c.k.direction()}
+		if err := fn(&out); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,206 @@
+// Package query retrieves the packets of recordings as one capture file.
+//
+// Runs in: agent
+//
+// A Plan is fixed when it is made: it always gives the same octets, so its size can be told before and any range of it
+// can be fetched again.
+package query
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"opentap/capture/segment"
+	"opentap/ledger"
+	"opentap/packet"
+	"opentap/pcap"
+)
+
+// Source is one recording to read.
+type Source struct {
+	Name      string           // of the observation point, for errors
+	Interface pcap.Interface   // as it is described in the output
+	Dir       string           // of the recording
+	Upto      segment.Position // read up to here; zero = everything there is when the Plan is made
+	Account   *ledger.Account  // the accounts to state; nil = those of the chunks that are read
+}
+
+// Window says which packets are wanted.
+type Window struct {
+	From packet.Timestamp // inclusive
+	To   packet.Timestamp // exclusive; 0 = no end
+
+	// Match decides about each packet, on the whole stored frame; nil = all. It must always decide the same, and is
+	// called by one goroutine at a time for each call of a Plan's methods.
+	Match func(frame []byte, origLen uint32) bool
+
+	MaxPackets uint64 // 0 = no limit
+	MaxOctets  uint64 // stored octets, after Snap: the packet that would exceed it is the first left out; 0 = no limit
+	Snap       int    // octets kept of each packet; 0 = all that are stored
+}
+
+// Format is the format of the output.
+type Format uint8
+
+// Formats.
+const (
+	PcapNG     Format = iota + 1 // with an interface a source and its accounts at the end
+	Pcap                         // classic pcap, nanoseconds
+	PcapMicros                   // classic pcap, microseconds
+)
+
+// Meta describes the output: provenance for the section header of pcapng.
+type Meta struct {
+	Section pcap.Section
+}
+
+// Result says what a Plan gives.
+type Result struct {
+	Packets uint64 // in the output
+	Octets  uint64 // of those, as stored
+	Chunks  uint64 // that can hold wanted packets
+
+	CorruptChunks  uint64 // that could not be read; damaged places without a header count as one each
+	CorruptPackets uint64 // that were lost with them, as far as known: of the whole chunks, not only of the window
+	Sources        []SourceResult
+}
+
+// SourceResult is the part of one source.
+type SourceResult struct {
+	Packets uint64 // in the output
+	Octets  uint64
+	Account ledger.Account // as stated in the output: corrupt chunks are under ledger.Corrupt
+}
+
+// Plan is a query over fixed parts of recordings. Its methods may be called from several goroutines. The files it reads
+// must not expire before it is done with: what is missing then is treated as corrupt.
+type Plan struct {
+	window  Window
+	format  Format
+	meta    Meta
+	sources []*source
+	head    []byte
+
+	mu       sync.Mutex
+	resolved bool
+	size     int64
+	tail     []byte
+	late     Result // what became unreadable after the plan was resolved
+}
+
+type source struct {
+	Source
+	rec    *segment.Recording
+	pieces []piece
+	base   ledger.Account // before the first piece
+	last   ledger.Account // with the last piece
+
+	gaps, gapPackets uint64 // damage without a header
+	bad, badPackets  uint64 // chunks that do not verify
+	packets, octets  uint64 // in the output
+}
+
+// piece is a chunk that can hold wanted packets, and what of it is in the output.
+type piece struct {
+	offset   int64
+	earliest packet.Timestamp
+	out      int64  // octets it gives; -1 = not known yet
+	start    int64  // single source: where they are in the output
+	stored   uint64 // octets of the wanted packets
+	segment  uint32
+	sequence uint32
+	length   uint32
+	last     uint32
+	header   uint32
+	epb      uint32 // octets of all its packet blocks
+	packets  uint32 // in the chunk
+	wanted   uint32 // of those
+	bodyCRC  uint32
+	headCRC  uint32
+	partial  bool // the window cuts it
+	scan     bool // packets must be looked at one by one
+}
+
+func (p *piece) chunk() segment.ChunkHeader {
+	return segment.ChunkHeader{Segment: p.segment, Sequence: p.sequence, Offset: p.offset, Length: int(p.length),
+		Header: int(p.header), Last: p.last, Packets: p.packets, PacketOctets: p.epb, BodyCRC: p.bodyCRC, HeaderCRC: p.headCRC}
+}
+
+// New makes the plan: it reads the headers of the chunks that can hold wanted packets, and no packets. The sources must
+// not be many (tens): each is looked at for every packet of a merge.
+func New(sources []Source, w Window, f Format, m Meta) (*Plan, error) {
+	if len(sources) == 0 {
+		return nil, errors.New("plan query: no source")
+	}
+	if f < PcapNG || f > PcapMicros {
+		return nil, fmt.Errorf("plan query: unknown format %d", f)
+	}
+	p := &Plan{window: w, format: f, meta: m}
+	for _, s := range sources {
+		if f != PcapNG && s.Interface.Link != sources[0].Interface.Link {
+			return nil, fmt.Errorf("plan query: %s and %s have different link types, which a pcap file cannot hold: ask for pcapng",
+				sources[0].Name, s.Name)
+		}
+		src, err := open(s, &w)
+		if err != nil {
+			return nil, fmt.Errorf("plan query: %s: %w", s.Name, err)
+		}
+		p.sources = append(p.sources, src)
+	}
+	p.head = p.appendHead(nil)
+	return p, nil
+}
+
+func open(s Source, w *Window) (*source, error) {
+	rec, err := segment.OpenUpto(s.Dir, s.Upto)
+	if err != nil {
+		return nil, err
+	}
+	defer rec.Close()
+	src := &source{Source: s, rec: rec}
+	first := true
+	for h, err := range rec.Chunks(w.From, w.To) {
+		var damage *segment.CorruptionError
+		if errors.As(err, &damage) {
+			src.gaps++
+			src.gapPackets += damage.Packets
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if first {
+			first = false
+			if src.base, err = rec.AccountBefore(h); err != nil {
+				return nil, err
+			}
+		}
+		src.last = h.Account
+		src.pieces = append(src.pieces, piece{offset: h.Offset, earliest: h.Earliest, out: -1, segment: h.Segment,
+			sequence: h.Sequence, length: uint32(h.Length), last: h.Last, header: uint32(h.Header), epb: h.PacketOctets,
+			packets: h.Packets, stored: h.StoredOctets, bodyCRC: h.BodyCRC, headCRC: h.HeaderCRC,
+			partial: h.Earliest < w.From || w.To != 0 && h.Latest >= w.To})
+	}
+	return src, nil
+}
+
+// Result says what the plan gives. It is complete after Size or WriteTo, and empty before.
+func (p *Plan) Result() Result {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.late
+	r.Sources = nil
+	if !p.resolved {
+		return r
+	}
+	for _, s := range p.sources {
+		r.Packets += s.packets
+		r.Octets += s.octets
+		r.Chunks += uint64(len(s.pieces))
+		r.CorruptChunks += s.bad + s.gaps
+		r.CorruptPackets += s.badPackets + s.gapPackets
+		r.Sources = append(r.Sources, SourceResult{Packets: s.packets, Octets: s.octets, Account: s.account()})
+	}
+	return r
+}
