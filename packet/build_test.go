@@ -28,6 +28,9 @@ func build(r *rand.Rand) frame {
 	if v6 && proto == packet.ProtoICMP {
 		proto = packet.ProtoICMP6
 	}
+	if proto == packet.ProtoICMP || proto == packet.ProtoICMP6 {
+		payload = append(payload, make([]byte, 40)...) // what the messages need to be whole
+	}
 	w := &f.want
 	l4, hlen := transportBytes(r, w, proto, payload)
 	fragment := r.IntN(8) == 0
@@ -54,7 +57,7 @@ func build(r *rand.Rand) frame {
 		f.b = l3
 	} else {
 		w.Link = packet.LinkEthernet
-		f.b = append(linkBytes(r, w, v6), l3...)
+		f.b = append(linkBytes(r, w, v6, len(l3)), l3...)
 	}
 	w.L3Offset = uint16(len(f.b) - len(l3))
 	if fragOff == 0 {
@@ -72,7 +75,7 @@ func build(r *rand.Rand) frame {
 	return f
 }
 
-func linkBytes(r *rand.Rand, w *packet.Parsed, v6 bool) []byte {
+func linkBytes(r *rand.Rand, w *packet.Parsed, v6 bool, l3len int) []byte {
 	w.Layers |= packet.LayerEthernet
 	b := make([]byte, 12, 128)
 	for i := range b {
@@ -114,7 +117,8 @@ func linkBytes(r *rand.Rand, w *packet.Parsed, v6 bool) []byte {
 	case 1:
 		w.EtherType = 0x8864
 		b = be.AppendUint16(b, 0x8864)
-		b = append(b, 0x11, 0, 0, 7, 0, 0)
+		b = append(b, 0x11, 0, 0, 7)
+		b = be.AppendUint16(b, uint16(2+l3len))
 		if v6 {
 			b = append(b, 0, 0x57)
 		} else {
@@ -167,7 +171,7 @@ func transportBytes(r *rand.Rand, w *packet.Parsed, proto uint8, payload []byte)
 		types := []uint8{8, 0, 3, 11, 13, 14, 5}
 		hlen = 8
 		if proto == packet.ProtoICMP6 {
-			types, hlen = []uint8{128, 129, 1, 3, 133, 135}, 4
+			types, hlen = []uint8{128, 129, 1, 3, 133, 135, 139, 144}, 4
 		}
 		w.ICMPType, w.ICMPCode = types[r.IntN(len(types))], uint8(r.IntN(3))
 		b = append(b, w.ICMPType, w.ICMPCode, 0, 0, 0, 0, 0, 1)

@@ -10,7 +10,7 @@ import (
 // lists them. Types that are not listed have no answer: such flows are one-way.
 var (
 	icmpPairs  = map[uint8]uint8{8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17, 10: 9, 9: 10}
-	icmp6Pairs = map[uint8]uint8{128: 129, 129: 128, 133: 134, 134: 133, 135: 136, 136: 135, 130: 131, 131: 130, 144: 145, 145: 144}
+	icmp6Pairs = map[uint8]uint8{128: 129, 129: 128, 133: 134, 134: 133, 135: 136, 136: 135, 130: 131, 131: 130, 139: 140, 140: 139, 144: 145, 145: 144}
 )
 
 // CommunityID returns the flow hash of Community ID version 1 ("1:…"), which is the same in both directions and in other
