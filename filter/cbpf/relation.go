@@ -1,0 +1,150 @@
+package cbpf
+
+import (
+	"opentap/filter"
+	"opentap/packet"
+)
+
+// aluOf maps the language's operations to BPF's.
+var aluOf = [...]uint16{
+	filter.OpAdd: aluAdd, filter.OpSub: aluSub, filter.OpMul: aluMul, filter.OpDiv: aluDiv, filter.OpMod: aluMod,
+	filter.OpAnd: aluAnd, filter.OpOr: aluOr, filter.OpXor: aluXor, filter.OpShl: aluLsh, filter.OpShr: aluRsh,
+}
+
+// relation lowers a comparison. First come the checks that the protocols whose octets are read are there, then guards,
+// then the comparison. As in libpcap, the checks of a value to the right of an operator are left out.
+func (l *lowerer) relation(r *filter.Relation) cond {
+	var c condAnd
+	left, check := l.arith(r.L, &c)
+	c2 := condAnd{}
+	right, check2 := l.arith(r.R, &c2)
+	checks := append(check, check2...)
+	guards := append(c, c2...)
+	op, negated := cmpEQ, false
+	switch r.Op {
+	case filter.RelNE:
+		negated = true
+	case filter.RelGT:
+		op = cmpGT
+	case filter.RelGE:
+		op = cmpGE
+	case filter.RelLT:
+		op, negated = cmpGE, true
+	case filter.RelLE:
+		op, negated = cmpGT, true
+	}
+	if left.kind == xConst && right.kind != xConst && op == cmpEQ {
+		left, right = right, left
+	}
+	var t cond
+	if right.kind == xConst {
+		t = l.test(left, 0xffffffff, op, right.off)
+	} else {
+		t = condTest(l.g.test(test{val: l.g.value(left, 0xffffffff), rhs: l.g.value(right, 0xffffffff), op: op}))
+	}
+	if negated {
+		t = condNot{t}
+	}
+	return append(append(append(condAnd{}, checks...), guards...), t)
+}
+
+// arith lowers a value. checks are the protocol checks that belong before it; guards are added to *guards.
+func (l *lowerer) arith(a filter.Arith, guards *condAnd) (x *expr, checks condAnd) {
+	switch a := a.(type) {
+	case *filter.Const:
+		return constant(a.V), nil
+	case *filter.Len:
+		if l.meta {
+			return combine(aluAdd, &expr{kind: xLen}, constant(4)), nil
+		}
+		return &expr{kind: xLen}, nil
+	case *filter.Neg:
+		x, checks = l.arith(a.X, guards)
+		return negate(x), checks
+	case *filter.Binary:
+		left, checks := l.arith(a.L, guards)
+		right, dropped := l.arith(a.R, guards)
+		if len(dropped) > 0 && l.strictMeta() && l.sc.network < 16 {
+			l.fail(0, "write the packet's octets to the left of the operator, and the number to the right",
+				"octets to the right of an operator are read without checking the protocol, which a kernel filter cannot do on tagged frames")
+		}
+		return combine(aluOf[a.Op], left, right), checks
+	case *filter.Load:
+		return l.load(a, guards)
+	}
+	return constant(0), nil
+}
+
+func (l *lowerer) load(a *filter.Load, guards *condAnd) (*expr, condAnd) {
+	index, checks := l.arith(a.Index, guards)
+	if index.kind != xConst && l.o.Target == Kernel && bound(index) > 0xffff {
+		// The kernel adds modulo 2^32 and takes large offsets for requests of metadata.
+		g := l.test(index, 0xffffffff, cmpGT, 0xffff)
+		if t, ok := g.(condTest); ok {
+			*guards = append(*guards, condGuard(t))
+		}
+	}
+	switch a.Proto {
+	case filter.Link:
+		return l.etherLoad(a, index), checks
+	case filter.TCP, filter.UDP, filter.SCTP, filter.ICMP, filter.IGMP, filter.IGRP, filter.PIM, filter.VRRP, filter.CARP:
+		layer, num, _ := a.Proto.Meaning()
+		c := condAnd{l.linkType(0x0800, a.Pos)}
+		c = append(append(c, checks...), l.proto(layer, num, a.Pos), l.firstFragment())
+		if index.kind == xConst {
+			return l.transport(nil, index.off, a.Size), c
+		}
+		return l.transport(index, 0, a.Size), c
+	case filter.ICMP6:
+		c := append(condAnd{l.linkType(0x86dd, a.Pos)}, checks...)
+		c = append(c, l.test(l.at(l.sc.network+6, 1), 0xffffffff, cmpEQ, 58))
+		return l.networkLoad(index, 40, a.Size), c
+	}
+	layer, num, _ := a.Proto.Meaning()
+	return l.networkLoad(index, 0, a.Size), append(checks, l.proto(layer, num, a.Pos))
+}
+
+// networkLoad reads at index + off from the network header.
+func (l *lowerer) networkLoad(index *expr, off uint32, size uint8) *expr {
+	if index.kind == xConst {
+		if index.off >= beyond-1024 {
+			return abs(beyond, size)
+		}
+		return l.at(l.sc.network+off+index.off, size)
+	}
+	at := l.sc.network + off
+	if l.strictMeta() && at >= 16 {
+		at -= 4
+	}
+	return &expr{kind: xInd, size: size, off: at, a: index}
+}
+
+// etherLoad reads from the start of the frame. In tag-transparent mode the tags are not there.
+func (l *lowerer) etherLoad(a *filter.Load, index *expr) *expr {
+	shift := 4 * uint32(l.tags)
+	if l.o.Strict || l.o.Link != packet.LinkEthernet {
+		shift = 0
+	}
+	if index.kind == xConst {
+		switch {
+		case shift == 0:
+			return l.at(index.off, a.Size)
+		case index.off >= beyond-1024:
+			return abs(beyond, a.Size)
+		case index.off >= 12:
+			return abs(index.off+shift, a.Size)
+		case index.off+uint32(a.Size) <= 12:
+			return abs(index.off, a.Size)
+		}
+		return joinOctets(a.Size, func(i uint32) *expr {
+			if o := index.off + i; o >= 12 {
+				return abs(o+shift, 1)
+			}
+			return abs(index.off+i, 1)
+		})
+	}
+	if l.o.Link == packet.LinkEthernet && (!l.o.Strict || l.o.Target == Kernel) {
+		l.fail(a.Pos, "use a fixed offset, or ip[...]", "a computed offset into ether is supported in strict mode on files only")
+	}
+	return &expr{kind: xInd, size: a.Size, a: index}
+}
