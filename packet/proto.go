@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// protoNames are the names that nfdump prints, by protocol number. A number is a name of its own where it has none.
+// protoNames are the names that nfdump 1.7.1 prints, by protocol number. A number is a name of its own where it has none.
 var protoNames = strings.Fields(`
 	0 ICMP IGMP GGP IPIP ST TCP CBT EGP IGP
 	BBN NVPII PUP ARGUS ENCOM XNET CHAOS UDP MUX DCN
@@ -16,14 +16,14 @@ var protoNames = strings.Fields(`
 	OPTS6 HOST CFTP NET SATNT KLAN RVD IPPC FS SATM
 	VISA IPCV CPNX CPHB WSN PVP BSATM SUNND WBMON WBEXP
 	ISOIP VMTP SVMTP VINES TTP NSIGP DGP TCF EIGRP OSPF
-	S-RPC LARP MTP AX.25 IPIP MICP SCCSP ETHIP ENCAP 99
+	S-RPC LARP MTP AX.25 OS MICP SCCSP ETHIP ENCAP 99
 	GMTP IFMP PNNI PIM ARIS SCPS QNX A/N IPcmp SNP
 	CpqPP IPXIP VRRP PGM 0hop L2TP DDX IATP STP SRP
 	UTI SMP SM PTP ISIS4 FIRE CRTP CRUDP 128 IPLT
 	SPS PIPE SCTP FC 134 MHEAD UDP-L MPLS`)
 
 // ProtoName returns the short name of an IP protocol as nfdump prints it ("TCP", "UDP", "ICMP", "ICMP6"), or its number
-// where nfdump prints that. The oddities are nfdump's: two protocols are IDPR, two are IPIP, EMCON is ENCOM.
+// where nfdump prints that. The oddities are nfdump's: two protocols are IDPR, EMCON is ENCOM, 94 is OS.
 func ProtoName(proto uint8) string {
 	if int(proto) < len(protoNames) {
 		return protoNames[proto]
