@@ -1,0 +1,10 @@
+// Command opentap is the command line of OpenTap.
+//
+// Runs in: tools
+package main
+
+import (
+	"os"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
