@@ -71,8 +71,8 @@ func Recover(dir string) (Report, error) {
 		if err != nil {
 			return rep, fmt.Errorf("recover: %w", err)
 		}
-		rep.Next = n
 		if in.Sealed {
+			rep.Next = n
 			rep.Account, before = in.Account, in.before
 			continue
 		}
@@ -96,8 +96,8 @@ func Recover(dir string) (Report, error) {
 		for _, d := range p.Damage {
 			rep.Missing += d.Packets
 		}
-		if p.Removed && rep.Next == p.Number {
-			rep.Next = p.Number - 1
+		if !p.Removed {
+			rep.Next = max(rep.Next, p.Number)
 		}
 	}
 	rep.Next++

@@ -75,6 +75,21 @@ const crcWindow = 32 << 10
 // hold of the directory (flock), makes the first segment and starts the writing goroutine. ErrNotRecovered means that
 // the last segment has no seal; ErrBusy that another Writer or Recover holds the directory.
 func Create(cfg Config) (*Writer, error) {
+	w, err := prepare(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.sink.begin(); err != nil {
+		w.dir.Close()
+		return nil, err
+	}
+	w.publish()
+	go w.run()
+	return w, nil
+}
+
+// prepare is Create up to where files are made.
+func prepare(cfg Config) (*Writer, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
@@ -85,29 +100,21 @@ func Create(cfg Config) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := newSink(&cfg, dir)
-	if err != nil {
-		dir.Close()
-		return nil, err
-	}
-	w := &Writer{cfg: cfg, dir: dir, sink: s,
+	w := &Writer{cfg: cfg, dir: dir,
 		free:    make([]*buffer, 0, cfg.Buffers),
 		full:    make(chan *buffer, cfg.Buffers),
 		stop:    make(chan struct{}),
 		stopped: make(chan struct{}),
-		account: s.account,
-		packets: s.before,
 	}
+	if w.sink, err = newSink(&w.cfg, dir); err != nil {
+		dir.Close()
+		return nil, err
+	}
+	w.account, w.packets = w.sink.account, w.sink.before
 	w.moved.L = &w.mu
 	for range cfg.Buffers {
 		w.free = append(w.free, &buffer{b: aligned(cfg.ChunkBytes)})
 	}
-	if err := s.begin(); err != nil {
-		dir.Close()
-		return nil, err
-	}
-	w.publish()
-	go w.run()
 	return w, nil
 }
 

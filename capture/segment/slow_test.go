@@ -1,0 +1,169 @@
+package segment
+
+import (
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"opentap/ledger"
+	"opentap/packet"
+)
+
+// TestSlowDisk has a disk that does not move: Append must refuse, not wait, and all that it took must be written later.
+func TestSlowDisk(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.Buffers = 4
+	w, err := prepare(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.sink.begin(); err != nil {
+		t.Fatal(err)
+	}
+	var kept []sample
+	refused := uint64(0)
+	for _, s := range samples(rand.New(rand.NewPCG(1, 9)), 1000) {
+		if w.Append(s.ts, s.orig, s.data, s.dir) {
+			kept = append(kept, s)
+		} else {
+			refused++
+		}
+	}
+	if s := w.Stats(); refused < 500 || s.Refused != refused || s.Packets != uint64(len(kept)) || s.FreeBuffers != 0 {
+		t.Fatalf("%d refused, stats %+v", refused, s)
+	}
+	go w.run() // the disk moves again
+	if err := w.Close(ledger.Account{}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Open(cfg.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	sameSamples(t, readAll(t, r), kept)
+}
+
+// TestReadBeside reads while another goroutine writes: every position that Durable told is readable, with all before it.
+func TestReadBeside(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.SegmentBytes = 300 << 10
+	w, err := Create(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := samples(rand.New(rand.NewPCG(2, 9)), 6000)
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	wg.Go(func() {
+		defer close(done)
+		appendAll(t, w, all)
+		w.Flush()
+	})
+	var last Position
+	read := 0
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		pos := w.Durable()
+		if pos.Before(last) {
+			t.Fatalf("position went back from %+v to %+v", last, pos)
+		}
+		r, err := OpenUpto(cfg.Dir, pos)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Position().Segment != pos.Segment || r.Position().Offset != pos.Offset || r.Position().Chunk != pos.Chunk {
+			t.Fatalf("opened up to %+v, want %+v", r.Position(), pos)
+		}
+		got := readAll(t, r)
+		sameSamples(t, got, all[:len(got)])
+		if len(got) < read {
+			t.Fatalf("read %d packets, before %d", len(got), read)
+		}
+		read, last = len(got), pos
+		r.Close()
+		// Without a position as well: whatever is whole.
+		if r, err = Open(cfg.Dir); err != nil {
+			t.Fatal(err)
+		}
+		sameSamples(t, readAll(t, r), all[:len(readAll(t, r))])
+		r.Close()
+	}
+	wg.Wait()
+	if read != len(all) {
+		t.Fatalf("read %d of %d packets after Flush", read, len(all))
+	}
+	if err := w.Close(ledger.Account{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(); !errors.Is(err, ErrClosed) {
+		t.Fatalf("flush after close: %v", err)
+	}
+}
+
+// TestFlushEvery checks that a chunk reaches the disk by its age alone.
+func TestFlushEvery(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.FlushEvery = 10 * time.Millisecond
+	w, err := Create(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close(ledger.Account{})
+	w.Append(1, 1, []byte{1}, 0)
+	w.mu.Lock()
+	for w.written == 0 {
+		w.moved.Wait()
+	}
+	w.mu.Unlock()
+	if p := w.Durable(); p.Chunk != 1 {
+		t.Fatalf("position %+v", p)
+	}
+}
+
+func TestRetention(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.SegmentBytes = 200 << 10
+	cfg.SegmentSpan = 100 * time.Microsecond
+	w, err := Create(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1000 {
+		appendAll(t, w, []sample{{ts: packet.Timestamp(i) * 1000, orig: 60, data: make([]byte, 60)}})
+		if i%50 == 49 {
+			w.Flush()
+		}
+	}
+	r, err := Open(cfg.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if n := len(r.Segments()); n != 10 {
+		t.Fatalf("%d segments, want one for each 100 us", n)
+	}
+	gone, err := r.ExpireBefore(350_000)
+	if err != nil || len(gone) != 3 || gone[2].Number != 3 || r.Segments()[0].Number != 4 {
+		t.Fatalf("expired %+v, %v", gone, err)
+	}
+	if in, err := r.DropOldest(); err != nil || in.Number != 4 {
+		t.Fatalf("dropped %+v, %v", in, err)
+	}
+	if gone, err = r.ExpireBefore(1 << 60); err != nil || len(gone) != 5 {
+		t.Fatalf("expired %d, %v: the segment being written must stay", len(gone), err)
+	}
+	if err := w.Close(ledger.Account{}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = Open(cfg.Dir); err != nil || len(r.Segments()) != 1 || r.Segments()[0].Packets != 100 {
+		t.Fatalf("left %+v, %v", r.Segments(), err)
+	}
+	r.Close()
+}
