@@ -109,3 +109,25 @@ func TestMergeAllocs(t *testing.T) {
 		t.Fatalf("%v allocations", n)
 	}
 }
+
+func BenchmarkMerge(b *testing.B) {
+	times := make([]int64, 1<<20)
+	for i := range times {
+		times[i] = int64(i)
+	}
+	var sources []Source
+	for range 8 {
+		sources = append(sources, &list{times: times})
+	}
+	m := Merge(sources...)
+	var p Packet
+	b.ReportAllocs()
+	for b.Loop() {
+		if m.Next(&p) == io.EOF {
+			for _, s := range sources {
+				s.(*list).n = 0
+			}
+			m = Merge(sources...)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -517,7 +518,7 @@ func BenchmarkReader(b *testing.B) {
 			for len(chunk) < 1<<20-2000 {
 				chunk = AppendPacket(chunk, 0, 1, uint32(n), make([]byte, n), 0)
 			}
-			r, err := NewReader(&endless{start: append(section(le), iface(le, 1, 0, option(le, 9, 9))...), block: chunk, n: 1 << 40})
+			r, err := NewReader(&endless{start: append(section(le), iface(le, 1, 0, option(le, 9, 9))...), block: chunk, n: math.MaxInt})
 			if err != nil {
 				b.Fatal(err)
 			}
