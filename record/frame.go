@@ -18,6 +18,7 @@ const (
 	frameHeaderLen = 32
 	formatVersion  = 1
 	maxSchemaName  = 28
+	maxRows        = 1 << 62 // no row has a higher number
 )
 
 var fileMagic = [8]byte{'O', 'T', 'R', 'O', 'W', 'S', '\r', '\n'}
@@ -65,6 +66,9 @@ func (h *fileHeader) decode(b []byte) error {
 	h.schemaVersion = binary.LittleEndian.Uint16(b[10:])
 	h.number = binary.LittleEndian.Uint64(b[16:])
 	h.first = binary.LittleEndian.Uint64(b[24:])
+	if h.first > maxRows {
+		return fmt.Errorf("begins with row %d", h.first)
+	}
 	name := b[32:60]
 	if i := slices.Index(name, 0); i >= 0 {
 		name = name[:i]

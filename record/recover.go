@@ -153,7 +153,7 @@ func sealOf(f *os.File, size int64) (end uint64, ok bool) {
 		return 0, false
 	}
 	w := walker{r: io.NewSectionReader(f, size-frameHeaderLen, frameHeaderLen)}
-	if w.next() != nil || w.h.kind != kindSeal {
+	if w.next() != nil || w.h.kind != kindSeal || w.h.first > maxRows {
 		return 0, false
 	}
 	return w.h.first, true
