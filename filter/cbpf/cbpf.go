@@ -61,6 +61,9 @@ func Compile(e *filter.Expr, o Options) ([]bpf.RawInstruction, error) {
 	if err != nil {
 		return nil, err
 	}
+	if g.overflow {
+		return nil, fmt.Errorf("compile filter: %w: more than %d tests", ErrTooBig, maxNodes)
+	}
 	root = g.optimize(root)
 	return g.emit(root, o.SnapLen)
 }

@@ -46,9 +46,6 @@ var unknown = registers{-1, -1}
 
 // emit lays the graph out. Code is written from the end, so that the distance of every jump is known when it is written.
 func (g *graph) emit(root int32, snapLen uint32) ([]bpf.RawInstruction, error) {
-	if g.overflow {
-		return nil, fmt.Errorf("compile filter: %w: more than %d tests", ErrTooBig, maxNodes)
-	}
 	order := g.reachable(root)
 	entry := g.registersAt(root, order)
 	rev := []bpf.RawInstruction{{Op: opRetK, K: 0}, {Op: opRetK, K: snapLen}}
@@ -241,7 +238,8 @@ func (c *coder) eval(x *expr, slot uint32) {
 		c.put(opLdInd|sizeBits(x.size), x.off)
 	case xNeg:
 		c.eval(x.a, slot)
-		c.put(opAlu|aluNeg, 0)
+		// Multiplying by -1 is the same as BPF_NEG, which not every interpreter has (x/net/bpf's skips it).
+		c.put(opAlu|aluMul, 0xffffffff)
 	case xBin:
 		if x.b.kind == xConst {
 			c.eval(x.a, slot)

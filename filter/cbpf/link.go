@@ -163,9 +163,6 @@ func (l *lowerer) pppoe(p *filter.PPPoE) cond {
 	if l.sc.ppp || l.sc.labels > 0 {
 		return l.fail(p.Pos, "", "PPPoE behind MPLS or PPPoE is not recognised")
 	}
-	if l.o.Link != packet.LinkEthernet {
-		return l.fail(p.Pos, "", "packets of a raw IP link have no PPPoE sessions")
-	}
 	c := condAnd{l.linkType(0x8864, p.Pos)}
 	if p.HasSession {
 		c = append(c, l.test(l.at(l.sc.network, 4), 0xffff, cmpEQ, uint32(p.Session)))

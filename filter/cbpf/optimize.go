@@ -94,15 +94,32 @@ func (g *graph) decided(s *facts, i int32) (outcome, ok bool) {
 // optimize lets every edge skip the tests that are decided when it is taken, and returns the new entry. Skipping is only
 // done where the test's value was computed before, so the same packets are rejected for being too short.
 func (g *graph) optimize(root int32) int32 {
-	for range 4 {
+	for range 6 {
 		old := root
 		var changed bool
 		root, changed = g.pass(root)
+		root = g.share(root)
 		if !changed && root == old {
 			break
 		}
 	}
 	return root
+}
+
+// share makes nodes that have become equal one, as the ways for ARP and RARP do, and drops the ones not reached.
+func (g *graph) share(root int32) int32 {
+	order := g.reachable(root)
+	old := g.nodes
+	g.nodes = []node{{test: -1}, {test: -1}}
+	clear(g.nodeIdx)
+	g.overflow = false
+	moved := make([]int32, len(old))
+	moved[nodeAccept] = nodeAccept
+	for _, n := range order {
+		o := old[n]
+		moved[n] = g.node(o.test, moved[o.t], moved[o.f])
+	}
+	return moved[root]
 }
 
 func (g *graph) pass(root int32) (int32, bool) {
