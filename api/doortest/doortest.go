@@ -260,7 +260,7 @@ func (c *Controller) OpenCapture(ctx context.Context, id auth.Identity, captureI
 	}
 	data := c.Payload
 	if data == nil {
-		data = []byte("time,state,rx_bytes\n" + strings.Repeat("1700000000000,1,100\n", 100))
+		data = []byte("time,state,rx_bytes\n" + strings.Repeat("1700000000000,1,100\n", 5000))
 	}
 	c.opened++
 	rt := &want.Retrieval{
