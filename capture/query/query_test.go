@@ -351,3 +351,45 @@ func tools(t *testing.T, out []byte, want int) {
 		t.Log("needs tshark or capinfos to compare counts")
 	}
 }
+
+// TestAccountOfWindow checks that what is stated is of the chunks that were read, also when older segments expired.
+func TestAccountOfWindow(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "r")
+	all := record(t, dir, 0, 2500, 11)
+	r, err := segment.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	old, err := r.DropOldest()
+	if err != nil || old.Packets == 0 {
+		t.Fatalf("%+v, %v", old, err)
+	}
+	for _, from := range []packet.Timestamp{0, all[1500].ts} {
+		p, err := New([]Source{{Interface: iface(0), Dir: dir}}, Window{From: from}, PcapNG, Meta{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		output(t, p)
+		var stored uint64
+		for _, g := range p.sources[0].pieces {
+			stored += uint64(g.packets)
+		}
+		a := p.Result().Sources[0].Account
+		if a.Captured != stored || a.Seen != 2*stored || a.Filtered != stored || a.Check() != nil {
+			t.Fatalf("from %d: account %+v, want %d captured", from, a, stored)
+		}
+		if from == 0 && stored != 2500-old.Packets {
+			t.Fatalf("%d packets left, %d were dropped of 2500", stored, old.Packets)
+		}
+	}
+	given := ledger.Account{Seen: 5, Captured: 5}
+	p, err := New([]Source{{Interface: iface(0), Dir: dir, Account: &given}}, Window{MaxPackets: 3}, PcapNG, Meta{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rd := check(t, output(t, p), PcapNG, all[old.Packets:old.Packets+3])
+	if s := rd.Stats()[0]; s.Received != 5 || s.Delivered != 3 || !strings.Contains(s.Comment, "seen 5 = captured 5") {
+		t.Fatalf("statistics %+v", s)
+	}
+}

@@ -39,6 +39,8 @@ const (
 	fieldsEnd       = 280
 	sealOption      = 328
 	sealOptionEnd   = 396
+	accountStart    = 128
+	accountSize     = 8 * (7 + droppedSlots)
 	droppedSlots    = 12
 
 	// minPad is the least number of octets by which the last packet block can be padded to the end of the page.
@@ -125,13 +127,7 @@ func (h *ChunkHeader) put(b []byte, extra []byte) {
 	le.PutUint64(b[112:], h.StoredOctets)
 	le.PutUint64(b[120:], h.Before)
 	a := &h.Account
-	for i, v := range [...]uint64{a.Seen, a.Captured, a.Filtered, a.SampledOut, a.RateLimited, a.Octets, a.StoredOctets} {
-		le.PutUint64(b[128+8*i:], v)
-	}
-	clear(b[184:fieldsEnd])
-	for i, v := range a.Dropped {
-		le.PutUint64(b[184+8*i:], v)
-	}
+	putAccount(b[accountStart:], a)
 	o := b[fieldsEnd:]
 	le.PutUint32(o[0:], 2|8<<16) // isb_starttime
 	putTime(o[4:], h.Earliest)
@@ -151,6 +147,27 @@ func (h *ChunkHeader) put(b []byte, extra []byte) {
 	le.PutUint32(b[h.Header-4:], uint32(h.Header))
 	h.HeaderCRC = crc32.Checksum(b, castagnoli)
 	le.PutUint32(b[40:], h.HeaderCRC)
+}
+
+// putAccount writes the accountSize octets of an account, without FilterUncounted.
+func putAccount(b []byte, a *ledger.Account) {
+	for i, v := range [...]uint64{a.Seen, a.Captured, a.Filtered, a.SampledOut, a.RateLimited, a.Octets, a.StoredOctets} {
+		le.PutUint64(b[8*i:], v)
+	}
+	b = b[8*7 : accountSize]
+	clear(b)
+	for i, v := range a.Dropped {
+		le.PutUint64(b[8*i:], v)
+	}
+}
+
+func getAccount(b []byte, a *ledger.Account) {
+	for i, p := range [...]*uint64{&a.Seen, &a.Captured, &a.Filtered, &a.SampledOut, &a.RateLimited, &a.Octets, &a.StoredOctets} {
+		*p = le.Uint64(b[8*i:])
+	}
+	for i := range a.Dropped {
+		a.Dropped[i] = le.Uint64(b[8*(7+i):])
+	}
 }
 
 func putTime(b []byte, t packet.Timestamp) {
@@ -211,12 +228,7 @@ func (h *ChunkHeader) fields(f []byte, offset int64, limit int) string {
 		Before:       le.Uint64(b[120:]),
 	}
 	a := &h.Account
-	for i, p := range [...]*uint64{&a.Seen, &a.Captured, &a.Filtered, &a.SampledOut, &a.RateLimited, &a.Octets, &a.StoredOctets} {
-		*p = le.Uint64(b[128+8*i:])
-	}
-	for i := range a.Dropped {
-		a.Dropped[i] = le.Uint64(b[184+8*i:])
-	}
+	getAccount(b[accountStart:], a)
 	a.FilterUncounted = h.flags&flagFilterUncounted != 0
 	h.time = h.Latest
 	switch {

@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"opentap/ledger"
 	"opentap/pcap"
 )
 
 const (
 	maxHead    = 65536
-	headFields = 24 // offset of the head's option in the file
-	headOption = 64 // end of its fields
+	headFields = 24               // offset of the head's option in the file
+	headOption = 64 + accountSize // end of its fields
 	headCRC    = 44
 )
 
@@ -19,7 +20,8 @@ type head struct {
 	length    int // octets; where the first chunk is
 	recordID  uint64
 	segment   uint32
-	limit     int // largest chunk
+	limit     int            // largest chunk
+	account   ledger.Account // before the segment, without FilterUncounted
 	Interface pcap.Interface
 }
 
@@ -49,7 +51,8 @@ func appendHead(dst []byte, h *head, s pcap.Section) ([]byte, error) {
 	b = le.AppendUint64(b, h.recordID)
 	b = le.AppendUint32(b, h.segment)
 	b = le.AppendUint32(b, uint32(h.limit))
-	b = append(b, make([]byte, pad)...)
+	b = append(b, make([]byte, accountSize+pad)...)
+	putAccount(b[at+64:], &h.account)
 	b = append(b, opts...)
 	size := uint32(len(b) - at + 4)
 	b = le.AppendUint32(b, size)
@@ -89,6 +92,7 @@ func parseHead(b []byte, h *head) (msg string, foreign bool) {
 		return fmt.Sprintf("format version %d, this program reads %d", v, formatVersion), true
 	}
 	*h = head{length: n, recordID: le.Uint64(b[48:]), segment: le.Uint32(b[56:]), limit: int(le.Uint32(b[60:]))}
+	getAccount(b[64:], &h.account)
 	if h.limit < Page || h.limit > MaxChunkBytes || h.limit%Page != 0 {
 		return "impossible chunk limit", true
 	}

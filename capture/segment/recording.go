@@ -34,8 +34,9 @@ type Info struct {
 	start    int64 // of the first chunk
 	end      int64 // of the chunks
 	limit    int
-	recordID uint64 // 0 = unknown, since the head is damaged
-	before   uint64 // packets of the recording before end
+	recordID uint64         // 0 = unknown, since the head is damaged
+	base     ledger.Account // before the segment
+	before   uint64         // packets of the recording before end
 	chain    uint32
 }
 
@@ -139,7 +140,7 @@ func inspectFile(f io.ReaderAt, size int64, n uint32, path string) (Info, error)
 	var h head
 	msg, foreign := parseHead(b[:got], &h)
 	if in.Damaged = msg; msg == "" {
-		in.start, in.limit, in.recordID = int64(h.length), h.limit, h.recordID
+		in.start, in.limit, in.recordID, in.base = int64(h.length), h.limit, h.recordID, h.account
 		if h.segment != n {
 			return in, &ForeignError{Path: path, Msg: fmt.Sprintf("its head says segment %08d", h.segment)}
 		}
@@ -476,6 +477,9 @@ func (r *Recording) AccountBefore(h *ChunkHeader) (ledger.Account, error) {
 		}
 		if in.Number > h.Segment {
 			break
+		}
+		if in.Damaged == "" {
+			a = in.base
 		}
 		var failed error
 		r.segmentChunks(in, math.MinInt64, math.MaxInt64, func(c *ChunkHeader, err error) bool {

@@ -64,7 +64,7 @@ func newSink(cfg *Config, dir *os.File) (*sink, error) {
 func (s *sink) begin() error {
 	n := s.number + 1
 	path, final := newPath(s.cfg.Dir, n), segmentPath(s.cfg.Dir, n)
-	h := head{recordID: s.recordID, segment: n, limit: s.cfg.ChunkBytes, Interface: s.cfg.Interface}
+	h := head{recordID: s.recordID, segment: n, limit: s.cfg.ChunkBytes, account: s.lastAcc, Interface: s.cfg.Interface}
 	b, err := appendHead(s.page[:0], &h, s.cfg.Section)
 	if err != nil {
 		return err
