@@ -11,7 +11,7 @@ import (
 
 func open(t testing.TB, cfg Config) *Store {
 	t.Helper()
-	if cfg.Dir == "" {
+	if cfg.Dir == "" && cfg.Endpoints == nil {
 		cfg.Dir = t.TempDir()
 	}
 	s, err := Open(context.Background(), cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
