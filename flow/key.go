@@ -7,17 +7,6 @@ import (
 	"opentap/packet"
 )
 
-// Protocol numbers the meter treats on their own (IANA protocol-numbers).
-const (
-	protoICMP   = 1
-	protoTCP    = 6
-	protoUDP    = 17
-	protoDCCP   = 33
-	protoICMPv6 = 58
-	protoSCTP   = 132
-	protoUDPL   = 136
-)
-
 // TCP flags, RFC 9293 section 3.1.
 const (
 	tcpFIN = 0x01
@@ -52,7 +41,7 @@ func (k *key) equal(o *key) bool {
 // hasPorts says whether a protocol's first octets are what a Flow Key calls ports.
 func hasPorts(proto uint8) bool {
 	switch proto {
-	case protoTCP, protoUDP, protoICMP, protoICMPv6, protoSCTP, protoDCCP, protoUDPL:
+	case packet.ProtoTCP, packet.ProtoUDP, packet.ProtoICMP, packet.ProtoICMP6, packet.ProtoSCTP, packet.ProtoDCCP, packet.ProtoUDPLite:
 		return true
 	}
 	return false
@@ -97,7 +86,7 @@ func (k *key) fill(p *packet.Parsed) (portsUnknown bool) {
 // opposite and stay as sent.
 func (k *key) unite() (swapped bool) {
 	proto := k.proto()
-	if (proto == protoICMP || proto == protoICMPv6) && k.kind()&kindNoPort == 0 {
+	if (proto == packet.ProtoICMP || proto == packet.ProtoICMP6) && k.kind()&kindNoPort == 0 {
 		query, ok := icmpQuery(proto, uint8(k.mid>>40))
 		if ok {
 			k.mid = k.mid&^(0xff<<40) | uint64(query)<<40
@@ -128,7 +117,7 @@ func (k *key) swap() {
 
 // icmpQuery returns the query type a reply type answers.
 func icmpQuery(proto, typ uint8) (query uint8, isReply bool) {
-	if proto == protoICMPv6 {
+	if proto == packet.ProtoICMP6 {
 		if typ == 129 { // echo reply, RFC 4443 section 4.2
 			return 128, true
 		}
@@ -149,7 +138,7 @@ func icmpQuery(proto, typ uint8) (query uint8, isReply bool) {
 
 // icmpReply is the opposite of icmpQuery.
 func icmpReply(proto, typ uint8) uint8 {
-	if proto == protoICMPv6 {
+	if proto == packet.ProtoICMP6 {
 		return 129
 	}
 	if typ == 8 {

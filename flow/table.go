@@ -373,7 +373,7 @@ func (t *Table) fill(r *Record, i int32, e *entry) {
 	if kind&kindV6 != 0 {
 		r.Version = 6
 	}
-	icmp := (r.Proto == protoICMP || r.Proto == protoICMPv6) && !r.PortsUnknown
+	icmp := (r.Proto == packet.ProtoICMP || r.Proto == packet.ProtoICMP6) && !r.PortsUnknown
 	if e.state&stateSwapped != 0 {
 		if icmp {
 			k.src, k.dst = k.dst, k.src

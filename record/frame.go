@@ -123,6 +123,7 @@ var errChecksum = errors.New("checksum mismatch")
 type walker struct {
 	r       io.Reader
 	offset  int64 // of the next frame
+	size    int64 // of the file, so that a broken length takes no memory
 	h       frameHeader
 	head    [frameHeaderLen]byte
 	payload []byte // as stored; reused
@@ -140,6 +141,9 @@ func (w *walker) next() error {
 	}
 	if err := w.h.decode(w.head[:]); err != nil {
 		return err
+	}
+	if w.offset+frameHeaderLen+int64(w.h.stored) > w.size {
+		return errors.New("frame cut")
 	}
 	w.payload = slices.Grow(w.payload[:0], int(w.h.stored))[:w.h.stored]
 	if _, err := io.ReadFull(w.r, w.payload); err != nil {

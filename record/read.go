@@ -33,7 +33,7 @@ func (l *Log[T]) Range(from, upto uint64, fn func(i uint64, v *T) error) error {
 	v := new(T)
 	for _, s := range open {
 		buf.Reset(io.NewSectionReader(s.f, fileHeaderLen, s.size-fileHeaderLen))
-		w.r, w.offset = buf, fileHeaderLen
+		w.r, w.offset, w.size = buf, fileHeaderLen, s.size
 		next := s.first
 		for next < min(s.end, upto) {
 			at := w.offset

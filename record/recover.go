@@ -136,7 +136,7 @@ func recoverFile(info fileInfo, name string, version uint16, last bool, rep *Rep
 		info.end, info.size, info.sealed = end, st.Size(), true
 		return &info, nil
 	}
-	info.end, info.size, info.sealed = walk(f, h.first)
+	info.end, info.size, info.sealed = walk(f, st.Size(), h.first)
 	if lost := st.Size() - info.size; lost > 0 {
 		rep.BytesLost += lost
 		rep.Torn = append(rep.Torn, info.path)
@@ -152,7 +152,7 @@ func sealOf(f *os.File, size int64) (end uint64, ok bool) {
 	if size < fileHeaderLen+frameHeaderLen {
 		return 0, false
 	}
-	w := walker{r: io.NewSectionReader(f, size-frameHeaderLen, frameHeaderLen)}
+	w := walker{r: io.NewSectionReader(f, size-frameHeaderLen, frameHeaderLen), size: frameHeaderLen}
 	if w.next() != nil || w.h.kind != kindSeal || w.h.first > maxRows {
 		return 0, false
 	}
@@ -160,8 +160,8 @@ func sealOf(f *os.File, size int64) (end uint64, ok bool) {
 }
 
 // walk goes through the frames up to the first that is not whole.
-func walk(f io.ReaderAt, first uint64) (end uint64, size int64, sealed bool) {
-	w := walker{r: bufio.NewReaderSize(io.NewSectionReader(f, fileHeaderLen, 1<<62), 256<<10), offset: fileHeaderLen}
+func walk(f io.ReaderAt, length int64, first uint64) (end uint64, size int64, sealed bool) {
+	w := walker{r: bufio.NewReaderSize(io.NewSectionReader(f, fileHeaderLen, length), 256<<10), offset: fileHeaderLen, size: length}
 	defer w.close()
 	end, size = first, fileHeaderLen
 	for w.next() == nil && w.h.first == end {
