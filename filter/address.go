@@ -271,11 +271,11 @@ func (p *parser) ip4(t token, q quals) Node {
 	}
 	if explicit {
 		if q.kind != kNet {
-			p.fail(t.pos, "write net "+t.text+"/...", "a mask belongs to net, not to a host")
+			p.fail(t.pos, "write net "+clip(t.text)+"/...", "a mask belongs to net, not to a host")
 			return nil
 		}
 		if addr&^mask != 0 {
-			p.fail(t.pos, "the address of a network ends in zeroes", "%s has bits set outside its mask", t.text)
+			p.fail(t.pos, "the address of a network ends in zeroes", "%s has bits set outside its mask", clip(t.text))
 			return nil
 		}
 	}
@@ -332,7 +332,7 @@ func (p *parser) ip6(t token, q quals) Node {
 		bits = p.tok.value
 		p.advance()
 		if q.kind != kNet {
-			p.fail(t.pos, "write net "+t.text+"/...", "a mask belongs to net, not to a host")
+			p.fail(t.pos, "write net "+clip(t.text)+"/...", "a mask belongs to net, not to a host")
 			return nil
 		}
 	}
@@ -341,7 +341,7 @@ func (p *parser) ip6(t token, q quals) Node {
 		n := min(8, max(0, int(bits)-8*i))
 		h.Mask[i] = byte(0xff << (8 - n))
 		if h.Addr[i]&^h.Mask[i] != 0 {
-			p.fail(t.pos, "the address of a network ends in zeroes", "%s has bits set outside its mask", t.text)
+			p.fail(t.pos, "the address of a network ends in zeroes", "%s has bits set outside its mask", clip(t.text))
 			return nil
 		}
 	}

@@ -127,9 +127,9 @@ func (l *lexer) address(start int, rest string) (token, bool, *SyntaxError) {
 	}
 	if strings.Contains(s, "::") || colons >= 6 {
 		return token{}, false, l.fail(start, "eight groups of up to four hexadecimal digits, one run of zeroes as ::",
-			"%q is not an IPv6 address", s)
+			"%q is not an IPv6 address", clip(s))
 	}
-	return token{}, false, l.fail(start, "six groups of one or two hexadecimal digits", "%q is not an Ethernet address", s)
+	return token{}, false, l.fail(start, "six groups of one or two hexadecimal digits", "%q is not an Ethernet address", clip(s))
 }
 
 // parseMAC reads six groups of one or two hexadecimal digits.
@@ -256,7 +256,7 @@ func parseNumber(s string) (uint32, string) {
 	for i := range len(digits) {
 		d := uint64(hexValue(digits[i]))
 		if d >= base {
-			return 0, fmt.Sprintf("number %s begins with 0, so it is octal, and has a digit that octal has not", s)
+			return 0, fmt.Sprintf("number %s begins with 0, so it is octal, and has a digit that octal has not", clip(s))
 		}
 		if v = v*base + d; v > 0xffffffff {
 			return 0, fmt.Sprintf("number %s is more than 32 bits", clip(s))

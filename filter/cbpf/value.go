@@ -55,12 +55,15 @@ func constant(v uint32) *expr { return &expr{kind: xConst, off: v} }
 
 func abs(off uint32, size uint8) *expr { return &expr{kind: xAbs, off: off, size: size} }
 
-// binary combines, folding constants.
+// combine makes a op b, folding constants.
 func combine(op uint16, a, b *expr) *expr {
 	if a.kind == xConst && b.kind == xConst {
 		if v, ok := calculate(op, a.off, b.off); ok {
 			return constant(v)
 		}
+	}
+	if (op == aluDiv || op == aluMod) && b.kind == xConst && b.off == 0 {
+		return abs(beyond, 1) // rejects, as the division would; kernels refuse to load a division by the constant 0
 	}
 	return &expr{kind: xBin, op: op, a: a, b: b}
 }
