@@ -27,3 +27,24 @@ type Identity struct {
 
 // May reports whether all of r is granted.
 func (id Identity) May(r Right) bool { return id.Rights&r == r }
+
+// rightNames spell the rights for people, in the order of their bits.
+var rightNames = [...]string{"see metadata", "start captures", "read captured data", "delete captures", "administer"}
+
+// String spells the rights for people: "start captures, delete captures".
+func (r Right) String() string {
+	var b []byte
+	for i, name := range rightNames {
+		if r&(1<<i) == 0 {
+			continue
+		}
+		if len(b) > 0 {
+			b = append(b, ", "...)
+		}
+		b = append(b, name...)
+	}
+	if len(b) == 0 {
+		return "nothing"
+	}
+	return string(b)
+}

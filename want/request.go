@@ -157,4 +157,6 @@ type Node struct {
 	QuotaBytes int64             `json:"quota_bytes"`
 	Problems   []string          `json:"problems,omitempty"` // what an operator should mend, in plain words
 	Missing    map[string]string `json:"missing,omitempty"`  // kind → why it cannot be had here
+
+	Recorders map[string]time.Time `json:"recorders,omitempty"` // point → since when its packets have been recorded
 }

@@ -1,0 +1,364 @@
+// Package agent obeys the desired set on one host: it runs captures on the host's points, keeps their data, and reports
+// what became of them.
+//
+// What it shall do and what it has done is kept on its own disk, so that it goes on without a controller, and after a
+// crash knows what it was about. Data is under Config.CaptureDir, a directory a capture, named by the capture's UID.
+//
+// Runs in: agent
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sort"
+	"sync"
+	"time"
+
+	"opentap/agentapi"
+	"opentap/capture"
+	"opentap/capture/segment"
+	"opentap/fault"
+	"opentap/flow"
+	"opentap/netdev"
+	"opentap/point"
+	"opentap/sensor"
+	"opentap/want"
+)
+
+// Config is what the administrator of a host decides.
+type Config struct {
+	NodeName   string
+	Version    string
+	StateDir   string // small, precious
+	CaptureDir string // large; may be a disk of its own
+	SysfsRoot  string // where sensors are looked for; "" = /sys
+	Capture    capture.Config
+	Segment    segment.Config // sizes and policies; the rest is set per capture
+	Flow       flow.Config
+	Quota      Quota
+	Recorders  []Recorder
+}
+
+// Quota bounds what captures take of the disk.
+type Quota struct {
+	Bytes   int64 // all data of captures and recordings; hard. 0 = no bound
+	MinFree int64 // octets of the file system that are left free
+}
+
+// DefaultConfig is what holds unless the administrator says otherwise.
+func DefaultConfig() Config {
+	seg := segment.DefaultConfig("")
+	seg.SegmentBytes = 64 << 20
+	return Config{SysfsRoot: "/sys", Capture: capture.DefaultConfig(), Segment: seg, Flow: flow.DefaultConfig(),
+		Quota: Quota{Bytes: 10 << 30, MinFree: 512 << 20}}
+}
+
+// Link is told what is to be reported.
+type Link interface {
+	StatusChanged(s want.Status)
+	InventoryChanged()
+}
+
+// Agent is safe for concurrent use.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	keep    *keep
+	engine  *capture.Engine
+	netdevs *netdev.Watcher
+	sensors []sensor.Source
+	link    Link
+
+	mu         sync.Mutex
+	ctx        context.Context // Run's; nil before
+	revision   int64
+	jobs       map[string]*job // by UID
+	recorders  map[string]*recording
+	devices    []point.Point
+	sensorPts  []point.Point
+	problems   map[string]string // by what they concern
+	missing    map[string]string // kind → why
+	used, free int64
+	running    sync.WaitGroup
+}
+
+var _ agentapi.Local = (*Agent)(nil)
+
+// New opens the agent's state and recovers what a crash may have left. It starts nothing.
+func New(cfg Config, log *slog.Logger) (*Agent, error) {
+	for _, dir := range []string{cfg.StateDir, cfg.CaptureDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	k, err := openKeep(filepath.Join(cfg.StateDir, "agent.db"))
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, log: log, keep: k, jobs: make(map[string]*job), recorders: make(map[string]*recording),
+		problems: make(map[string]string), missing: make(map[string]string)}
+	a.cfg.Capture.IsUp = a.isUp
+	a.engine = capture.NewEngine(a.cfg.Capture, log)
+	a.netdevs = netdev.New(log)
+	a.sensors = openSensors(cfg)
+	for _, r := range cfg.Recorders {
+		a.recorders[r.Point] = newRecording(a, r)
+	}
+	if err := a.load(); err != nil {
+		return nil, errors.Join(err, k.close())
+	}
+	return a, nil
+}
+
+// load makes the jobs that the disk knows of and removes data that belongs to none.
+func (a *Agent) load() error {
+	revision, wanted, done, err := a.keep.load()
+	if err != nil {
+		return err
+	}
+	a.revision = revision
+	for _, c := range wanted {
+		a.jobs[c.UID] = newJob(a, c, done[c.UID])
+	}
+	entries, err := os.ReadDir(a.cfg.CaptureDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !isUID(e.Name()) {
+			continue // not ours: recordings have a directory of their own, and strangers are left alone
+		}
+		if a.jobs[e.Name()] == nil {
+			a.log.Info("removing the data of a capture that is no longer wanted", "uid", e.Name())
+			if err := os.RemoveAll(filepath.Join(a.cfg.CaptureDir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func isUID(s string) bool {
+	if len(s) != 32 {
+		return false
+	}
+	for _, ch := range []byte(s) {
+		if (ch < '0' || ch > '9') && (ch < 'a' || ch > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// Identity says which agent this is.
+func (a *Agent) Identity() agentapi.Identity {
+	return agentapi.Identity{NodeID: a.keep.nodeID, NodeName: a.cfg.NodeName, Version: a.cfg.Version}
+}
+
+// SetLink gives the way to report; it must be called before Run.
+func (a *Agent) SetLink(l Link) { a.link = l }
+
+// Run does what is desired until ctx ends; then it closes every capture in good order, so that the next Run can go on
+// with it, and returns.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := a.look(); err != nil {
+		return fmt.Errorf("find this host's points: %w", err)
+	}
+	a.probe()
+	a.mu.Lock()
+	a.ctx = ctx
+	for _, r := range a.cfg.Recorders {
+		rec := a.recorders[r.Point]
+		a.running.Go(func() { rec.run(ctx) })
+	}
+	for _, j := range a.jobs {
+		a.start(j)
+	}
+	a.mu.Unlock()
+	a.link.InventoryChanged()
+
+	var wg sync.WaitGroup
+	wg.Go(func() { a.guard(ctx) })
+	err := a.netdevs.Run(ctx, func(devices []point.Point) {
+		a.mu.Lock()
+		a.devices = devices
+		a.mu.Unlock()
+		a.link.InventoryChanged()
+	})
+	if ctx.Err() == nil {
+		a.log.Error("network devices can no longer be followed; restart to see changes", "err", err)
+		a.trouble("netdev", "network devices can no longer be followed: "+errText(err))
+		<-ctx.Done()
+	}
+	wg.Wait()
+	a.running.Wait()
+	a.engine.Close()
+	return a.keep.close()
+}
+
+func errText(err error) string {
+	if err == nil {
+		return "the watch ended"
+	}
+	return err.Error()
+}
+
+// start has a job run. a.mu is held, a.ctx is set.
+func (a *Agent) start(j *job) {
+	ctx, cancel := context.WithCancel(a.ctx)
+	j.cancel = cancel
+	a.running.Go(func() {
+		defer cancel()
+		defer close(j.done)
+		j.run(ctx)
+	})
+}
+
+// look lists the devices and sensors.
+func (a *Agent) look() error {
+	devices, err := netdev.List()
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.devices = devices
+	a.mu.Unlock()
+	a.lookSensors(context.Background())
+	return nil
+}
+
+func (a *Agent) isUp(name string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.devices {
+		if p.Name == name {
+			return p.Up
+		}
+	}
+	return false
+}
+
+// trouble sets or, with an empty text, clears a problem that an operator should know.
+func (a *Agent) trouble(what, text string) {
+	a.mu.Lock()
+	same := a.problems[what] == text
+	if text == "" {
+		delete(a.problems, what)
+	} else {
+		a.problems[what] = text
+	}
+	a.mu.Unlock()
+	if !same {
+		a.link.InventoryChanged()
+	}
+}
+
+// Obey implements agentapi.Local.
+func (a *Agent) Obey(revision int64, captures []want.Capture) error {
+	for i := range captures {
+		if !isUID(captures[i].UID) {
+			return fmt.Errorf("capture %d has the UID %q, which cannot name its data", i, captures[i].UID)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if revision < a.revision {
+		return fmt.Errorf("%w: %d, and %d was taken", agentapi.ErrStale, revision, a.revision)
+	}
+	if a.ctx != nil && a.ctx.Err() != nil {
+		return errors.New("the agent is stopping")
+	}
+	if err := a.keep.obey(revision, captures); err != nil {
+		return err
+	}
+	a.revision = revision
+	wanted := make(map[string]bool, len(captures))
+	for _, c := range captures {
+		wanted[c.UID] = true
+		if j := a.jobs[c.UID]; j != nil {
+			j.respec(c)
+			continue
+		}
+		j := newJob(a, c, nil)
+		a.jobs[c.UID] = j
+		if a.ctx != nil { // otherwise Run starts it
+			a.start(j)
+		}
+	}
+	for uid, j := range a.jobs {
+		if !wanted[uid] {
+			delete(a.jobs, uid)
+			a.drop(j)
+		}
+	}
+	return nil
+}
+
+// drop ends a job and removes its data. a.mu is held.
+func (a *Agent) drop(j *job) {
+	j.forget()
+	if t, ok := j.taker.(interface{ forget() }); ok {
+		t.forget()
+	}
+	started := a.ctx != nil
+	a.running.Go(func() {
+		if started {
+			<-j.done
+		}
+		if err := os.RemoveAll(j.dir); err != nil {
+			a.log.Error("cannot remove a capture's data; it is tried again at the next start", "uid", j.uid, "err", err)
+		}
+	})
+}
+
+// Actual implements agentapi.Local.
+func (a *Agent) Actual() (int64, []want.Status) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make([]want.Status, 0, len(a.jobs))
+	for _, j := range a.jobs {
+		out = append(out, j.snapshot())
+	}
+	sort.Slice(out, func(i, k int) bool { return out[i].UID < out[k].UID })
+	return a.revision, out
+}
+
+// Inventory implements agentapi.Local.
+func (a *Agent) Inventory() ([]point.Point, want.Node) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	points := append(append([]point.Point(nil), a.devices...), a.sensorPts...)
+	for i := range points {
+		points[i].Node = a.cfg.NodeName
+	}
+	n := want.Node{Name: a.cfg.NodeName, ID: a.keep.nodeID, Version: a.cfg.Version, DiskFree: a.free, DiskUsed: a.used,
+		QuotaBytes: a.cfg.Quota.Bytes, Missing: make(map[string]string), Recorders: make(map[string]time.Time)}
+	for k, why := range a.missing {
+		n.Missing[k] = why
+	}
+	for _, text := range a.problems {
+		n.Problems = append(n.Problems, text)
+	}
+	sort.Strings(n.Problems)
+	for name, r := range a.recorders {
+		if since := r.since(); !since.IsZero() {
+			n.Recorders[name] = since
+		}
+	}
+	return points, n
+}
+
+// Open implements agentapi.Local.
+func (a *Agent) Open(ctx context.Context, uid string, o want.OpenOptions) (*want.Retrieval, error) {
+	a.mu.Lock()
+	j := a.jobs[uid]
+	a.mu.Unlock()
+	if j == nil {
+		return nil, fault.New(fault.NotFound, "the node does not have this capture (any more)")
+	}
+	return j.open(ctx, o)
+}

@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"opentap/want"
+)
+
+// keep is the agent's memory on disk: the desired set it has taken, and what became of each capture.
+type keep struct {
+	db     *bbolt.DB
+	nodeID string
+}
+
+var (
+	bucketMeta    = []byte("meta")
+	bucketDesired = []byte("desired") // UID → JSON want.Capture
+	bucketActual  = []byte("actual")  // UID → JSON memo
+	keyNodeID     = []byte("node_id")
+	keyRevision   = []byte("revision")
+)
+
+// memo is what a job remembers over a restart.
+type memo struct {
+	Status want.Status `json:"status"`
+	// Apart is how many of the captured packets are in no flow record because they are in no flow (ARP, malformed …).
+	Apart uint64 `json:"apart,omitempty"`
+}
+
+func openKeep(path string) (*keep, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
+	if err != nil {
+		return nil, fmt.Errorf("open the agent's state %s (is another opentapd running?): %w", path, err)
+	}
+	k := &keep{db: db}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range [][]byte{bucketMeta, bucketDesired, bucketActual} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		meta := tx.Bucket(bucketMeta)
+		if id := meta.Get(keyNodeID); id != nil {
+			k.nodeID = string(id)
+			return nil
+		}
+		var b [8]byte
+		rand.Read(b[:]) // never fails, crypto/rand
+		k.nodeID = hex.EncodeToString(b[:])
+		return meta.Put(keyNodeID, []byte(k.nodeID))
+	})
+	if err != nil {
+		_ = db.Close() // the first error is the one to tell
+		return nil, fmt.Errorf("prepare the agent's state %s: %w", path, err)
+	}
+	return k, nil
+}
+
+func (k *keep) close() error { return k.db.Close() }
+
+// load reads everything back.
+func (k *keep) load() (revision int64, wanted []want.Capture, done map[string]*memo, err error) {
+	done = make(map[string]*memo)
+	err = k.db.View(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(bucketMeta).Get(keyRevision); len(b) == 8 {
+			revision = int64(binary.BigEndian.Uint64(b))
+		}
+		err := tx.Bucket(bucketDesired).ForEach(func(uid, v []byte) error {
+			var c want.Capture
+			if err := json.Unmarshal(v, &c); err != nil {
+				return fmt.Errorf("desired capture %s: %w", uid, err)
+			}
+			wanted = append(wanted, c)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return tx.Bucket(bucketActual).ForEach(func(uid, v []byte) error {
+			m := new(memo)
+			if err := json.Unmarshal(v, m); err != nil {
+				return fmt.Errorf("state of capture %s: %w", uid, err)
+			}
+			done[string(uid)] = m
+			return nil
+		})
+	})
+	return revision, wanted, done, err
+}
+
+// obey replaces the desired set, durably.
+func (k *keep) obey(revision int64, captures []want.Capture) error {
+	return k.db.Update(func(tx *bbolt.Tx) error {
+		desired, actual := tx.Bucket(bucketDesired), tx.Bucket(bucketActual)
+		wanted := make(map[string]bool, len(captures))
+		for i := range captures {
+			uid := []byte(captures[i].UID)
+			wanted[captures[i].UID] = true
+			v, err := json.Marshal(&captures[i])
+			if err != nil {
+				return err
+			}
+			if old := desired.Get(uid); string(old) == string(v) {
+				continue
+			}
+			if err := desired.Put(uid, v); err != nil {
+				return err
+			}
+		}
+		for _, b := range []*bbolt.Bucket{desired, actual} {
+			var gone [][]byte
+			err := b.ForEach(func(uid, _ []byte) error {
+				if !wanted[string(uid)] {
+					gone = append(gone, append([]byte(nil), uid...))
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			for _, uid := range gone {
+				if err := b.Delete(uid); err != nil {
+					return err
+				}
+			}
+		}
+		var rev [8]byte
+		binary.BigEndian.PutUint64(rev[:], uint64(revision))
+		return tx.Bucket(bucketMeta).Put(keyRevision, rev[:])
+	})
+}
+
+// remember keeps a job's state, durably. A capture that is no longer desired is not remembered.
+func (k *keep) remember(uid string, m *memo) error {
+	v, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return k.db.Update(func(tx *bbolt.Tx) error {
+		if tx.Bucket(bucketDesired).Get([]byte(uid)) == nil {
+			return nil
+		}
+		return tx.Bucket(bucketActual).Put([]byte(uid), v)
+	})
+}

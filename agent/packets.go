@@ -1,0 +1,334 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"opentap/capture"
+	"opentap/capture/ring"
+	"opentap/capture/segment"
+	"opentap/filter"
+	"opentap/ledger"
+	"opentap/packet"
+	"opentap/pcap"
+	"opentap/want"
+)
+
+// packets takes a pcap capture: a recording of its own for each point.
+type packets struct {
+	j     *job
+	ended chan struct{} // all streams have ended
+
+	mu      sync.Mutex // guards the streams' writers against open
+	streams []*stream
+	limit   budget
+	fail    chan struct{} // closed by a source when the disk refuses
+	once    sync.Once
+}
+
+// stream is one point of a pcap capture.
+type stream struct {
+	point     string
+	dir       string
+	limit     *budget
+	base      ledger.Account // from before a restart
+	baseBytes int64          // likewise, on disk
+	w         *segment.Writer
+	att       *capture.Attachment
+	p         *packets
+}
+
+func newPackets(j *job) *packets {
+	p := &packets{j: j, ended: make(chan struct{}), fail: make(chan struct{}), limit: budget{of: j.spec.Query.Limits}}
+	for i, name := range j.spec.Query.Points {
+		p.streams = append(p.streams, &stream{point: name, dir: filepath.Join(j.dir, strconv.Itoa(i)), limit: &p.limit, p: p})
+	}
+	return p
+}
+
+// budget is what a capture's limits leave, shared by its points.
+type budget struct {
+	of      filter.Limits
+	packets atomic.Uint64
+	octets  atomic.Uint64
+}
+
+// take asks for room for one packet of n octets. Full: there is none. TookLast: there is, and no more after it.
+func (b *budget) take(n int) capture.Verdict {
+	v := capture.Took
+	if b.of.Packets > 0 {
+		switch got := b.packets.Add(1); {
+		case got > b.of.Packets:
+			return capture.Full
+		case got == b.of.Packets:
+			v = capture.TookLast
+		}
+	}
+	if b.of.Octets > 0 {
+		switch got := b.octets.Add(uint64(n)); {
+		case got > b.of.Octets:
+			return capture.Full
+		case got == b.of.Octets:
+			v = capture.TookLast
+		}
+	}
+	return v
+}
+
+// giveBack returns what a packet took that was not kept after all.
+func (b *budget) giveBack(n int) {
+	if b.of.Packets > 0 {
+		b.packets.Add(^uint64(0))
+	}
+	if b.of.Octets > 0 {
+		b.octets.Add(-uint64(n))
+	}
+}
+
+// Frame implements capture.Consumer.
+func (s *stream) Frame(f capture.Frame) capture.Verdict {
+	v := s.limit.take(len(f.Data))
+	if v == capture.Full {
+		return v
+	}
+	dir := pcap.DirectionIn
+	if f.Outgoing {
+		dir = pcap.DirectionOut
+	}
+	if !s.w.Append(f.Time, f.OrigLen, f.Data, dir) {
+		s.limit.giveBack(len(f.Data))
+		return capture.LostDisk
+	}
+	return v
+}
+
+// Idle implements capture.Consumer.
+func (s *stream) Idle(_ packet.Timestamp, a *ledger.Account) {
+	total := s.base
+	total.Add(a)
+	s.w.Account(total)
+	if s.w.Err() != nil {
+		s.p.once.Do(func() { close(s.p.fail) })
+	}
+}
+
+func (p *packets) begin(st *want.Status, resumed bool) error {
+	spec := p.j.get()
+	q := spec.Query
+	for _, s := range p.streams {
+		if err := s.open(p.j.a, q, resumed); err != nil {
+			return err
+		}
+		if resumed {
+			p.limit.packets.Add(s.base.Captured)
+			p.limit.octets.Add(s.base.StoredOctets)
+		}
+	}
+	if resumed {
+		st.Ledger = p.base()
+	}
+	for _, s := range p.streams {
+		var err error
+		s.att, err = p.j.a.engine.Attach(engineSpec(s.point, q), s)
+		if err != nil {
+			return err
+		}
+	}
+	go p.watch()
+	return nil
+}
+
+func engineSpec(point string, q filter.Query) capture.Spec {
+	spec := capture.Spec{Point: point, Filter: q.Filter, Strict: q.Strict, Snap: q.Snap, From: packet.TimestampOf(q.From), Promiscuous: true}
+	if !q.To.IsZero() {
+		spec.To = packet.TimestampOf(q.To)
+	}
+	return spec
+}
+
+// open makes the stream's writer, after what an earlier run left.
+func (s *stream) open(a *Agent, q filter.Query, resumed bool) error {
+	if resumed {
+		if _, err := segment.Recover(s.dir); err != nil {
+			return fmt.Errorf("recover the recording: %w", err)
+		}
+		rec, err := segment.Open(s.dir)
+		if err != nil {
+			return fmt.Errorf("open the recovered recording: %w", err)
+		}
+		s.base = storedAccount(rec)
+		for _, info := range rec.Segments() {
+			s.baseBytes += info.Bytes
+		}
+		if err := rec.Close(); err != nil {
+			return err
+		}
+	}
+	link, err := ring.LinkTypeOf(s.point)
+	if errors.Is(err, ring.ErrGone) {
+		link = packet.LinkEthernet // the engine waits for the device; nearly all are Ethernet
+	} else if err != nil {
+		return err
+	}
+	cfg := a.cfg.Segment
+	cfg.Dir = s.dir
+	cfg.Interface = a.describe(s.point, q, link)
+	cfg.Section = pcap.Section{Application: "opentapd " + a.cfg.Version, Hardware: a.cfg.NodeName}
+	s.w, err = segment.Create(cfg)
+	return err
+}
+
+// storedAccount is the account of what really is on disk. The last account written may be a block older or newer than
+// the last chunk: what is stored is what was captured.
+func storedAccount(rec *segment.Recording) ledger.Account {
+	acc := rec.Account()
+	acc.Captured, acc.Octets, acc.StoredOctets = 0, 0, 0
+	for _, info := range rec.Segments() {
+		acc.Captured += info.Packets
+		acc.Octets += info.Octets
+		acc.StoredOctets += info.StoredOctets
+	}
+	acc.Seen = acc.Captured + acc.Filtered + acc.SampledOut + acc.RateLimited + acc.DroppedTotal()
+	return acc
+}
+
+// describe tells readers of the file about the point.
+func (a *Agent) describe(name string, q filter.Query, link packet.LinkType) pcap.Interface {
+	i := pcap.Interface{Name: name, Filter: q.Filter, Link: link, SnapLen: uint32(q.Snap)}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.devices {
+		if p.Name != name {
+			continue
+		}
+		i.SpeedBPS = p.SpeedBPS
+		if len(p.Aliases) > 0 {
+			i.Description = p.Aliases[0]
+		}
+	}
+	return i
+}
+
+// watch waits for all streams and ends them together.
+func (p *packets) watch() {
+	defer close(p.ended)
+	atts := make([]*capture.Attachment, len(p.streams))
+	for i, s := range p.streams {
+		atts[i] = s.att
+	}
+	endTogether(atts, p.fail)
+}
+
+func (p *packets) done() <-chan struct{} { return p.ended }
+
+func (p *packets) stop(ctx context.Context) {
+	for _, s := range p.streams {
+		if err := s.att.Detach(ctx); err != nil {
+			p.j.log.Error("a point did not end in time", "point", s.point, "err", err)
+		}
+	}
+	select {
+	case <-p.ended:
+	case <-ctx.Done():
+	}
+}
+
+func (p *packets) base() ledger.Account {
+	var total ledger.Account
+	for _, s := range p.streams {
+		total.Add(&s.base)
+	}
+	return total
+}
+
+func (p *packets) look(st *want.Status) {
+	total := p.base()
+	var gaps []want.Gap
+	var bytes int64
+	for _, s := range p.streams {
+		pr := s.att.Progress()
+		total.Add(&pr.Account)
+		gaps = append(gaps, gapsOf(pr.Gaps, s.point)...)
+		bytes += s.baseBytes + int64(s.w.Stats().FileOctets)
+	}
+	st.Ledger = total
+	st.Bytes = uint64(bytes)
+	mergeGaps(st, gaps)
+}
+
+// mergeGaps replaces the gaps of this run in the status; gaps from before stay. The state follows: a capture whose point
+// cannot be seen is degraded.
+func mergeGaps(st *want.Status, now []want.Gap) {
+	keep := st.Gaps[:0:0]
+	for _, g := range st.Gaps {
+		known := false
+		for _, n := range now {
+			known = known || n.From.Equal(g.From)
+		}
+		if !known {
+			keep = append(keep, g)
+		}
+	}
+	st.Gaps = append(keep, now...)
+	if st.State != want.Running && st.State != want.Degraded {
+		return
+	}
+	st.State, st.Reason = want.Running, ""
+	for _, g := range now {
+		if g.To.IsZero() {
+			st.State, st.Reason = want.Degraded, g.Reason
+		}
+	}
+}
+
+func (p *packets) end(st *want.Status) (want.State, string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	state, reason := want.Done, ""
+	for _, s := range p.streams {
+		pr := s.att.Progress()
+		total := s.base
+		total.Add(&pr.Account)
+		if err := s.w.Close(total); err != nil {
+			state, reason = want.Failed, diskReason(err)
+			// What was taken and then did not reach the disk is lost after all.
+			stats := s.w.Stats()
+			st.Ledger.Captured -= stats.Packets - stats.WrittenPackets
+			st.Ledger.Dropped[ledger.Disk] += stats.Packets - stats.WrittenPackets
+			st.Ledger.Octets -= stats.Octets - stats.WrittenOctets
+			st.Ledger.StoredOctets -= stats.Stored - stats.WrittenStored
+			continue
+		}
+		if state == want.Failed {
+			continue
+		}
+		switch pr.End {
+		case capture.EndLimit:
+			reason = "its limit is reached"
+		case capture.EndError:
+			state, reason = want.Failed, pr.Err.Error()
+		}
+	}
+	st.Bytes = 0
+	for _, s := range p.streams {
+		st.Bytes += uint64(s.baseBytes) + s.w.Stats().FileOctets
+	}
+	return state, reason
+}
+
+// diskReason says in plain words why the disk refused.
+func diskReason(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return "the disk is full; what was captured before is kept"
+	case errors.Is(err, syscall.EDQUOT):
+		return "the disk quota is used up; what was captured before is kept"
+	}
+	return "the disk refused the data: " + err.Error() + "; what was captured before is kept"
+}

@@ -1,0 +1,213 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"opentap/capture"
+	"opentap/fault"
+	"opentap/packet"
+	"opentap/point"
+	"opentap/record"
+	"opentap/sensor"
+	"opentap/sensor/hwmon"
+	"opentap/sensor/ifcount"
+	"opentap/want"
+)
+
+// samples takes a capture of rows that are read at a period: interface counters or a sensor.
+type samples[T any] struct {
+	j    *job
+	rows rowLog[T]
+	read func(ctx context.Context, due packet.Timestamp) (T, string, error) // a row, and why it has no values
+	form rowForm[T]
+
+	ended  chan struct{}
+	cancel context.CancelFunc
+	missed atomic.Uint64
+
+	log *record.Log[T] // between begin and end
+
+	mu   sync.Mutex
+	gaps []want.Gap
+	err  error // why it ended early
+}
+
+func newCounters(j *job) taker {
+	name := j.spec.Query.Points[0]
+	return &samples[ifcount.Row]{j: j, rows: rowLog[ifcount.Row]{dir: filepath.Join(j.dir, "rows"), codec: ifcount.Codec{}}, form: counterForm, ended: make(chan struct{}),
+		read: func(_ context.Context, due packet.Timestamp) (ifcount.Row, string, error) {
+			row, err := ifcount.Read(name)
+			row.Time = due
+			return row, row.Missing, err
+		}}
+}
+
+func newSamples(j *job) taker {
+	name := j.spec.Query.Points[0]
+	return &samples[sensor.Sample]{j: j, rows: rowLog[sensor.Sample]{dir: filepath.Join(j.dir, "rows"), codec: sensor.Codec{}}, form: j.a.sampleForm(j.spec), ended: make(chan struct{}),
+		read: func(ctx context.Context, due packet.Timestamp) (sensor.Sample, string, error) {
+			s, err := j.a.readSensor(ctx, name)
+			s.Time = due
+			return s, s.Missing, err
+		}}
+}
+
+func (s *samples[T]) begin(_ *want.Status, _ bool) error {
+	log, err := s.rows.acquire()
+	if err != nil {
+		return err
+	}
+	s.log = log
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	go s.run(ctx)
+	return nil
+}
+
+// run samples until the window ends, stop is called, or the disk refuses.
+func (s *samples[T]) run(ctx context.Context) {
+	defer close(s.ended)
+	spec := s.j.get()
+	if lead := time.Until(spec.Query.From); lead > 0 { // we are a little early
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(lead):
+		}
+	}
+	if to := spec.Query.To; !to.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, to)
+		defer cancel()
+	}
+	sampler := sensor.Sampler{Period: time.Duration(spec.Period)}
+	err := sampler.Run(ctx, func(t sensor.Tick) error {
+		s.missed.Add(t.Missed)
+		row, missing, err := s.read(ctx, t.Due)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		s.note(missing, t.Due.Time())
+		return s.log.Append(&row)
+	})
+	if err != nil {
+		s.mu.Lock()
+		s.err = err
+		s.mu.Unlock()
+	}
+}
+
+// note opens and closes gaps as values go missing and return.
+func (s *samples[T]) note(missing string, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	open := len(s.gaps) > 0 && s.gaps[len(s.gaps)-1].To.IsZero()
+	if open && s.gaps[len(s.gaps)-1].Reason == missing {
+		return
+	}
+	if open {
+		s.gaps[len(s.gaps)-1].To = at
+	}
+	if missing != "" {
+		s.gaps = append(s.gaps, want.Gap{From: at, Reason: missing})
+	}
+}
+
+func (s *samples[T]) done() <-chan struct{} { return s.ended }
+
+func (s *samples[T]) stop(ctx context.Context) {
+	s.cancel()
+	select {
+	case <-s.ended:
+	case <-ctx.Done():
+	}
+}
+
+func (s *samples[T]) look(st *want.Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.Records, st.Bytes = s.log.Len(), uint64(s.log.Bytes())
+	mergeGaps(st, append([]want.Gap(nil), s.gaps...))
+	if n := s.missed.Load(); n > 0 && st.State == want.Running {
+		st.State, st.Reason = want.Degraded, fmt.Sprintf("%d samples were missed because reading took longer than the period", n)
+	}
+}
+
+func (s *samples[T]) end(st *want.Status) (want.State, string) {
+	s.cancel()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := errors.Join(s.err, s.log.Sync())
+	st.Records, st.Bytes = s.log.Len(), uint64(s.log.Bytes())
+	err = errors.Join(err, s.rows.release())
+	var lost *record.LostError
+	switch {
+	case err == nil:
+		return want.Done, ""
+	case errors.As(err, &lost):
+		return want.Failed, diskReason(err)
+	}
+	return want.Failed, err.Error()
+}
+
+// openSensors lists the kinds of sensors that this program can read.
+func openSensors(cfg Config) []sensor.Source {
+	root := cfg.SysfsRoot
+	if root == "" {
+		root = "/sys"
+	}
+	return []sensor.Source{hwmon.New(root)}
+}
+
+// lookSensors lists the sensors.
+func (a *Agent) lookSensors(ctx context.Context) {
+	var points []point.Point
+	for _, src := range a.sensors {
+		found, err := src.Points(ctx)
+		if err != nil {
+			a.trouble("sensors", "sensors cannot be listed: "+err.Error())
+			continue
+		}
+		points = append(points, found...)
+	}
+	a.mu.Lock()
+	a.sensorPts = points
+	a.mu.Unlock()
+}
+
+// readSensor asks the source that knows the name.
+func (a *Agent) readSensor(ctx context.Context, name string) (sensor.Sample, error) {
+	var err error
+	for _, src := range a.sensors {
+		var s sensor.Sample
+		if s, err = src.Read(ctx, name); err == nil || !fault.Is(err, fault.NotFound) {
+			return s, err
+		}
+	}
+	return sensor.Sample{Missing: "the sensor is not known here"}, nil
+}
+
+// probe finds out what cannot be captured on this host, and why.
+func (a *Agent) probe() {
+	missing := make(map[string]string)
+	if err := capture.Probe(); err != nil {
+		for _, k := range []want.Kind{want.Packets, want.Flows} {
+			missing[string(k)] = err.Error()
+		}
+	}
+	a.mu.Lock()
+	if len(a.sensorPts) == 0 {
+		missing[string(want.Sensor)] = "this host shows no sensors (hwmon, thermal zones)"
+	}
+	a.missing = missing
+	a.mu.Unlock()
+}

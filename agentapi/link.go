@@ -1,0 +1,414 @@
+package agentapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"opentap/agentapi/agentpb"
+	"opentap/fault"
+	"opentap/point"
+	"opentap/want"
+)
+
+// Local is what an agent does when the controller says so.
+type Local interface {
+	// Obey takes over the complete desired set. It returns once the set is kept on disk and being acted upon; an older
+	// revision than the one taken is refused with an error and changes nothing.
+	Obey(revision int64, captures []want.Capture) error
+	// Open makes a stable snapshot of a capture's data.
+	Open(ctx context.Context, uid string, o want.OpenOptions) (*want.Retrieval, error)
+	// Actual returns the revision taken and the states of all captures.
+	Actual() (revision int64, statuses []want.Status)
+	// Inventory returns all points and the node's facts.
+	Inventory() ([]point.Point, want.Node)
+}
+
+// openedIdle is how long an opened snapshot is kept when nobody reads it.
+const openedIdle = 10 * time.Minute
+
+// Link is the agent's half. The changed-notifications may be called from anywhere; Run is called once.
+type Link struct {
+	id    Identity
+	local Local
+	log   *slog.Logger
+
+	mu       sync.Mutex
+	changed  map[string]want.Status // to be reported; latest wins
+	inv      bool                   // the inventory is to be sent
+	revision bool                   // the taken revision is to be sent
+	wake     chan struct{}
+}
+
+// NewLink makes the agent's half. It is inert.
+func NewLink(id Identity, local Local, log *slog.Logger) *Link {
+	return &Link{id: id, local: local, log: log, changed: make(map[string]want.Status), wake: make(chan struct{}, 1)}
+}
+
+// StatusChanged has the status reported soon; several of one capture coalesce to the last. It never blocks.
+func (l *Link) StatusChanged(s want.Status) {
+	l.mu.Lock()
+	l.changed[s.UID] = s
+	l.mu.Unlock()
+	l.poke()
+}
+
+// InventoryChanged has the inventory sent soon. It never blocks.
+func (l *Link) InventoryChanged() {
+	l.mu.Lock()
+	l.inv = true
+	l.mu.Unlock()
+	l.poke()
+}
+
+func (l *Link) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps a session with the controller behind cc until ctx ends, and then returns nil. A lost session is dialled anew
+// after a jittered pause of 0.2 to 15 s.
+func (l *Link) Run(ctx context.Context, cc *grpc.ClientConn) error {
+	const first, most = 200 * time.Millisecond, 15 * time.Second
+	pause := first
+	for {
+		began := time.Now()
+		err := l.session(ctx, agentpb.NewHubClient(cc))
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(began) > most {
+			pause = first
+		}
+		l.log.Warn("the session with the controller ended; captures go on", "err", err, "retry_in", pause)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+		pause = min(2*pause, most)
+	}
+}
+
+// opened is a snapshot that the controller holds open.
+type opened struct {
+	r     *want.Retrieval
+	users int         // reads under way
+	idle  *time.Timer // fires when nobody reads for openedIdle
+	gone  bool        // released: close when the last read ends
+}
+
+// visit is one session: its snapshots and reads end with it.
+type visit struct {
+	l      *Link
+	client agentpb.HubClient
+	out    chan *agentpb.AgentMessage
+	work   sync.WaitGroup
+
+	mu   sync.Mutex
+	open map[uint64]*opened
+}
+
+func (l *Link) session(ctx context.Context, client agentpb.HubClient) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stream, err := client.Session(ctx, grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage))
+	if err != nil {
+		return err
+	}
+	hello := &agentpb.Hello{NodeId: l.id.NodeID, NodeName: l.id.NodeName, Version: l.id.Version, Protocol: Protocol}
+	if err := stream.Send(&agentpb.AgentMessage{Kind: &agentpb.AgentMessage_Hello{Hello: hello}}); err != nil {
+		return err
+	}
+	m, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	if w := m.GetWelcome(); w == nil || w.Protocol != Protocol {
+		return fmt.Errorf("the controller did not welcome us: %v", m)
+	}
+	v := &visit{l: l, client: client, out: make(chan *agentpb.AgentMessage, 16), open: make(map[uint64]*opened)}
+	v.work.Go(func() {
+		if err := v.send(ctx, stream); err != nil {
+			cancel(err)
+		}
+	})
+	defer v.closeAll()
+	defer v.work.Wait()
+	defer cancel(nil)
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			return err
+		}
+		if err := v.receive(ctx, m); err != nil {
+			return err
+		}
+	}
+}
+
+// send reports everything once, then what changes.
+func (v *visit) send(ctx context.Context, stream grpc.BidiStreamingClient[agentpb.AgentMessage, agentpb.HubMessage]) error {
+	l := v.l
+	l.mu.Lock()
+	clear(l.changed)
+	l.inv, l.revision = false, false
+	l.mu.Unlock()
+	if err := v.sendInventory(stream); err != nil {
+		return err
+	}
+	revision, statuses := l.local.Actual()
+	if err := sendActual(stream, revision, statuses, true); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case m := <-v.out:
+			if err := stream.Send(m); err != nil {
+				return err
+			}
+		case <-l.wake:
+			l.mu.Lock()
+			inv, rev := l.inv, l.revision
+			l.inv, l.revision = false, false
+			changed := make([]want.Status, 0, len(l.changed))
+			for _, s := range l.changed {
+				changed = append(changed, s)
+			}
+			clear(l.changed)
+			l.mu.Unlock()
+			if inv {
+				if err := v.sendInventory(stream); err != nil {
+					return err
+				}
+			}
+			if rev || len(changed) > 0 {
+				revision, all := l.local.Actual()
+				if rev {
+					changed = all
+				}
+				if err := sendActual(stream, revision, changed, rev); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+func (v *visit) sendInventory(stream grpc.BidiStreamingClient[agentpb.AgentMessage, agentpb.HubMessage]) error {
+	points, node := v.l.local.Inventory()
+	pj, err := json.Marshal(points)
+	if err != nil {
+		return err
+	}
+	nj, err := json.Marshal(node)
+	if err != nil {
+		return err
+	}
+	return stream.Send(&agentpb.AgentMessage{Kind: &agentpb.AgentMessage_Inventory{Inventory: &agentpb.Inventory{Points: pj, Node: nj}}})
+}
+
+func sendActual(stream grpc.BidiStreamingClient[agentpb.AgentMessage, agentpb.HubMessage], revision int64, statuses []want.Status, complete bool) error {
+	a := &agentpb.Actual{Revision: revision, Complete: complete, Statuses: make([][]byte, len(statuses))}
+	for i := range statuses {
+		b, err := json.Marshal(&statuses[i])
+		if err != nil {
+			return err
+		}
+		a.Statuses[i] = b
+	}
+	return stream.Send(&agentpb.AgentMessage{Kind: &agentpb.AgentMessage_Actual{Actual: a}})
+}
+
+func (v *visit) receive(ctx context.Context, m *agentpb.HubMessage) error {
+	switch k := m.Kind.(type) {
+	case *agentpb.HubMessage_Desired:
+		captures := make([]want.Capture, len(k.Desired.Captures))
+		for i, b := range k.Desired.Captures {
+			if err := json.Unmarshal(b, &captures[i]); err != nil {
+				return fmt.Errorf("desired set %d: capture %d: %w", k.Desired.Revision, i, err)
+			}
+		}
+		if err := v.l.local.Obey(k.Desired.Revision, captures); errors.Is(err, ErrStale) {
+			v.l.log.Warn("desired set refused", "err", err)
+		} else if err != nil {
+			return fmt.Errorf("take desired set %d: %w", k.Desired.Revision, err) // it is sent again in the next session
+		}
+		v.l.mu.Lock()
+		v.l.revision = true
+		v.l.mu.Unlock()
+		v.l.poke()
+	case *agentpb.HubMessage_Open:
+		v.work.Go(func() { v.answerOpen(ctx, k.Open) })
+	case *agentpb.HubMessage_Read:
+		v.work.Go(func() { v.answerRead(ctx, k.Read) })
+	case *agentpb.HubMessage_Release:
+		v.release(k.Release.Opened)
+	default:
+		return fmt.Errorf("unexpected message %T", m.Kind)
+	}
+	return nil
+}
+
+func (v *visit) answer(ctx context.Context, m *agentpb.AgentMessage) bool {
+	select {
+	case v.out <- m:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (v *visit) answerOpen(ctx context.Context, o *agentpb.Open) {
+	fail := func(err error) {
+		v.answer(ctx, &agentpb.AgentMessage{Kind: &agentpb.AgentMessage_Opened{Opened: &agentpb.Opened{Request: o.Request, Fault: faultToWire(err)}}})
+	}
+	r, err := v.l.local.Open(ctx, o.Uid, want.OpenOptions{Format: want.Format(o.Format), ETag: o.Etag})
+	if err != nil {
+		fail(err)
+		return
+	}
+	b, err := json.Marshal(opening{r.Format, r.FileName, r.Size, r.ETag, r.Modified, r.Final, r.Ledger, r.Records})
+	if err != nil {
+		fail(errors.Join(err, r.Close()))
+		return
+	}
+	v.mu.Lock()
+	v.open[o.Request] = &opened{r: r, idle: time.AfterFunc(openedIdle, func() { v.release(o.Request) })}
+	v.mu.Unlock()
+	v.answer(ctx, &agentpb.AgentMessage{Kind: &agentpb.AgentMessage_Opened{Opened: &agentpb.Opened{Request: o.Request, Retrieval: b}}})
+}
+
+func (v *visit) answerRead(ctx context.Context, r *agentpb.Read) {
+	fail := func(err error) {
+		v.answer(ctx, &agentpb.AgentMessage{Kind: &agentpb.AgentMessage_ReadFailed{ReadFailed: &agentpb.ReadFailed{Request: r.Request, Fault: faultToWire(err)}}})
+	}
+	op := v.acquire(r.Opened)
+	if op == nil {
+		fail(fault.New(fault.NotFound, "the snapshot was closed; ask for the data anew"))
+		return
+	}
+	defer v.yield(r.Opened, op)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := v.client.Deliver(ctx)
+	if err != nil {
+		fail(fault.New(fault.Unavailable, "cannot open the data stream: %v", err))
+		return
+	}
+	w := &chunker{stream: stream, request: r.Request, buf: make([]byte, 0, chunkSize)}
+	last := &agentpb.Chunk{Request: r.Request, Last: true}
+	if err := errors.Join(op.r.Write(ctx, w, r.Offset, r.Length), w.flush()); err != nil {
+		if w.err != nil {
+			return // the reader went away; it knows
+		}
+		last = &agentpb.Chunk{Request: r.Request, Fault: faultToWire(err)}
+	}
+	if err := stream.Send(last); err == nil {
+		_, _ = stream.CloseAndRecv() // the reader has it all or has gone: nothing is left to do either way
+	}
+}
+
+// chunker cuts what is written into chunks. Its err is the stream's, not the data's.
+type chunker struct {
+	stream  grpc.ClientStreamingClient[agentpb.Chunk, agentpb.Delivered]
+	request uint64
+	buf     []byte
+	err     error
+}
+
+func (c *chunker) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		k := copy(c.buf[len(c.buf):cap(c.buf)], p)
+		c.buf, p = c.buf[:len(c.buf)+k], p[k:]
+		if len(c.buf) == cap(c.buf) {
+			if err := c.flush(); err != nil {
+				return n - len(p), err
+			}
+		}
+	}
+	return n, nil
+}
+
+func (c *chunker) flush() error {
+	if c.err != nil || len(c.buf) == 0 {
+		return c.err
+	}
+	c.err = c.stream.Send(&agentpb.Chunk{Request: c.request, Data: c.buf}) // encoded before Send returns: buf is ours again
+	c.buf = c.buf[:0]
+	return c.err
+}
+
+func (v *visit) acquire(id uint64) *opened {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	op := v.open[id]
+	if op == nil {
+		return nil
+	}
+	op.users++
+	op.idle.Stop()
+	return op
+}
+
+func (v *visit) yield(id uint64, op *opened) {
+	v.mu.Lock()
+	op.users--
+	last := op.users == 0
+	gone := op.gone
+	if last && !gone {
+		op.idle.Reset(openedIdle)
+	}
+	v.mu.Unlock()
+	if last && gone {
+		v.close(op)
+	}
+}
+
+func (v *visit) release(id uint64) {
+	v.mu.Lock()
+	op := v.open[id]
+	delete(v.open, id)
+	busy := false
+	if op != nil {
+		op.idle.Stop()
+		op.gone = true
+		busy = op.users > 0
+	}
+	v.mu.Unlock()
+	if op != nil && !busy {
+		v.close(op)
+	}
+}
+
+func (v *visit) closeAll() {
+	v.mu.Lock()
+	all := v.open
+	v.open = nil
+	v.mu.Unlock()
+	for _, op := range all {
+		op.idle.Stop()
+		v.close(op)
+	}
+}
+
+func (v *visit) close(op *opened) {
+	if err := op.r.Close(); err != nil {
+		v.l.log.Warn("cannot close a snapshot", "err", err)
+	}
+}

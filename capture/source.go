@@ -1,0 +1,551 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"opentap/capture/ring"
+	"opentap/filter"
+	"opentap/filter/cbpf"
+	"opentap/ledger"
+	"opentap/packet"
+)
+
+// tick is how long a source waits for packets before it looks at the clock. It bounds how late a window ends.
+const tick = 50 * time.Millisecond
+
+// retryPoint is how often a point that vanished is tried again.
+const retryPoint = 250 * time.Millisecond
+
+// key says which consumers can share a ring.
+type key struct {
+	point  string
+	filter string // canonical
+	strict bool
+	snap   int // octets that the ring keeps; 0 = all
+	promis bool
+}
+
+// serves reports whether a ring opened for k gives a consumer that asks for want all it needs. A longer snap length does:
+// take cuts.
+func (k key) serves(want key) bool {
+	enough := k.snap == 0 || want.snap != 0 && want.snap <= k.snap
+	k.snap, want.snap = 0, 0
+	return enough && k == want
+}
+
+// source is one ring and the consumers that share it. All fields below mu are guarded by it; the rest belongs to run.
+type source struct {
+	key    key
+	expr   *filter.Expr
+	cfg    ring.Config
+	isUp   func(point string) bool
+	log    *slog.Logger
+	parsed packet.Parsed
+
+	ring   *ring.Ring
+	past   ring.Counts // of rings that this source had before the present one
+	last   ring.Counts // the present ring's, as of the last look
+	active []*Attachment
+	read   uint64 // packets that the present ring lent us
+	newest packet.Timestamp
+	gap    string // why the point cannot be seen now; "" = it can
+	lend   func(*ring.Block)
+
+	mu      sync.Mutex
+	joining []*Attachment
+	asks    []func()
+	closed  bool // takes nobody any more
+	wakeFn  func()
+	kick    chan struct{}
+	done    chan struct{}
+}
+
+// Attachment is one consumer at a source. It is safe for concurrent use.
+type Attachment struct {
+	src      *source
+	spec     Spec
+	consumer Consumer
+
+	// Owned by the source's goroutine.
+	base    ring.Counts // source's counts when the window began
+	own     ledger.Account
+	began   bool
+	ended   bool
+	detach  bool
+	drained bool
+
+	mu       sync.Mutex
+	progress Progress
+	done     chan struct{}
+}
+
+// Done is closed when the attachment has ended; Progress then is final and the consumer is called no more.
+func (a *Attachment) Done() <-chan struct{} { return a.done }
+
+// Progress returns the state as of the last block.
+func (a *Attachment) Progress() Progress {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.progress
+	p.Gaps = append([]Gap(nil), p.Gaps...)
+	return p
+}
+
+// Detach ends the attachment: what is in the ring by now is still delivered. It returns when that is done or ctx ends.
+func (a *Attachment) Detach(ctx context.Context) error {
+	a.src.ask(func() {
+		now := packet.TimestampOf(time.Now())
+		if a.spec.To == 0 || a.spec.To > now {
+			a.spec.To = now
+			a.detach = true
+		}
+	})
+	select {
+	case <-a.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Do runs fn on the source's goroutine, between blocks, so that it may touch what the consumer owns. It returns false
+// without running fn when the attachment has ended; the consumer is then the caller's alone.
+func (a *Attachment) Do(ctx context.Context, fn func()) bool {
+	ran := make(chan bool, 1)
+	if !a.src.ask(func() {
+		if a.ended {
+			ran <- false
+			return
+		}
+		fn()
+		ran <- true
+	}) {
+		<-a.done
+		return false
+	}
+	select {
+	case ok := <-ran:
+		return ok
+	case <-a.src.done:
+		select {
+		case ok := <-ran:
+			return ok
+		default:
+			return false
+		}
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// ask has fn run on the source's goroutine. false: the source has ended.
+func (s *source) ask(fn func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.asks = append(s.asks, fn)
+	s.wakeLocked()
+	return true
+}
+
+func (s *source) wakeLocked() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+	if s.wakeFn != nil {
+		s.wakeFn()
+	}
+}
+
+// join adds an attachment. false: the source is ending; open another.
+func (s *source) join(a *Attachment) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.joining = append(s.joining, a)
+	s.wakeLocked()
+	return true
+}
+
+// run is the source's life: it ends when its last attachment has.
+func (s *source) run() {
+	defer close(s.done)
+	for {
+		s.takeAsks()
+		if s.retire() {
+			return
+		}
+		if s.ring == nil {
+			if !s.reopen() {
+				select {
+				case <-s.kick:
+				case <-time.After(retryPoint):
+				}
+				s.settle(packet.TimestampOf(time.Now()), true)
+				continue
+			}
+		}
+		blocks, err := s.ring.Read(s.patience(), s.lend)
+		now := packet.TimestampOf(time.Now())
+		switch {
+		case err == nil && (s.gap == "" || blocks > 0 || s.isUp(s.key.point)):
+			s.setGap("")
+		case err == nil: // still down
+		case errors.Is(err, ring.ErrDown):
+			s.setGap("device " + s.key.point + " is down")
+		default:
+			s.lose(err)
+		}
+		s.settle(now, blocks == 0)
+	}
+}
+
+// patience is how long the next Read may wait: until the clock has work for us.
+func (s *source) patience() time.Duration {
+	d := tick
+	now := packet.TimestampOf(time.Now())
+	for _, a := range s.active {
+		if !a.ended && a.spec.To != 0 {
+			d = min(d, max(a.spec.To.Sub(now), time.Millisecond))
+		}
+	}
+	return d
+}
+
+// takeAsks moves what others asked for into the source's own hands.
+func (s *source) takeAsks() {
+	s.mu.Lock()
+	joining, asks := s.joining, s.asks
+	s.joining, s.asks = nil, nil
+	s.mu.Unlock()
+	if len(joining) > 0 {
+		s.look()
+	}
+	for _, a := range joining {
+		a.base = s.counts() // of a ring not yet open: zero, so that all it will count is this consumer's
+		s.active = append(s.active, a)
+		if s.gap != "" {
+			a.openGap(s.gap)
+		}
+	}
+	for _, fn := range asks {
+		fn()
+	}
+}
+
+// look reads the ring's counters.
+func (s *source) look() {
+	if s.ring == nil {
+		return
+	}
+	c, err := s.ring.Counts()
+	if err != nil {
+		s.log.Warn("cannot read the ring's counters", "point", s.key.point, "err", err)
+		return
+	}
+	s.last = c
+}
+
+// counts are cumulative over all rings the source has had.
+func (s *source) counts() ring.Counts {
+	return ring.Counts{Seen: s.past.Seen + s.last.Seen, Filtered: s.past.Filtered + s.last.Filtered,
+		Passed: s.past.Passed + s.last.Passed, Dropped: s.past.Dropped + s.last.Dropped, FilterCounted: s.last.FilterCounted}
+}
+
+// block shows one lent block to every consumer.
+func (s *source) block(b *ring.Block) {
+	var f ring.Frame
+	link := s.ring.LinkType()
+	for b.Next(&f) {
+		s.read++
+		s.newest = max(s.newest, f.Time)
+		decoded := false
+		for _, a := range s.active {
+			if a.ended || f.Time < a.spec.From {
+				continue
+			}
+			if a.spec.To != 0 && f.Time >= a.spec.To {
+				a.drained = true
+				continue
+			}
+			if !decoded {
+				s.parsed.Decode(link, f.Data, f.OrigLen)
+				s.parsed.Time = f.Time
+				decoded = true
+			}
+			whole := f.Data
+			if snap := a.spec.Snap; snap != 0 && len(whole) > snap {
+				f.Data = whole[:snap]
+			}
+			a.take(Frame{Frame: &f, Parsed: &s.parsed})
+			f.Data = whole
+		}
+	}
+}
+
+// take shows one packet to the consumer and books it.
+func (a *Attachment) take(f Frame) {
+	switch v := a.consumer.Frame(f); v {
+	case Took, TookLast:
+		a.own.Captured++
+		a.own.Octets += uint64(f.OrigLen)
+		a.own.StoredOctets += uint64(len(f.Data))
+		if v == TookLast {
+			a.finish(EndLimit, nil)
+		}
+	case LostDisk:
+		a.own.Dropped[ledger.Disk]++
+	case Full:
+		a.finish(EndLimit, nil)
+	}
+}
+
+// settle does what is due between blocks: accounts, windows, consumers' own clocks. empty says that the kernel had no
+// block for us: all packets older than the ring's retire time have been read.
+func (s *source) settle(now packet.Timestamp, empty bool) {
+	s.look()
+	reached := s.newest // packet time: it never runs ahead of packets still in the ring
+	if empty {
+		reached = max(reached, now.Add(-2*s.cfg.Retire))
+	}
+	for _, a := range s.active {
+		if a.ended {
+			continue
+		}
+		if !a.began {
+			if now < a.spec.From {
+				a.base = s.counts()
+				continue
+			}
+			a.begin()
+		}
+		a.book(s.counts())
+		a.consumer.Idle(reached, &a.progress.Account) // only this goroutine writes it
+		if a.spec.To == 0 || now < a.spec.To {
+			continue
+		}
+		why := EndWindow
+		if a.detach {
+			why = EndDetached
+		}
+		if s.ring == nil || a.drained || s.alone(a) || empty && now >= a.spec.To.Add(2*s.cfg.Retire) {
+			s.end(a, why)
+		}
+	}
+}
+
+// end finishes an attachment whose packets may still be in the ring. The source's last consumer gets all of them: the
+// ring is closed to new packets first. Others have seen everything that the kernel had handed over.
+func (s *source) end(a *Attachment, why EndReason) {
+	if s.ring != nil && s.alone(a) {
+		if err := s.ring.Stop(); err != nil {
+			s.log.Warn("cannot close the ring to new packets", "point", s.key.point, "err", err)
+		}
+		if err := s.ring.Drain(s.lend); err != nil {
+			s.log.Warn("ring not drained", "point", s.key.point, "err", err)
+		}
+		s.look()
+		if c := s.last; c.Passed != c.Dropped+s.read || c.FilterCounted && c.Seen != c.Filtered+c.Passed {
+			s.log.Error("the ring's counts do not add up", "point", s.key.point, "seen", c.Seen, "filtered", c.Filtered,
+				"passed", c.Passed, "dropped", c.Dropped, "read", s.read)
+		}
+	}
+	a.finish(why, nil)
+}
+
+// alone reports whether a is the last consumer, and makes sure that it stays so.
+func (s *source) alone(a *Attachment) bool {
+	for _, o := range s.active {
+		if o != a && !o.ended {
+			return false
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.joining) > 0 {
+		return false
+	}
+	s.closed = true
+	return true
+}
+
+// retire forgets ended attachments and reports whether the source's life is over.
+func (s *source) retire() bool {
+	keep := s.active[:0]
+	for _, a := range s.active {
+		if !a.ended {
+			keep = append(keep, a)
+		}
+	}
+	clear(s.active[len(keep):])
+	s.active = keep
+	if len(s.active) > 0 {
+		return false
+	}
+	s.mu.Lock()
+	if len(s.joining) > 0 {
+		s.mu.Unlock()
+		return false
+	}
+	s.closed = true
+	asks := s.asks
+	s.asks, s.wakeFn = nil, nil
+	s.mu.Unlock()
+	for _, fn := range asks {
+		fn()
+	}
+	if s.ring != nil {
+		if err := s.ring.Close(); err != nil {
+			s.log.Warn("cannot close the ring", "point", s.key.point, "err", err)
+		}
+		s.ring = nil
+	}
+	return true
+}
+
+// reopen tries to get the point's ring. Errors that time may mend open a gap; others end every attachment.
+func (s *source) reopen() bool {
+	r, err := open(s.cfg, s.expr, s.key)
+	if err != nil {
+		if errors.Is(err, ErrPoint) {
+			s.setGap(err.Error())
+			return false
+		}
+		for _, a := range s.active {
+			a.finish(EndError, err)
+		}
+		return false
+	}
+	s.ring = r
+	s.last, s.read = ring.Counts{}, 0
+	s.mu.Lock()
+	s.wakeFn = r.Wake
+	s.mu.Unlock()
+	s.setGap("")
+	return true
+}
+
+// lose gives up a ring whose device went away; its counts stay in the accounts.
+func (s *source) lose(err error) {
+	s.look()
+	s.past = s.counts()
+	s.last = ring.Counts{FilterCounted: s.last.FilterCounted}
+	s.mu.Lock()
+	s.wakeFn = nil
+	s.mu.Unlock()
+	if cerr := s.ring.Close(); cerr != nil {
+		s.log.Warn("cannot close the ring", "point", s.key.point, "err", cerr)
+	}
+	s.ring = nil
+	if errors.Is(err, ring.ErrGone) {
+		s.setGap("device " + s.key.point + " is gone")
+		return
+	}
+	s.log.Error("reading a point failed; it is tried again", "point", s.key.point, "err", err)
+	s.setGap(err.Error())
+}
+
+// setGap opens or closes the gap of every attachment.
+func (s *source) setGap(reason string) {
+	if s.gap == reason {
+		return
+	}
+	s.gap = reason
+	for _, a := range s.active {
+		if a.ended {
+			continue
+		}
+		a.closeGap()
+		if reason != "" {
+			a.openGap(reason)
+		}
+	}
+}
+
+func (a *Attachment) openGap(reason string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.progress.Gaps = append(a.progress.Gaps, Gap{From: time.Now().UTC(), Reason: reason})
+}
+
+func (a *Attachment) closeGap() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := len(a.progress.Gaps); n > 0 && a.progress.Gaps[n-1].To.IsZero() {
+		a.progress.Gaps[n-1].To = time.Now().UTC()
+	}
+}
+
+func (a *Attachment) begin() {
+	a.began = true
+	a.mu.Lock()
+	a.progress.Began = time.Now().UTC()
+	a.mu.Unlock()
+}
+
+// book makes the account from what the consumer took and what the ring counted since the window began.
+func (a *Attachment) book(c ring.Counts) {
+	acc := a.own
+	acc.Filtered += c.Filtered - a.base.Filtered
+	acc.Dropped[ledger.Ring] += c.Dropped - a.base.Dropped
+	acc.FilterUncounted = a.src.key.filter != "" && c.Passed > 0 && !c.FilterCounted
+	acc.Seen = acc.Captured + acc.Filtered + acc.DroppedTotal()
+	a.mu.Lock()
+	a.progress.Account = acc
+	a.mu.Unlock()
+}
+
+func (a *Attachment) finish(why EndReason, err error) {
+	if a.ended {
+		return
+	}
+	a.ended = true
+	a.src.look()
+	if a.began {
+		a.book(a.src.counts())
+	}
+	a.closeGap()
+	a.mu.Lock()
+	a.progress.End, a.progress.Err = why, err
+	a.mu.Unlock()
+	close(a.done)
+}
+
+// open makes a ring with the filter in the kernel.
+func open(cfg ring.Config, expr *filter.Expr, k key) (*ring.Ring, error) {
+	cfg.Interface, cfg.SnapLen, cfg.Promiscuous = k.point, k.snap, k.promis
+	link, err := ring.LinkTypeOf(k.point)
+	if err != nil {
+		return nil, pointError(k.point, err)
+	}
+	if expr != nil {
+		prog, err := cbpf.Compile(expr, cbpf.Options{Link: link, Strict: k.strict, Target: cbpf.Kernel, SnapLen: uint32(k.snap)})
+		if err != nil {
+			return nil, fmt.Errorf("compile filter for %s: %w", k.point, err)
+		}
+		cfg.Filter = prog
+	}
+	r, err := ring.Open(cfg)
+	if err != nil {
+		return nil, pointError(k.point, err)
+	}
+	return r, nil
+}
+
+// pointError tells errors that time may mend from others.
+func pointError(name string, err error) error {
+	if errors.Is(err, ring.ErrGone) || errors.Is(err, ring.ErrDown) {
+		return fmt.Errorf("%w: %w", ErrPoint, err)
+	}
+	return fmt.Errorf("open point %s: %w", name, err)
+}

@@ -1,0 +1,320 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"opentap/agent"
+	"opentap/auth"
+	"opentap/controller"
+	"opentap/filter"
+	"opentap/point"
+	"opentap/store/etcd"
+)
+
+// defaultConfigFile is read when it exists and no other is named.
+const defaultConfigFile = "/etc/opentap/opentap.yaml"
+
+// config is the configuration file. docs/reference/configuration.md describes every key; a test proves that it does.
+type config struct {
+	Name       string `yaml:"name"`        // of this installation
+	Node       string `yaml:"node"`        // name of this host; "" = its host name
+	Role       string `yaml:"role"`        // all, controller, agent
+	Listen     string `yaml:"listen"`      // address:port of the HTTP doors
+	DataDir    string `yaml:"data_dir"`    // state, audit log and token
+	CaptureDir string `yaml:"capture_dir"` // captured data; "" = data_dir/captures
+
+	TLS struct {
+		Cert     string `yaml:"cert"`     // PEM file
+		Key      string `yaml:"key"`      // PEM file
+		Insecure bool   `yaml:"insecure"` // serve beyond loopback without TLS
+	} `yaml:"tls"`
+
+	Points struct {
+		Default string `yaml:"default"` // "" = the device of the default route
+		Aliases []struct {
+			Point string `yaml:"point"`
+			Name  string `yaml:"name"`
+		} `yaml:"aliases"`
+	} `yaml:"points"`
+
+	Retention struct {
+		Default duration `yaml:"default"`  // how long data is kept when a request does not say
+		Max     duration `yaml:"max"`      // 0s = no limit
+		Quota   size     `yaml:"quota"`    // of all captured data; hard
+		MinFree size     `yaml:"min_free"` // of the captures' disk, left free
+	} `yaml:"retention"`
+
+	Captures struct {
+		MaxDuration   duration `yaml:"max_duration"`    // 0s = no limit
+		MaxPerProject int      `yaml:"max_per_project"` // that exist at one time
+	} `yaml:"captures"`
+
+	Recorders []struct {
+		Point  string   `yaml:"point"`
+		Filter string   `yaml:"filter"`
+		Snap   int      `yaml:"snap"`
+		Bytes  size     `yaml:"bytes"`
+		Age    duration `yaml:"age"`
+	} `yaml:"recorders"`
+
+	Ring struct {
+		Blocks    int  `yaml:"blocks"`
+		BlockSize size `yaml:"block_size"`
+	} `yaml:"ring"`
+
+	Flow struct {
+		IdleTimeout   duration `yaml:"idle_timeout"`
+		ActiveTimeout duration `yaml:"active_timeout"`
+		MaxFlows      int      `yaml:"max_flows"`
+		Bidirectional bool     `yaml:"bidirectional"`
+	} `yaml:"flow"`
+
+	Sensors struct {
+		Sysfs string `yaml:"sysfs"` // where hwmon and thermal are looked for
+	} `yaml:"sensors"`
+
+	Auth struct {
+		Anonymous []struct {
+			Role    string   `yaml:"role"`
+			Project string   `yaml:"project"`
+			Ranges  []string `yaml:"ranges"`
+		} `yaml:"anonymous"`
+		Hosts []string `yaml:"hosts"` // further names this server answers to
+	} `yaml:"auth"`
+
+	Store struct {
+		Endpoints []string `yaml:"endpoints"` // of an etcd cluster; none = embedded
+		Username  string   `yaml:"username"`
+		Password  string   `yaml:"password_file"` // file that holds it
+		CA        string   `yaml:"ca"`
+		Cert      string   `yaml:"cert"`
+		Key       string   `yaml:"key"`
+	} `yaml:"store"`
+
+	Log struct {
+		Level  string `yaml:"level"`  // debug, info, warn, error
+		Format string `yaml:"format"` // text, json
+	} `yaml:"log"`
+}
+
+// defaultConfig is what holds for keys that the file leaves out.
+func defaultConfig() config {
+	var c config
+	c.Name, c.Role, c.Listen, c.DataDir = "opentap", "all", "127.0.0.1:2020", "/var/lib/opentap"
+	ctl, ag := controller.DefaultConfig(), agent.DefaultConfig()
+	c.Retention.Default, c.Retention.Max = duration(ctl.Retention), duration(ctl.RetentionMax)
+	c.Retention.Quota, c.Retention.MinFree = size(ag.Quota.Bytes), size(ag.Quota.MinFree)
+	c.Captures.MaxDuration, c.Captures.MaxPerProject = duration(ctl.DurationMax), ctl.CapturesMax
+	c.Ring.Blocks, c.Ring.BlockSize = ag.Capture.Ring.Blocks, size(ag.Capture.Ring.BlockSize)
+	c.Flow.IdleTimeout, c.Flow.ActiveTimeout = duration(ag.Flow.IdleTimeout), duration(ag.Flow.ActiveTimeout)
+	c.Flow.MaxFlows, c.Flow.Bidirectional = ag.Flow.MaxFlows, ag.Flow.Bidirectional
+	c.Sensors.Sysfs = ag.SysfsRoot
+	c.Log.Level, c.Log.Format = "info", "text"
+	return c
+}
+
+// loadConfig reads the file named, or the default one if it is there. Errors show line and column.
+func loadConfig(path string) (config, error) {
+	c := defaultConfig()
+	named := path != ""
+	if !named {
+		path = defaultConfigFile
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && !named {
+		return c, nil
+	}
+	if err != nil {
+		return c, fmt.Errorf("read the configuration: %w", err)
+	}
+	if err := parseConfig(b, &c); err != nil {
+		return c, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// maxConfig bounds a configuration file. Octets.
+const maxConfig = 1 << 20
+
+func parseConfig(b []byte, c *config) error {
+	if len(b) > maxConfig {
+		return fmt.Errorf("is %d octets long, at most %d are read", len(b), maxConfig)
+	}
+	if len(bytes.TrimSpace(b)) == 0 {
+		return nil
+	}
+	if err := yaml.UnmarshalWithOptions(b, c, yaml.Strict()); err != nil {
+		return errors.New(yaml.FormatError(err, false, true))
+	}
+	return nil
+}
+
+// check finds what no default mends.
+func (c *config) check() error {
+	switch c.Role {
+	case "all":
+	case "controller", "agent":
+		return fmt.Errorf("role %s: controller and agent in processes of their own come with a later version; use role all", c.Role)
+	default:
+		return fmt.Errorf("role: %q is none of all, controller, agent", c.Role)
+	}
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		return errors.New("tls: cert and key are given together or not at all")
+	}
+	addr, err := netip.ParseAddrPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %q is not ADDRESS:PORT: %w", c.Listen, err)
+	}
+	if !addr.Addr().IsLoopback() && c.TLS.Cert == "" && !c.TLS.Insecure {
+		return fmt.Errorf("listen: %s is reachable from other hosts, and tokens and packets would travel in the clear: set tls.cert and tls.key, or tls.insecure: true if something else protects the way", c.Listen)
+	}
+	if c.DataDir == "" {
+		return errors.New("data_dir: is empty")
+	}
+	if c.Retention.Default <= 0 {
+		return errors.New("retention.default: must be longer than 0s")
+	}
+	seen := make(map[string]bool)
+	for i, r := range c.Recorders {
+		if r.Point == "" {
+			return fmt.Errorf("recorders[%d]: point is missing", i)
+		}
+		if seen[r.Point] {
+			return fmt.Errorf("recorders[%d]: %s has a recorder already", i, r.Point)
+		}
+		seen[r.Point] = true
+		if r.Bytes <= 0 {
+			return fmt.Errorf("recorders[%d]: bytes is missing: say how much of the disk %s may take, such as 2GiB", i, r.Point)
+		}
+		if r.Filter != "" {
+			if _, err := filter.Parse(r.Filter); err != nil {
+				return fmt.Errorf("recorders[%d]: filter: %w", i, err)
+			}
+		}
+	}
+	_, err = c.grants()
+	return err
+}
+
+func (c *config) captureDir() string {
+	if c.CaptureDir != "" {
+		return c.CaptureDir
+	}
+	return filepath.Join(c.DataDir, "captures")
+}
+
+func (c *config) grants() ([]auth.Grant, error) {
+	var out []auth.Grant
+	for i, a := range c.Auth.Anonymous {
+		g := auth.Grant{Role: a.Role, Project: a.Project}
+		for _, r := range a.Ranges {
+			p, err := netip.ParsePrefix(r)
+			if err != nil {
+				addr, aerr := netip.ParseAddr(r)
+				if aerr != nil {
+					return nil, fmt.Errorf("auth.anonymous[%d]: range %q is neither an address nor ADDRESS/BITS", i, r)
+				}
+				p = netip.PrefixFrom(addr, addr.BitLen())
+			}
+			g.Ranges = append(g.Ranges, p)
+		}
+		out = append(out, g)
+	}
+	return out, nil
+}
+
+func (c *config) controller(version string) controller.Config {
+	out := controller.DefaultConfig()
+	out.Name, out.Version = c.Name, version
+	out.Retention, out.RetentionMax = time.Duration(c.Retention.Default), time.Duration(c.Retention.Max)
+	out.DurationMax, out.CapturesMax = time.Duration(c.Captures.MaxDuration), c.Captures.MaxPerProject
+	out.DefaultPoint = c.Points.Default
+	for _, a := range c.Points.Aliases {
+		out.Aliases = append(out.Aliases, point.Alias{Name: a.Name, Target: a.Point})
+	}
+	return out
+}
+
+func (c *config) agent(version, node string) agent.Config {
+	out := agent.DefaultConfig()
+	out.NodeName, out.Version = node, version
+	out.StateDir, out.CaptureDir = filepath.Join(c.DataDir, "agent"), c.captureDir()
+	out.SysfsRoot = c.Sensors.Sysfs
+	out.Capture.Ring.Blocks, out.Capture.Ring.BlockSize = c.Ring.Blocks, int(c.Ring.BlockSize)
+	out.Flow.IdleTimeout, out.Flow.ActiveTimeout = time.Duration(c.Flow.IdleTimeout), time.Duration(c.Flow.ActiveTimeout)
+	out.Flow.MaxFlows, out.Flow.Bidirectional = c.Flow.MaxFlows, c.Flow.Bidirectional
+	out.Quota = agent.Quota{Bytes: int64(c.Retention.Quota), MinFree: int64(c.Retention.MinFree)}
+	for _, r := range c.Recorders {
+		out.Recorders = append(out.Recorders, agent.Recorder{Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age)})
+	}
+	return out
+}
+
+func (c *config) store() (etcd.Config, error) {
+	if len(c.Store.Endpoints) == 0 {
+		return etcd.Config{Dir: filepath.Join(c.DataDir, "store")}, nil
+	}
+	out := etcd.Config{Endpoints: c.Store.Endpoints, Username: c.Store.Username,
+		TLS: etcd.TLS{CAFile: c.Store.CA, CertFile: c.Store.Cert, KeyFile: c.Store.Key}}
+	if c.Store.Password != "" {
+		b, err := os.ReadFile(c.Store.Password)
+		if err != nil {
+			return out, fmt.Errorf("store.password_file: %w", err)
+		}
+		out.Password = strings.TrimSpace(string(b))
+	}
+	return out, nil
+}
+
+// duration is a time.Duration spelt as Go does: 90s, 10m, 2h.
+type duration time.Duration
+
+func (d *duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a duration such as 90s, 10m or 2h", b)
+	}
+	*d = duration(v)
+	return nil
+}
+
+func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// size is a number of octets: 500MB, 2GiB, or a plain number.
+type size int64
+
+var sizeUnits = []struct {
+	suffix string
+	octets float64
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1}, {"", 1}}
+
+func (s *size) UnmarshalText(b []byte) error {
+	text := strings.TrimSpace(string(b))
+	for _, u := range sizeUnits {
+		num, ok := strings.CutSuffix(text, u.suffix)
+		if !ok {
+			continue
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
+		if err != nil || v < 0 || v*u.octets > math.MaxInt64/2 || v != v {
+			break
+		}
+		*s = size(v * u.octets)
+		return nil
+	}
+	return fmt.Errorf("%q is not a size such as 500MB, 2GiB or 1048576", text)
+}
+
+func (s size) MarshalText() ([]byte, error) { return []byte(strconv.FormatInt(int64(s), 10)), nil }

@@ -1,0 +1,137 @@
+// Command opentapd is the OpenTap daemon: controller, agent and doors in one process.
+//
+// Runs in: agent | controller
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+)
+
+// version is set by the build: -ldflags "-X main.version=…".
+var version = ""
+
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "development"
+}
+
+const usage = `opentapd — the OpenTap daemon: captures packets, flow records, interface counters and sensors, and serves them.
+
+Usage:
+  opentapd [--config FILE] [--data-dir DIR] [--listen ADDR:PORT] [options]
+
+Examples:
+  opentapd                                        # /etc/opentap/opentap.yaml if it is there, else the defaults
+  opentapd --data-dir ./data --listen 127.0.0.1:2020
+  opentapd --check-config --config opentap.yaml   # say what is wrong with it, start nothing
+  opentapd --verify-audit --data-dir ./data       # check the chain of the audit log
+  opentapd --reset-admin-token --data-dir ./data  # a new administrator's token, when the old one is lost
+
+The administrator's token is made at the first start, printed once, and kept in DATA-DIR/admin.token (mode 0600).
+Capturing needs the capabilities CAP_NET_RAW and CAP_NET_ADMIN (and CAP_BPF to count filtered packets), or root.
+
+Options:
+`
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(args []string, stdout, stderr io.Writer) int {
+	fs := flag.NewFlagSet("opentapd", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprint(stderr, usage)
+		fs.PrintDefaults()
+	}
+	configFile := fs.String("config", "", "configuration `FILE` (default "+defaultConfigFile+" if it exists)")
+	dataDir := fs.String("data-dir", "", "`DIR` for state, audit log, token and captures (default /var/lib/opentap)")
+	listen := fs.String("listen", "", "`ADDR:PORT` of the HTTP doors (default 127.0.0.1:2020)")
+	role := fs.String("role", "", "all, controller or agent (default all)")
+	check := fs.Bool("check-config", false, "check the configuration and exit")
+	verify := fs.Bool("verify-audit", false, "check the chain of the audit log and exit")
+	reset := fs.Bool("reset-admin-token", false, "replace the administrator's token and exit; the daemon must not be running")
+	showVersion := fs.Bool("version", false, "print the version and exit")
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return 2
+	}
+	if fs.NArg() > 0 {
+		fmt.Fprintf(stderr, "opentapd: unexpected argument %q; see opentapd --help\n", fs.Arg(0))
+		return 2
+	}
+	if *showVersion {
+		fmt.Fprintln(stdout, "opentapd", programVersion())
+		return 0
+	}
+	fail := func(err error) int {
+		fmt.Fprintln(stderr, "opentapd:", err)
+		return 1
+	}
+	cfg, err := loadConfig(*configFile)
+	if err != nil {
+		return fail(err)
+	}
+	for _, f := range []struct{ flag, key *string }{{dataDir, &cfg.DataDir}, {listen, &cfg.Listen}, {role, &cfg.Role}} {
+		if *f.flag != "" {
+			*f.key = *f.flag
+		}
+	}
+	if err := cfg.check(); err != nil {
+		return fail(err)
+	}
+	if *check {
+		fmt.Fprintln(stdout, "the configuration is good")
+		return 0
+	}
+	if *verify {
+		return verifyAudit(cfg, stdout, stderr)
+	}
+	log, err := newLogger(cfg, stderr)
+	if err != nil {
+		return fail(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if *reset {
+		if err := resetAdmin(ctx, cfg, stdout, log); err != nil {
+			return fail(err)
+		}
+		return 0
+	}
+	if err := serve(ctx, cfg, stdout, log); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+func newLogger(cfg config, w io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
+		return nil, fmt.Errorf("log.level: %q is none of debug, info, warn, error", cfg.Log.Level)
+	}
+	o := &slog.HandlerOptions{Level: level}
+	switch cfg.Log.Format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, o)), nil
+	}
+	return nil, fmt.Errorf("log.format: %q is none of text, json", cfg.Log.Format)
+}

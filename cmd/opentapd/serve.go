@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"opentap/agent"
+	"opentap/agentapi"
+	"opentap/api/classic"
+	"opentap/api/httpapi"
+	v1 "opentap/api/v1"
+	"opentap/audit"
+	"opentap/auth"
+	"opentap/controller"
+	"opentap/fault"
+	"opentap/store/etcd"
+)
+
+// shutdownPatience is how long running requests may take to end when we are asked to go.
+const shutdownPatience = 10 * time.Second
+
+// tokenFile is where the administrator's token is kept.
+const tokenFile = "admin.token"
+
+func auditDir(cfg config) string { return filepath.Join(cfg.DataDir, "audit") }
+
+// serve runs all rooms until ctx ends or one of them fails.
+func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) (err error) {
+	// The address is taken first: a port in use is the commonest mistake, and nothing is touched then.
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s (is another opentapd running?): %w", cfg.Listen, err)
+	}
+	defer listener.Close()
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return err
+	}
+	storeCfg, err := cfg.store()
+	if err != nil {
+		return err
+	}
+	st, err := etcd.Open(ctx, storeCfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	trail, recovered, err := audit.Open(audit.Config{Dir: auditDir(cfg)}, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, trail.Close()) }()
+	if recovered.CutBytes > 0 {
+		log.Warn("the audit log ended in an unfinished line, which was cut off", "octets", recovered.CutBytes)
+	}
+	grants, err := cfg.grants()
+	if err != nil {
+		return err
+	}
+	keys, err := auth.New(st, auth.Config{Anonymous: grants}, log)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(cfg.DataDir, tokenFile)
+	token, err := keys.FirstStart(ctx, path)
+	if err != nil {
+		return err
+	}
+	if token != "" {
+		fmt.Fprintf(stdout, "The administrator's token, shown this once and kept in %s:\n\n  %s\n\n", path, token)
+	}
+	node := cfg.Node
+	if node == "" {
+		if node, err = os.Hostname(); err != nil {
+			return fmt.Errorf("this host has no name; set node in the configuration: %w", err)
+		}
+	}
+	ag, err := agent.New(cfg.agent(programVersion(), node), log.With("room", "agent"))
+	if err != nil {
+		return err
+	}
+	ctl := controller.New(cfg.controller(programVersion()), st, trail, log.With("room", "controller"))
+	hub := agentapi.NewHub(ctl, log.With("room", "hub"))
+	ctl.SetHub(hub)
+	link := agentapi.NewLink(ag.Identity(), ag, log.With("room", "link"))
+	ag.SetLink(link)
+
+	inside := bufconn.Listen(1 << 20) // agent and controller of role all talk as those of two hosts do, but in memory
+	rpc := grpc.NewServer(agentapi.ServerOptions()...)
+	hub.Register(rpc)
+	cc, err := grpc.NewClient("passthrough:///inside", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return inside.DialContext(ctx) }))
+	if err != nil {
+		return err
+	}
+	defer cc.Close()
+	gate, err := httpapi.NewGate(httpapi.Config{Auth: keys, Log: log.With("room", "http"), Hosts: cfg.Auth.Hosts})
+	if err != nil {
+		return err
+	}
+	ready := func(ctx context.Context) error {
+		select {
+		case <-keys.Ready():
+		default:
+			return fault.New(fault.Unavailable, "the tokens are not known yet")
+		}
+		return ctl.Ready(ctx)
+	}
+	web := gate.Server(gate.Handler(v1.New(ctl, v1.Config{Version: programVersion(), Ready: ready}), classic.New(ctl)))
+
+	// Doors close first, then the agent in good order, then what it reports to.
+	group, ctx := errgroup.WithContext(ctx)
+	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopInner()
+	agentCtx, stopAgent := context.WithCancel(inner)
+	defer stopAgent()
+	group.Go(func() error { return keys.Run(inner) })
+	group.Go(func() error { return ctl.Run(inner) })
+	group.Go(func() error { return named("hub", rpc.Serve(inside)) })
+	group.Go(func() error { return link.Run(inner, cc) })
+	agentDone := make(chan struct{})
+	group.Go(func() error {
+		defer close(agentDone)
+		return ag.Run(agentCtx)
+	})
+	group.Go(func() error {
+		select {
+		case <-st.Failed():
+			return fmt.Errorf("the state store failed: %w", st.Err())
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	group.Go(func() error {
+		var err error
+		if cfg.TLS.Cert != "" {
+			err = web.ServeTLS(listener, cfg.TLS.Cert, cfg.TLS.Key)
+		} else {
+			err = web.Serve(listener)
+		}
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return named("http", err)
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		log.Info("stopping")
+		patient, cancel := context.WithTimeout(context.Background(), shutdownPatience)
+		defer cancel()
+		if err := web.Shutdown(patient); err != nil {
+			log.Warn("some requests did not end in time and are cut off", "err", web.Close())
+		}
+		stopAgent()
+		<-agentDone
+		stopInner()
+		rpc.Stop()
+		return nil
+	})
+	log.Info("opentapd is running", "version", programVersion(), "listen", listener.Addr(), "data_dir", cfg.DataDir, "node", node)
+	if len(grants) > 0 {
+		log.Warn("callers without a token are let in", "grants", len(grants))
+	}
+	return group.Wait()
+}
+
+func named(what string, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// resetAdmin replaces the administrator's token.
+func resetAdmin(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) (err error) {
+	storeCfg, err := cfg.store()
+	if err != nil {
+		return err
+	}
+	st, err := etcd.Open(ctx, storeCfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	trail, _, err := audit.Open(audit.Config{Dir: auditDir(cfg)}, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, trail.Close()) }()
+	keys, err := auth.New(st, auth.Config{}, log)
+	if err != nil {
+		return err
+	}
+	who := audit.Entry{Actor: audit.Actor{Name: "uid " + fmt.Sprint(os.Getuid()), Via: "local"}, Action: "token.reset", Object: "admin", Outcome: audit.Allowed}
+	if err := trail.Append(ctx, who); err != nil {
+		return err
+	}
+	path := filepath.Join(cfg.DataDir, tokenFile)
+	token, err := keys.ResetAdmin(ctx, path)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "The administrator's new token, kept in %s; the old one is revoked:\n\n  %s\n", path, token)
+	return nil
+}
+
+// verifyAudit checks the chain.
+func verifyAudit(cfg config, stdout, stderr io.Writer) int {
+	r, err := audit.Verify(auditDir(cfg))
+	if err != nil {
+		fmt.Fprintln(stderr, "opentapd: the audit log is not as it was written:", err)
+		return 1
+	}
+	fmt.Fprintf(stdout, "the audit log is whole: entries %d to %d in %d files, head %s\n", r.First, r.Head.Seq, r.Files, r.Head)
+	return 0
+}

@@ -1,0 +1,278 @@
+// Package controller holds the use cases: it decides who may do what, keeps what is wanted in the store, and has the
+// agents do it.
+//
+// What is wanted (captures) is in the store; what became of it is reported by agents and kept in memory, except a
+// capture's last word, which is stored too. Every act on somebody's traffic has its audit entry before it happens.
+//
+// Runs in: controller
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"opentap/agentapi"
+	"opentap/audit"
+	"opentap/auth"
+	"opentap/fault"
+	"opentap/point"
+	"opentap/store"
+	"opentap/want"
+)
+
+// Config is what an administrator decides about captures.
+type Config struct {
+	Name         string        // of this installation, shown in capabilities
+	Version      string        // of the program
+	Retention    time.Duration // how long data is kept when a request does not say
+	RetentionMax time.Duration // 0 = no limit
+	DurationMax  time.Duration // of one capture; 0 = no limit
+	CapturesMax  int           // that exist at one time, per project
+	DefaultPoint string        // "" = the device of the default route
+	Aliases      []point.Alias // the names people use
+	SettleWait   time.Duration // how long an answer waits for the agent to take a change
+}
+
+// DefaultConfig is what holds unless the administrator says otherwise.
+func DefaultConfig() Config {
+	return Config{Name: "opentap", Retention: time.Hour, CapturesMax: 1000, SettleWait: 2 * time.Second}
+}
+
+// Auditor writes an entry durably before it returns nil.
+type Auditor interface {
+	Append(ctx context.Context, e audit.Entry) error
+}
+
+// Hub reaches the agents.
+type Hub interface {
+	Kick(nodeID string)
+	Open(ctx context.Context, nodeID, nodeName, uid string, o want.OpenOptions) (*want.Retrieval, error)
+}
+
+// Controller is safe for concurrent use.
+type Controller struct {
+	cfg   Config
+	store store.Store
+	audit Auditor
+	hub   Hub
+	log   *slog.Logger
+
+	mu       sync.Mutex
+	changed  chan struct{}          // closed and replaced at every change below
+	captures map[string]*entry      // by UID: the store's content
+	byID     map[captureKey]string  // → UID
+	revision int64                  // of the store, up to which captures is true
+	status   map[string]want.Status // by UID: as last reported
+	nodes    map[string]*node       // by node ID
+}
+
+// captureKey names a capture as its project does.
+type captureKey struct{ project, id string }
+
+// stored is a capture as the store holds it, under capture/<uid>.
+type stored struct {
+	Capture want.Capture `json:"capture"`
+	NodeID  string       `json:"node_id"`
+	Node    string       `json:"node"`
+	Request want.Request `json:"request"`         // as it was asked, to know a repetition
+	Final   *want.Status `json:"final,omitempty"` // its last word
+}
+
+type entry struct {
+	stored
+	rev int64 // mod revision
+}
+
+type node struct {
+	id        agentapi.Identity
+	connected bool
+	since     time.Time
+	revision  int64 // desired revision it has taken
+	points    []point.Point
+	facts     want.Node
+}
+
+const (
+	capturePrefix = "capture/"
+	idPrefix      = "capture-id/"
+)
+
+// New makes a controller; Run brings it to life. SetHub must be called before Run.
+func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
+	return &Controller{cfg: cfg, store: st, audit: au, log: log, changed: make(chan struct{}), captures: make(map[string]*entry),
+		byID: make(map[captureKey]string), status: make(map[string]want.Status), nodes: make(map[string]*node)}
+}
+
+// SetHub gives the way to the agents. The hub in its turn is made with this controller as its Fleet.
+func (c *Controller) SetHub(h Hub) { c.hub = h }
+
+// Run follows the store and expires old captures until ctx ends, and then returns nil.
+func (c *Controller) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { c.expire(ctx) })
+	wg.Go(func() { c.keepFinals(ctx) })
+	defer wg.Wait()
+	for ctx.Err() == nil {
+		if err := c.follow(ctx); err != nil && ctx.Err() == nil {
+			c.log.Warn("lost the store's changes; listing again", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+	return nil
+}
+
+// Ready waits until the store's content is known, or ctx ends.
+func (c *Controller) Ready(ctx context.Context) error {
+	return c.await(ctx, func() bool { return c.revision > 0 })
+}
+
+// follow lists the captures and then applies changes as they come.
+func (c *Controller) follow(ctx context.Context) error {
+	kvs, rev, err := c.store.List(ctx, capturePrefix)
+	if err != nil {
+		return err
+	}
+	fresh := make(map[string]*entry, len(kvs))
+	for _, kv := range kvs {
+		if e := c.decode(kv); e != nil {
+			fresh[e.Capture.UID] = e
+		}
+	}
+	c.mu.Lock()
+	c.captures = fresh
+	c.byID = make(map[captureKey]string, len(fresh))
+	for uid, e := range fresh {
+		c.byID[captureKey{e.Capture.Project, e.Capture.ID}] = uid
+	}
+	c.revision = max(rev, 1)
+	c.tell()
+	all := make([]string, 0, len(c.nodes))
+	for id := range c.nodes {
+		all = append(all, id)
+	}
+	c.mu.Unlock()
+	for _, id := range all {
+		c.hub.Kick(id)
+	}
+	for b := range c.store.Watch(ctx, capturePrefix, rev+1) {
+		if b.Err != nil {
+			return b.Err
+		}
+		c.apply(b)
+	}
+	return ctx.Err()
+}
+
+func (c *Controller) decode(kv store.KV) *entry {
+	e := &entry{rev: kv.ModRevision}
+	if err := json.Unmarshal(kv.Value, &e.stored); err != nil || e.Capture.UID == "" {
+		c.log.Error("the store holds a capture that cannot be read; it is left alone", "key", kv.Key, "err", err)
+		return nil
+	}
+	return e
+}
+
+func (c *Controller) apply(b store.Batch) {
+	kick := make(map[string]bool)
+	c.mu.Lock()
+	for _, ev := range b.Events {
+		uid := ev.Key[len(capturePrefix):]
+		old := c.captures[uid]
+		if old != nil {
+			kick[old.NodeID] = true
+		}
+		if ev.Deleted {
+			if old != nil {
+				delete(c.byID, captureKey{old.Capture.Project, old.Capture.ID})
+			}
+			delete(c.captures, uid)
+			delete(c.status, uid)
+			continue
+		}
+		if e := c.decode(ev.KV); e != nil {
+			c.captures[uid] = e
+			c.byID[captureKey{e.Capture.Project, e.Capture.ID}] = uid
+			kick[e.NodeID] = true
+		}
+	}
+	c.revision = b.Revision
+	c.tell()
+	c.mu.Unlock()
+	for id := range kick {
+		c.hub.Kick(id)
+	}
+}
+
+// tell wakes everybody in await. c.mu is held.
+func (c *Controller) tell() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// await returns nil once ok holds; ok is called with c.mu held.
+func (c *Controller) await(ctx context.Context, ok func() bool) error {
+	for {
+		c.mu.Lock()
+		done, changed := ok(), c.changed
+		c.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// settle waits a little until ok holds; an answer given before is still true, only less complete.
+func (c *Controller) settle(ctx context.Context, ok func() bool) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.SettleWait)
+	defer cancel()
+	_ = c.await(ctx, ok) // a time-out is an answer too
+}
+
+// record writes the audit entry that must stand before the act.
+func (c *Controller) record(ctx context.Context, id auth.Identity, action, object, project string, details map[string]string) error {
+	e := audit.Entry{Actor: audit.ActorOf(id), Action: action, Object: object, Project: project, Outcome: audit.Allowed, Details: details}
+	if err := c.audit.Append(ctx, e); err != nil {
+		return &fault.Error{Kind: fault.Unavailable, Msg: "refused, because the audit log cannot be written", Err: err,
+			Hint: "an administrator must make room for the audit log or mend its disk", RetryAfter: 10 * time.Second}
+	}
+	return nil
+}
+
+// refuse writes down that somebody was refused, and returns the refusal.
+func (c *Controller) refuse(ctx context.Context, id auth.Identity, action, object string, right auth.Right) error {
+	e := audit.Entry{Actor: audit.ActorOf(id), Action: action, Object: object, Project: id.Project, Outcome: audit.Denied,
+		Details: map[string]string{"needs": right.String()}}
+	err := &fault.Error{Kind: fault.Forbidden, Msg: "the role " + id.Role + " may not do this",
+		Hint: "it takes the right to " + right.String()}
+	if aerr := c.audit.Append(ctx, e); aerr != nil {
+		err.Err = aerr
+	}
+	return err
+}
+
+// storeFault makes a store's error one that a caller can decide on.
+func storeFault(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, store.ErrFull):
+		return &fault.Error{Kind: fault.Exhausted, Msg: "the state store is full", Err: err}
+	case errors.Is(err, store.ErrTooLarge):
+		return &fault.Error{Kind: fault.Invalid, Msg: "the request is too large to keep", Err: err}
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrClosed):
+		return &fault.Error{Kind: fault.Unavailable, Msg: "the state store does not answer", Err: err, RetryAfter: 2 * time.Second}
+	}
+	return err
+}

@@ -1,0 +1,198 @@
+package controller
+
+import (
+	"context"
+	"sort"
+	"time"
+
+	"opentap/agentapi"
+	"opentap/auth"
+	"opentap/point"
+	"opentap/want"
+)
+
+var _ agentapi.Fleet = (*Controller)(nil)
+
+// Joined implements agentapi.Fleet.
+func (c *Controller) Joined(id agentapi.Identity) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.nodes[id.NodeID]
+	if n == nil {
+		n = &node{}
+		c.nodes[id.NodeID] = n
+	}
+	n.id, n.connected, n.since = id, true, time.Now().UTC()
+	c.tell()
+}
+
+// Left implements agentapi.Fleet.
+func (c *Controller) Left(nodeID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := c.nodes[nodeID]; n != nil {
+		n.connected, n.since = false, time.Now().UTC()
+	}
+	c.tell()
+}
+
+// Inventory implements agentapi.Fleet.
+func (c *Controller) Inventory(nodeID string, points []point.Point, facts want.Node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.nodes[nodeID]
+	if n == nil {
+		return
+	}
+	for i := range points {
+		points[i].Node = n.id.NodeName
+	}
+	n.points, n.facts = points, facts
+	c.tell()
+}
+
+// Actual implements agentapi.Fleet.
+func (c *Controller) Actual(nodeID string, revision int64, statuses []want.Status, _ bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.nodes[nodeID]
+	if n == nil {
+		return
+	}
+	n.revision = revision
+	for _, s := range statuses {
+		// An agent speaks for its own captures alone.
+		if e := c.captures[s.UID]; e != nil && e.NodeID == nodeID && e.Final == nil {
+			c.status[s.UID] = s
+		}
+	}
+	c.tell()
+}
+
+// Desired implements agentapi.Fleet.
+func (c *Controller) Desired(ctx context.Context, nodeID string) (int64, []want.Capture, error) {
+	if err := c.Ready(ctx); err != nil {
+		return 0, nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []want.Capture
+	for _, e := range c.captures {
+		if e.NodeID == nodeID {
+			out = append(out, e.Capture)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].UID < out[j].UID })
+	return c.revision, out, nil
+}
+
+// Nodes lists the hosts with agents.
+func (c *Controller) Nodes(ctx context.Context, id auth.Identity) ([]want.Node, error) {
+	if !id.May(auth.SeeMetadata) {
+		return nil, c.refuse(ctx, id, "node.list", "", auth.SeeMetadata)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]want.Node, 0, len(c.nodes))
+	for _, n := range c.nodes {
+		f := n.facts
+		f.Name, f.ID, f.Version = n.id.NodeName, n.id.NodeID, n.id.Version
+		f.Connected, f.Since, f.Revision = n.connected, n.since, n.revision
+		for _, e := range c.captures {
+			if e.NodeID == n.id.NodeID && e.rev > n.revision && e.Final == nil {
+				f.Behind = true
+			}
+		}
+		if !n.connected {
+			f.Problems = append([]string{"its agent is not connected"}, f.Problems...)
+		}
+		out = append(out, f)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out, nil
+}
+
+// points returns all points of all nodes. c.mu is held.
+func (c *Controller) points() []point.Point {
+	var out []point.Point
+	for _, n := range c.nodes {
+		for _, p := range n.points {
+			if !n.connected {
+				p.Present = false
+			}
+			out = append(out, p)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool {
+		if out[i].Node != out[j].Node {
+			return out[i].Node < out[j].Node
+		}
+		if out[i].Kind != out[j].Kind {
+			return out[i].Kind < out[j].Kind
+		}
+		return out[i].Name < out[j].Name
+	})
+	return out
+}
+
+// Points lists the observation points of all nodes.
+func (c *Controller) Points(ctx context.Context, id auth.Identity) ([]point.Point, error) {
+	if !id.May(auth.SeeMetadata) {
+		return nil, c.refuse(ctx, id, "point.list", "", auth.SeeMetadata)
+	}
+	return c.set().Points(), nil
+}
+
+// set resolves names as of now.
+func (c *Controller) set() *point.Set {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return point.NewSet(c.points(), c.cfg.Aliases, c.cfg.DefaultPoint)
+}
+
+// Capabilities says what can be captured here now.
+func (c *Controller) Capabilities(ctx context.Context, id auth.Identity) (want.Capabilities, error) {
+	if !id.May(auth.SeeMetadata) {
+		return want.Capabilities{}, c.refuse(ctx, id, "capabilities", "", auth.SeeMetadata)
+	}
+	set := c.set()
+	out := want.Capabilities{Name: c.cfg.Name, Version: c.cfg.Version, RetentionDefault: want.Duration(c.cfg.Retention),
+		RetentionMax: want.Duration(c.cfg.RetentionMax), MaxDuration: want.Duration(c.cfg.DurationMax), Missing: make(map[string]string),
+		Formats: make(map[want.Kind][]want.Format)}
+	if p, err := set.Resolve(""); err == nil {
+		out.DefaultPoint = p.Name
+	}
+	netdevs, quantities := false, make(map[string]bool)
+	for _, p := range set.Points() {
+		netdevs = netdevs || p.Kind == point.Netdev
+		if p.Kind == point.Sensor {
+			quantities[p.Quantity] = true
+		}
+	}
+	c.mu.Lock()
+	for _, n := range c.nodes {
+		out.QuotaBytes += n.facts.QuotaBytes
+		for k, why := range n.facts.Missing {
+			out.Missing[k] = why
+		}
+	}
+	c.mu.Unlock()
+	add := func(k want.Kind, have bool, why string) {
+		if missing := out.Missing[string(k)]; missing != "" || !have {
+			if missing == "" {
+				out.Missing[string(k)] = why
+			}
+			return
+		}
+		out.Kinds = append(out.Kinds, k)
+		out.Formats[k] = want.FormatsOf(k)
+	}
+	for _, k := range []want.Kind{want.Packets, want.Flows, want.Counters} {
+		add(k, netdevs, "no node reports a network device")
+	}
+	add(want.Sensor, len(quantities) > 0, "no node reports a sensor")
+	for _, q := range SensorKinds {
+		add(want.Kind(q), quantities[q], "no node reports a "+q+" sensor")
+	}
+	return out, nil
+}
