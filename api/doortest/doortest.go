@@ -39,6 +39,8 @@ type Controller struct {
 	Payload []byte
 	// Polls is how many times a capture shows itself running before it is done; below 0 = until stopped.
 	Polls int
+	// SlowStop makes StopCapture wait until its caller goes away.
+	SlowStop bool
 	// Finish changes a capture's status when it ends; nil = nothing.
 	Finish func(*want.Status)
 
@@ -208,6 +210,10 @@ func (c *Controller) Capture(ctx context.Context, id auth.Identity, captureID st
 
 // StopCapture implements the doors' Controller.
 func (c *Controller) StopCapture(ctx context.Context, id auth.Identity, captureID string) (want.View, error) {
+	if c.SlowStop {
+		<-ctx.Done()
+		return want.View{}, ctx.Err()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v, err := c.get(captureID)

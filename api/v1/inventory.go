@@ -3,7 +3,6 @@ package v1
 import (
 	"net/http"
 	"net/url"
-	"slices"
 
 	"opentap/api/httpapi"
 	"opentap/fault"
@@ -38,31 +37,11 @@ func (s *server) point(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	p, err := pick(list, r.PathValue("name"))
+	p, err := point.NewSet(list, nil, "").Resolve(r.PathValue("name"))
 	if err != nil {
 		return err
 	}
 	return httpapi.WriteJSON(w, http.StatusOK, p)
-}
-
-// pick finds the point that a name, an alias, or "node/" and either of them means.
-func pick(list []point.Point, name string) (point.Point, error) {
-	var found []point.Point
-	for _, p := range list {
-		if p.Name == name || p.Node+"/"+p.Name == name || slices.ContainsFunc(p.Aliases, func(a string) bool {
-			return a == name || p.Node+"/"+a == name
-		}) {
-			found = append(found, p)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return point.Point{}, &fault.Error{Kind: fault.NotFound, Msg: "no such observation point", Hint: "GET /v1/points lists them"}
-	case 1:
-		return found[0], nil
-	}
-	return point.Point{}, &fault.Error{Kind: fault.Conflict, Msg: "several nodes have a point of that name",
-		Hint: "name one as node/name: " + found[0].Node + "/" + found[0].Name + ", " + found[1].Node + "/" + found[1].Name}
 }
 
 func (s *server) capabilities(w http.ResponseWriter, r *http.Request) error {

@@ -273,13 +273,14 @@ func TestTheProofProves(t *testing.T) {
 	}
 }
 
-func TestPickAmbiguous(t *testing.T) {
-	list := []point.Point{{Name: "eth0", Node: "a"}, {Name: "eth0", Node: "b"}}
-	if _, err := pick(list, "eth0"); !fault.Is(err, fault.Conflict) {
-		t.Error(err)
+func TestPointOfSeveralNodes(t *testing.T) {
+	b := newBench(t)
+	b.ctl.List = []point.Point{{Name: "eth0", Node: "a", Kind: point.Netdev}, {Name: "eth0", Node: "b", Kind: point.Netdev}}
+	if a := b.do("GET", "/v1/points/eth0", ""); a.StatusCode != 400 || !strings.Contains(a.body, "b/eth0") {
+		t.Errorf("%d %s", a.StatusCode, a.body)
 	}
-	if p, err := pick(list, "b/eth0"); err != nil || p.Node != "b" {
-		t.Error(p, err)
+	if a := b.do("GET", "/v1/points/b%2Feth0", ""); a.StatusCode != 200 {
+		t.Errorf("%d %s", a.StatusCode, a.body)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"opentap/client"
+	"opentap/filter"
 	"opentap/ledger"
 	"opentap/want"
 )
@@ -265,19 +266,17 @@ func (a *app) nodesCmd() *cobra.Command {
 }
 
 func (a *app) filterCmd() *cobra.Command {
-	var strict bool
 	check := &cobra.Command{
-		Use: "check EXPR", Short: "Check a filter and say what it means", Args: cobra.ExactArgs(1),
+		Use: "check EXPR", Short: "Check a filter and say what it means; asks no server", Args: cobra.ExactArgs(1),
 		Example: "  opentap filter check 'tcp port 443 and not host 10.0.0.1'",
-		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
-			canonical, explanation, err := c.CheckFilter(ctx, args[0], strict)
+		RunE: a.do(func(_ context.Context, args []string) error {
+			e, err := filter.Parse(args[0])
 			if err != nil {
-				return pointAt(args[0], err)
+				return err
 			}
-			return a.fields([][2]string{{"filter", canonical}, {"means", explanation}}, map[string]string{"filter": canonical, "explanation": explanation})
+			return a.fields([][2]string{{"filter", e.String()}, {"means", e.Explain()}}, map[string]string{"filter": e.String(), "explanation": e.Explain()})
 		}),
 	}
-	check.Flags().BoolVar(&strict, "strict", false, "libpcap's meaning of offsets behind VLAN tags")
 	cmd := &cobra.Command{Use: "filter", Short: "Work with filters", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(check)
 	return cmd

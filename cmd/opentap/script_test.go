@@ -68,6 +68,8 @@ func serverCmd(ts *testscript.TestScript, neg bool, args []string) {
 	switch args[0] {
 	case "running": // captures run until they are stopped
 		ctl.Polls = -1
+	case "slow-stop": // StopCapture hangs until its client goes away
+		ctl.SlowStop = true
 	case "break": // downloads break after so many octets
 		n, err := strconv.ParseInt(args[1], 10, 64)
 		ts.Check(err)
