@@ -33,7 +33,7 @@ type Ring struct {
 	drops   uint64
 	freezes uint64
 
-	down    bool
+	wasDown bool // at least once
 	gone    bool
 	stopped bool
 
@@ -261,13 +261,13 @@ func (r *Ring) lend(fn func(*Block)) int {
 	return r.cfg.Blocks
 }
 
-// gonePoll is how often a Read on a down interface looks whether the interface still exists: the kernel reports the
-// removal of an interface that was down already to nobody (af_packet.c, packet_notifier).
+// gonePoll is how often a Read looks whether an interface that went down still exists: the kernel tells the socket
+// nothing more when it is removed (af_packet.c, packet_notifier), not even whether it came up in between.
 const gonePoll = 200 * time.Millisecond
 
 // wait blocks until a block may be ready, the timeout (negative: none) is over, or Wake. It reports whether it was woken.
 func (r *Ring) wait(timeout time.Duration) (woken bool, err error) {
-	if r.down {
+	if r.wasDown {
 		if err := r.checkGone(); err != nil {
 			return false, err
 		}
@@ -295,9 +295,6 @@ func (r *Ring) wait(timeout time.Duration) (woken bool, err error) {
 	if r.poll[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0 {
 		return false, r.socketError()
 	}
-	if r.poll[0].Revents&unix.POLLIN != 0 {
-		r.down = false
-	}
 	return false, nil
 }
 
@@ -314,7 +311,7 @@ func (r *Ring) socketError() error {
 	case 0:
 		return nil
 	case unix.ENETDOWN:
-		r.down = true
+		r.wasDown = true
 		return ErrDown
 	case unix.ENODEV, unix.ENXIO:
 		r.gone = true

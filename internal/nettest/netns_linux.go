@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -135,6 +136,20 @@ func Veth(tb testing.TB, a *NS, nameA string, b *NS, nameB string) {
 	}
 	a.Up(nameA)
 	b.Up(nameB)
+	a.Ready(nameA)
+	b.Ready(nameB)
+}
+
+// Ready waits until frames can leave through an interface: the kernel lets them some time after both ends of a cable
+// are up (net/core/link_watch.c), and silently drops them before.
+func (ns *NS) Ready(name string) {
+	ns.tb.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ns.Link(name).Attrs().OperState != netlink.OperUp; {
+		if time.Now().After(deadline) {
+			ns.tb.Fatalf("%s has no carrier: is the far end up?", name)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // Quiet turns IPv6 off for interfaces to come.

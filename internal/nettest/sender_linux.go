@@ -35,7 +35,7 @@ func NewSender(tb testing.TB, ns *NS, iface string) *Sender {
 }
 
 // Send sends every frame once, in order. On a veth each has been received by the far end when Send returns or is
-// about to be; none is lost in between short of memory.
+// about to be; none is lost in between short of memory, provided the interface is Ready.
 func (s *Sender) Send(frames ...[]byte) {
 	s.tb.Helper()
 	for _, f := range frames {
