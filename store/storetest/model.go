@@ -38,6 +38,13 @@ func testModel(t *testing.T, s store.Store) {
 			return root + rapid.StringOfN(rapid.SampledFrom([]rune("ab/")), 1, 2, -1).Draw(rt, "key")
 		})
 		var told []string // what the watch must say
+		wctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		var w <-chan store.Batch
+		late := rapid.IntRange(0, 9).Draw(rt, "late") == 0 // watch what is past, or what comes
+		if !late {
+			w = s.Watch(wctx, root, start+1)
+		}
 		steps := rapid.IntRange(1, 25).Draw(rt, "steps")
 		for range steps {
 			var cs []store.Compare
@@ -103,12 +110,9 @@ func testModel(t *testing.T, s store.Store) {
 				rt.Fatalf("get %+v, %v", one, err)
 			}
 		}
-		wctx, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		if len(told) == 0 {
-			return
+		if late {
+			w = s.Watch(wctx, root, start+1)
 		}
-		w := s.Watch(wctx, root, start+1)
 		for _, want := range told {
 			if got := text(<-w); got != want {
 				rt.Fatalf("watch: %q, want %q", got, want)
