@@ -302,7 +302,7 @@ func TestNetnsLossAddsUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, filter := range map[string][]bpf.RawInstruction{"no filter": nil, "half filtered": ipv6} {
+	for name, filter := range map[string][]bpf.RawInstruction{"no filter": nil, "filter": ipv6} {
 		for _, midst := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, stop in the midst %v", name, midst), func(t *testing.T) {
 				ns := cable(t)

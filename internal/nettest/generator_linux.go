@@ -253,14 +253,14 @@ func (g *Generator) program(ifindex int) asm.Instructions {
 		asm.JEq.Imm(asm.R1, 7, "kind"),
 		asm.JEq.Imm(asm.R1, 10, "kind"),
 		asm.Mov.Imm(asm.R2, 0),
-		// Kinds by flow modulo 20: four IPv6, one of them tagged; one tagged IPv4; else IPv4.
+		// Kinds by flow modulo 20: five IPv6, one of them tagged; one tagged IPv4; else IPv4.
 		asm.LoadMapValue(asm.R5, g.heads.FD(), 0).WithSymbol("kind"),
 		asm.Add.Reg(asm.R5, asm.R2),
 	}
 	for _, c := range []struct {
 		k    int32
 		kind string
-	}{{0, "1"}, {5, "1"}, {15, "1"}, {1, "2"}, {10, "3"}} {
+	}{{0, "1"}, {4, "1"}, {8, "1"}, {12, "3"}, {16, "1"}, {1, "2"}} {
 		out = append(out, asm.JEq.Imm(asm.R3, c.k, "kind"+c.kind))
 	}
 	for kind := range 4 {
