@@ -1,0 +1,44 @@
+# Everything starts here: make help.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+export CGO_ENABLED ?= 0
+
+# The version is worked out by a script, so that it is right without git too. It must not hold spaces.
+LDFLAGS = -s -w -X main.version=$(shell ./scripts/version.sh)
+
+.PHONY: help run build test test-short bench lint generate clean
+
+help: ## show what can be made
+	@echo "OpenTap: see what happens on a network"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+run: build ## start the daemon here, capture ten seconds, show what was seen (asks for sudo to open raw sockets)
+	@./scripts/run.sh
+
+build: ## build bin/opentapd and bin/opentap: static, no cgo
+	@mkdir -p bin
+	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/opentapd ./cmd/opentap
+
+test: ## install what the tests need, run them all with the race detector, count the skips with their reasons
+	@./scripts/test.sh
+
+test-short: ## the quick tests of all rooms, as the user you are, nothing installed
+	go vet ./...
+	go test -short ./...
+
+bench: ## measure speed against the targets, always as ratios within one run
+	@./scripts/bench.sh
+
+lint: ## go vet, gofumpt and staticcheck as pinned in tools/go.mod, shellcheck
+	@./scripts/lint.sh
+
+generate: ## make generated files again (needs protoc)
+	@./scripts/generate.sh
+
+clean: ## remove what was built, and the test cache; captures in opentap-data stay
+	rm -rf bin .testtools
+	go clean -testcache
