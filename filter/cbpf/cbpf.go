@@ -56,14 +56,30 @@ func Compile(e *filter.Expr, o Options) ([]bpf.RawInstruction, error) {
 	if o.SnapLen == 0 {
 		o.SnapLen = DefaultSnapLen
 	}
+	p, err := compileShapes(e, o)
+	if !errors.Is(err, ErrTooBig) || o.Strict || o.Link != packet.LinkEthernet {
+		return p, err
+	}
+	if c, compactErr := compileCompact(e, o); compactErr == nil {
+		return c, nil
+	}
+	return nil, err
+}
+
+// compileShapes makes a program with a way for each shape of frame: quick, but long.
+func compileShapes(e *filter.Expr, o Options) ([]bpf.RawInstruction, error) {
 	g := newGraph()
 	root, err := lowerAll(g, e, o)
 	if err != nil {
 		return nil, err
 	}
+	return g.finish(root, o.SnapLen)
+}
+
+// finish optimizes and lays out.
+func (g *graph) finish(root int32, snapLen uint32) ([]bpf.RawInstruction, error) {
 	if g.overflow {
 		return nil, fmt.Errorf("compile filter: %w: more than %d tests", ErrTooBig, maxNodes)
 	}
-	root = g.optimize(root)
-	return g.emit(root, o.SnapLen)
+	return g.emit(g.optimize(root), snapLen)
 }

@@ -44,6 +44,9 @@ type registers struct {
 
 var unknown = registers{-1, -1}
 
+// holdsShift is registers.x when X holds the length of the tags.
+const holdsShift = -2
+
 // emit lays the graph out. Code is written from the end, so that the distance of every jump is known when it is written.
 func (g *graph) emit(root int32, snapLen uint32) ([]bpf.RawInstruction, error) {
 	order := g.reachable(root)
@@ -164,6 +167,8 @@ func (g *graph) after(n int32, in registers) registers {
 	case in.a == t.val, in.a == g.values[t.val].full:
 	case x.kind == xMSH && x.a == nil:
 		out.x = int64(x.base)
+	case x.kind == xSft && x.a == nil:
+		out.x = holdsShift
 	case x.kind != xAbs && x.kind != xLen:
 		out.x = -1
 	}
@@ -190,6 +195,8 @@ func (g *graph) code(n int32, in registers) (code []bpf.RawInstruction, jump bpf
 	case in.a == v.full:
 	case v.x.kind == xMSH && v.x.a == nil && in.x == int64(v.x.base):
 		c.put(opLdInd|sizeBits(v.x.size), v.x.off)
+	case v.x.kind == xSft && v.x.a == nil && in.x == holdsShift:
+		c.put(opLdInd|sizeBits(v.x.size), v.x.off)
 	default:
 		c.eval(v.x, 0)
 	}
@@ -211,8 +218,8 @@ func (c *coder) put(op uint16, k uint32) {
 
 // eval leaves x in the accumulator, using memory words from slot on. X is overwritten.
 func (c *coder) eval(x *expr, slot uint32) {
-	if slot >= 16 {
-		c.err = fmt.Errorf("compile filter: %w: a calculation needs more than 16 memory words", ErrTooBig)
+	if slot >= shiftWord {
+		c.err = fmt.Errorf("compile filter: %w: a calculation needs more than 15 memory words", ErrTooBig)
 		return
 	}
 	switch x.kind {
@@ -235,6 +242,32 @@ func (c *coder) eval(x *expr, slot uint32) {
 			c.put(opAlu|aluAdd|srcX, 0)
 			c.put(opTax, 0)
 		}
+		c.put(opLdInd|sizeBits(x.size), x.off)
+	case xSft:
+		if x.a != nil {
+			c.eval(x.a, slot)
+		}
+		c.put(opLdxMem, shiftWord)
+		if x.a != nil {
+			c.put(opAlu|aluAdd|srcX, 0)
+			c.put(opTax, 0)
+		}
+		c.put(opLdInd|sizeBits(x.size), x.off)
+	case xSMH:
+		if x.a != nil {
+			c.eval(x.a, slot)
+			c.put(opSt, slot)
+		}
+		c.put(opLdxMem, shiftWord)
+		c.put(opLdInd|sizeB, x.base)
+		c.put(opAlu|aluAnd, 15)
+		c.put(opAlu|aluLsh, 2)
+		c.put(opAlu|aluAdd|srcX, 0)
+		if x.a != nil {
+			c.put(opLdxMem, slot)
+			c.put(opAlu|aluAdd|srcX, 0)
+		}
+		c.put(opTax, 0)
 		c.put(opLdInd|sizeBits(x.size), x.off)
 	case xNeg:
 		c.eval(x.a, slot)

@@ -62,6 +62,9 @@ func isTagType(num uint32) bool {
 
 // tagType asks in tag-transparent mode for a tag of that type, at any depth, or for a third one.
 func (l *lowerer) tagType(num uint32) cond {
+	if l.compact {
+		return l.fail(0, "", "the types of tags cannot be tested in a compact program")
+	}
 	c := condOr{}
 	if l.meta {
 		c = append(c, l.test(abs(ancVLANTPID, 4), 0xffffffff, cmpEQ, num))
@@ -113,6 +116,9 @@ func (l *lowerer) vlan(v *filter.VLAN) cond {
 
 // vlanTransparent: the tags of this shape of frame are known; only the id is looked at.
 func (l *lowerer) vlanTransparent(v *filter.VLAN) cond {
+	if l.compact {
+		return l.fail(v.Pos, "", "tags cannot be tested in a compact program")
+	}
 	depth := l.sc.vlans
 	if depth >= maxTags {
 		return l.fail(v.Pos, "use the strict mode for more", "only %d nested VLAN tags are looked at", maxTags)

@@ -35,6 +35,8 @@ type lowerer struct {
 	meta bool // Kernel: the outermost tag is in the metadata
 	tags int  // tag-transparent: tags in the octets
 	err  error
+
+	compact bool // tag-transparent: one way for all shapes, see compileCompact
 }
 
 // lowerAll builds the graph for all shapes of frame that the mode tells apart.
@@ -129,6 +131,9 @@ func (l *lowerer) strictMeta() bool { return l.meta && l.o.Strict }
 func (l *lowerer) at(off uint32, size uint8) *expr {
 	if off >= beyond-64 {
 		return abs(beyond, size)
+	}
+	if l.compact {
+		return &expr{kind: xSft, off: off, size: size}
 	}
 	if !l.strictMeta() || off+uint32(size) <= 12 {
 		return abs(off, size)
@@ -346,7 +351,11 @@ func (l *lowerer) transport(index *expr, off uint32, size uint8) *expr {
 	if off >= beyond-base-64 {
 		off = beyond - base - 64
 	}
-	return &expr{kind: xMSH, size: size, base: base, off: base + off, a: index}
+	kind := xMSH
+	if l.compact {
+		kind = xSMH
+	}
+	return &expr{kind: kind, size: size, base: base, off: base + off, a: index}
 }
 
 func (l *lowerer) proto(layer filter.Layer, num uint32, pos int) cond {

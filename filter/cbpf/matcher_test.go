@@ -90,7 +90,7 @@ func TestBigFilters(t *testing.T) {
 		n      int
 		strict bool
 		fits   bool
-	}{{60, true, true}, {300, true, true}, {60, false, true}, {4000, true, false}} {
+	}{{60, true, true}, {300, true, true}, {60, false, true}, {300, false, true}, {4000, true, false}} {
 		e, err := filter.Parse(list(c.n))
 		if err != nil {
 			t.Fatal(err)

@@ -293,3 +293,45 @@ func TestTags(t *testing.T) {
 		}
 	}
 }
+
+// TestCompactIsShapes: the compact form of a tag-transparent program says the same as the one with a way for each shape.
+func TestCompactIsShapes(t *testing.T) {
+	frames := genFrames(17, 3000, false)
+	for _, target := range []Target{File, Kernel} {
+		o := Options{Link: packet.LinkEthernet, Target: target, SnapLen: DefaultSnapLen}
+		n := 0
+		for _, x := range expressions(t) {
+			e, err := filter.Parse(x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := compileCompact(e, o)
+			if err != nil {
+				continue
+			}
+			n++
+			p, err := compileShapes(e, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range frames {
+				if len(f) < 14+4*tagsOf(f, maxTags) {
+					continue
+				}
+				s := skb{data: f, length: uint32(len(f))}
+				got, want := run(t, c, s), run(t, p, s)
+				if tagsOf(f, 1) == 1 && target == Kernel && got == want {
+					got, want = run(t, c, stripped(f)), run(t, p, stripped(f))
+				}
+				if got != want {
+					t.Errorf("target %d: %q on %x: compact %v, with shapes %v\n%v", target, x, f, got, want, c)
+					break
+				}
+			}
+		}
+		t.Logf("target %d: %d expressions", target, n)
+		if n < 300 {
+			t.Errorf("only %d expressions", n)
+		}
+	}
+}

@@ -54,6 +54,9 @@ func (l *lowerer) arith(a filter.Arith, guards *condAnd) (x *expr, checks condAn
 	case *filter.Const:
 		return constant(a.V), nil
 	case *filter.Len:
+		if l.compact && l.o.Target == Kernel {
+			l.fail(0, "", "the length cannot be tested in a compact program for the kernel")
+		}
 		if l.meta {
 			return combine(aluAdd, &expr{kind: xLen}, constant(4)), nil
 		}
@@ -116,7 +119,11 @@ func (l *lowerer) networkLoad(index *expr, off uint32, size uint8) *expr {
 	if l.strictMeta() && at >= 16 {
 		at -= 4
 	}
-	return &expr{kind: xInd, size: size, off: at, a: index}
+	kind := xInd
+	if l.compact {
+		kind = xSft
+	}
+	return &expr{kind: kind, size: size, off: at, a: index}
 }
 
 // etherLoad reads from the start of the frame. In tag-transparent mode the tags are not there.
@@ -127,18 +134,18 @@ func (l *lowerer) etherLoad(a *filter.Load, index *expr) *expr {
 	}
 	if index.kind == xConst {
 		switch {
-		case shift == 0:
+		case shift == 0 && !l.compact:
 			return l.at(index.off, a.Size)
 		case index.off >= beyond-1024:
 			return abs(beyond, a.Size)
 		case index.off >= 12:
-			return abs(index.off+shift, a.Size)
+			return l.shifted(index.off+shift, a.Size)
 		case index.off+uint32(a.Size) <= 12:
 			return abs(index.off, a.Size)
 		}
 		return joinOctets(a.Size, func(i uint32) *expr {
 			if o := index.off + i; o >= 12 {
-				return abs(o+shift, 1)
+				return l.shifted(o+shift, 1)
 			}
 			return abs(index.off+i, 1)
 		})
@@ -147,4 +154,12 @@ func (l *lowerer) etherLoad(a *filter.Load, index *expr) *expr {
 		l.fail(a.Pos, "use a fixed offset, or ip[...]", "a computed offset into ether is supported in strict mode on files only")
 	}
 	return &expr{kind: xInd, size: a.Size, a: index}
+}
+
+// shifted reads behind the tags: off is right already unless the program is a compact one.
+func (l *lowerer) shifted(off uint32, size uint8) *expr {
+	if l.compact {
+		return l.at(off, size)
+	}
+	return abs(off, size)
 }

@@ -24,7 +24,12 @@ const (
 	xMSH // size octets at off + 4*(octet base & 15) [+ a]
 	xBin // a op b
 	xNeg // -a
+	xSft // size octets at off + the length of the tags [+ a], which the prologue put into memory word shiftWord
+	xSMH // size octets at off + the length of the tags + 4*(octet base behind them & 15) [+ a]
 )
+
+// shiftWord is the memory word that holds the length of the tags in a compact program.
+const shiftWord = 15
 
 // expr computes the accumulator. Exprs are immutable.
 type expr struct {
@@ -114,7 +119,7 @@ func bound(e *expr) uint64 {
 	switch e.kind {
 	case xConst:
 		return uint64(e.off)
-	case xAbs, xInd, xMSH:
+	case xAbs, xInd, xMSH, xSft, xSMH:
 		return 1<<(8*uint64(e.size)) - 1
 	case xBin:
 		a, b := bound(e.a), bound(e.b)
