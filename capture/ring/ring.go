@@ -54,9 +54,9 @@ type Config struct {
 	Promiscuous bool                 // ask the interface for frames addressed to others
 }
 
-// DefaultConfig returns a ring of 32 MiB that lends blocks at least every 50 ms; Interface is still to be set.
+// DefaultConfig returns a ring of 64 MiB that lends blocks at least every 50 ms; Interface is still to be set.
 func DefaultConfig() Config {
-	return Config{Blocks: 64, BlockSize: 512 << 10, Retire: 50 * time.Millisecond}
+	return Config{Blocks: 64, BlockSize: 1 << 20, Retire: 50 * time.Millisecond}
 }
 
 // Validate reports the first field that is out of its range.
