@@ -205,7 +205,7 @@ func (c *Controller) viewLocked(e *entry) want.View {
 	v := want.View{Capture: e.Capture, Node: e.Node, Formats: want.FormatsOf(e.Capture.Kind)}
 	if e.Capture.Query.Filter != "" {
 		if expr, err := filter.Parse(e.Capture.Query.Filter); err == nil {
-			v.Filtering = expr.String()
+			v.Filtering = expr.Explain()
 		}
 	}
 	n := c.nodes[e.NodeID]
@@ -422,7 +422,7 @@ func (c *Controller) CheckFilter(_ context.Context, expr string, _ bool) (canoni
 	if err != nil {
 		return "", "", filterFault(err)
 	}
-	return e.String(), e.String(), nil
+	return e.String(), e.Explain(), nil
 }
 
 func filterFault(err error) error {
