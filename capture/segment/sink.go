@@ -213,6 +213,7 @@ func (s *sink) syncDir() error {
 func (w *Writer) run() {
 	defer close(w.stopped)
 	defer w.dir.Close()
+	defer w.release()
 	var tick <-chan time.Time
 	if w.cfg.FlushEvery > 0 {
 		t := time.NewTicker(w.cfg.FlushEvery/2 + 1)

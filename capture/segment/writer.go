@@ -38,6 +38,7 @@ type Writer struct {
 	stopped chan struct{}
 	closing sync.Once
 	dir     *os.File // holds the lock
+	release func()   // gives the buffers back
 	sink    *sink
 }
 
@@ -80,6 +81,7 @@ func Create(cfg Config) (*Writer, error) {
 		return nil, err
 	}
 	if err := w.sink.begin(); err != nil {
+		w.release()
 		w.dir.Close()
 		return nil, err
 	}
@@ -112,8 +114,15 @@ func prepare(cfg Config) (*Writer, error) {
 	}
 	w.account, w.packets = w.sink.account, w.sink.before
 	w.moved.L = &w.mu
-	for range cfg.Buffers {
-		w.free = append(w.free, &buffer{b: aligned(cfg.ChunkBytes)})
+	pool, release, err := mapBuffers(cfg.Buffers * cfg.ChunkBytes)
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	w.release = release
+	for i := range cfg.Buffers {
+		at := i * cfg.ChunkBytes
+		w.free = append(w.free, &buffer{b: pool[at : at+cfg.ChunkBytes : at+cfg.ChunkBytes]})
 	}
 	return w, nil
 }
