@@ -1,0 +1,171 @@
+// Package archtest holds the map of the rooms: which may import which, as a test.
+//
+// Runs in: tools
+package archtest
+
+// Layer is a group of rooms with laws of its own.
+type Layer string
+
+// Layers.
+const (
+	Word   Layer = "word"   // pure: bytes and meaning; no I/O, no goroutine, no clock
+	Engine Layer = "engine" // packets and samples on one host
+	Pipe   Layer = "pipe"   // state, rights, the contract between agent and controller
+	Place  Layer = "place"  // agent and controller: the only rooms that know two neighbours
+	Door   Layer = "door"   // translate, stream, map errors
+	Main   Layer = "main"   // wiring
+	Aid    Layer = "aid"    // for tests and tools
+)
+
+// Room is one line of the map. Our rooms that it may import are MayImport and Shared.
+type Room struct {
+	Layer     Layer
+	MayImport []string // a room, or a room and "/..." for it and all below
+	Unix      bool     // may import golang.org/x/sys/unix: it makes system calls
+	Driver    bool     // must have a README.md in the form of a man page
+	Heavy     bool     // an engine's writer that wraps a library which links net/http and protobuf; engines do not import it
+}
+
+// Shared are the words everybody may import.
+var Shared = []string{"ledger", "want", "fault", "packet"}
+
+// Rooms is the map. A new room needs a line here, and a reason in docs/adr when it is a word that others share.
+var Rooms = map[string]Room{
+	"packet":      {Layer: Word},
+	"ledger":      {Layer: Word},
+	"fault":       {Layer: Word},
+	"filter":      {Layer: Word, MayImport: []string{"point"}},
+	"filter/cbpf": {Layer: Word, MayImport: []string{"filter"}},
+	"filter/ebpf": {Layer: Word, MayImport: []string{"filter"}},
+	"pcap":        {Layer: Word},
+	"point":       {Layer: Word},
+	"want":        {Layer: Word, MayImport: []string{"filter"}},
+
+	"wire/netflow": {Layer: Word},
+	"wire/sflow":   {Layer: Word},
+	"wire/of13":    {Layer: Word},
+	"wire/ovsdb":   {Layer: Word},
+
+	"capture/ring":      {Layer: Engine, Unix: true},
+	"capture/segment":   {Layer: Engine, MayImport: []string{"pcap"}, Unix: true},
+	"capture/index":     {Layer: Engine},
+	"capture/query":     {Layer: Engine, MayImport: []string{"filter", "pcap", "capture/segment", "capture/index"}},
+	"capture":           {Layer: Engine, MayImport: []string{"capture/...", "filter", "filter/cbpf", "point", "pcap"}},
+	"flow":              {Layer: Engine, MayImport: []string{"point", "wire/netflow"}},
+	"flow/csvout":       {Layer: Engine, MayImport: []string{"flow"}},
+	"flow/parquetout":   {Layer: Engine, MayImport: []string{"flow"}, Heavy: true},
+	"flow/ipfixout":     {Layer: Engine, MayImport: []string{"flow", "wire/netflow"}},
+	"record":            {Layer: Engine},
+	"sensor":            {Layer: Engine, MayImport: []string{"point", "netdev"}},
+	"sensor/ifcount":    {Layer: Engine, MayImport: []string{"sensor", "point", "netdev"}, Unix: true},
+	"sensor/hwmon":      {Layer: Engine, MayImport: []string{"sensor", "point", "netdev"}},
+	"sensor/iio":        {Layer: Engine, MayImport: []string{"sensor", "point"}},
+	"sensor/phidget":    {Layer: Engine, MayImport: []string{"sensor", "point"}, Driver: true},
+	"sensor/mqtt":       {Layer: Engine, MayImport: []string{"sensor", "point"}},
+	"sensor/csvout":     {Layer: Engine, MayImport: []string{"sensor", "sensor/ifcount"}},
+	"sensor/parquetout": {Layer: Engine, MayImport: []string{"sensor", "sensor/ifcount"}, Heavy: true},
+	"netdev":            {Layer: Engine, MayImport: []string{"point"}, Unix: true},
+
+	"tap":            {Layer: Pipe, MayImport: []string{"filter", "point"}},
+	"tap/reconcile":  {Layer: Pipe, MayImport: []string{"tap"}},
+	"tap/taptest":    {Layer: Aid, MayImport: []string{"tap"}},
+	"tap/bpftap":     {Layer: Pipe, MayImport: []string{"tap", "filter/...", "filter"}, Unix: true, Driver: true},
+	"tap/ovstap":     {Layer: Pipe, MayImport: []string{"tap", "filter/...", "filter", "wire/ovsdb"}, Driver: true},
+	"tap/oftap":      {Layer: Pipe, MayImport: []string{"tap", "filter/...", "filter", "fabric"}, Driver: true},
+	"fabric":         {Layer: Pipe, MayImport: []string{"filter", "point", "wire/of13"}},
+	"fabric/session": {Layer: Pipe, MayImport: []string{"fabric", "wire/of13"}},
+	"detect":         {Layer: Pipe, MayImport: []string{"wire/sflow", "filter", "point"}},
+
+	"store":            {Layer: Pipe},
+	"store/mem":        {Layer: Pipe, MayImport: []string{"store"}},
+	"store/etcd":       {Layer: Pipe, MayImport: []string{"store"}},
+	"store/storetest":  {Layer: Aid, MayImport: []string{"store"}},
+	"auth":             {Layer: Pipe, MayImport: []string{"store"}},
+	"audit":            {Layer: Pipe, MayImport: []string{"auth"}},
+	"agentapi":         {Layer: Pipe, MayImport: []string{"agentapi/agentpb", "tap", "point", "filter", "flow"}},
+	"agentapi/agentpb": {Layer: Pipe},
+
+	"agent": {Layer: Place, Unix: true, MayImport: []string{"capture", "capture/...", "flow", "flow/...", "record", "sensor", "sensor/...",
+		"netdev", "filter", "filter/cbpf", "pcap", "point", "tap", "tap/...", "agentapi"}},
+	"controller": {Layer: Place, MayImport: []string{"agentapi", "store", "auth", "audit", "filter", "filter/cbpf", "point", "pcap",
+		"tap", "tap/reconcile", "fabric", "fabric/session", "detect"}},
+
+	"api/httpapi":  {Layer: Door, MayImport: doorImports},
+	"api/classic":  {Layer: Door, MayImport: doorImports},
+	"api/v1":       {Layer: Door, MayImport: doorImports},
+	"api/taas":     {Layer: Door, MayImport: doorImports},
+	"api/sshapi":   {Layer: Door, MayImport: doorImports},
+	"api/doortest": {Layer: Aid, MayImport: doorImports},
+	"client":       {Layer: Door, MayImport: []string{"pcap", "filter", "point", "tap"}},
+
+	"cmd/opentapd": {Layer: Main, Unix: true, MayImport: []string{"agent", "agentapi", "controller", "api/...", "store", "store/...", "auth", "audit", "filter", "point",
+		"internal/metrics", "client"}},
+	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "flow", "flow/..."}},
+
+	"internal/metrics":  {Layer: Aid},
+	"internal/nettest":  {Layer: Aid, Unix: true},
+	"internal/archtest": {Layer: Aid},
+	"scripts/testsum":   {Layer: Aid},
+}
+
+var doorImports = []string{"api/httpapi", "auth", "filter", "pcap", "point", "tap"}
+
+// Law forbids what a room may reach, through any number of imports. Its reason is shown when it is broken.
+type Law struct {
+	From   func(name string, r Room) bool
+	Reach  []string // import paths; "/..." for it and all below. Ours begin with the module's name
+	Reason string
+}
+
+// Laws.
+var Laws = []Law{
+	{
+		From:   func(_ string, r Room) bool { return r.Layer == Engine && !r.Heavy },
+		Reach:  []string{"net/http", "google.golang.org/protobuf/...", "go.etcd.io/...", "google.golang.org/grpc/...", module + "api/...", module + "store", module + "store/...", module + "tap", module + "tap/..."},
+		Reason: "engines run where packets pass: no server, no remote procedure call, no desired state in the hot path",
+	},
+	{
+		From:   named("agent"),
+		Reach:  []string{module + "store/etcd", module + "api/...", module + "fabric", module + "fabric/..."},
+		Reason: "an agent obeys a desired set; it does not know who keeps it or who asked",
+	},
+	{
+		From:   named("controller"),
+		Reach:  []string{module + "capture/ring", module + "tap/bpftap", "github.com/cilium/ebpf/..."},
+		Reason: "a controller touches no packet: it must run where there are no rights to",
+	},
+	{
+		From:   named("cmd/opentap"),
+		Reach:  []string{"go.etcd.io/etcd/...", "google.golang.org/grpc/...", "github.com/cilium/ebpf/..."},
+		Reason: "the command line must start in a few milliseconds",
+	},
+	{
+		From:   named("tap"),
+		Reach:  []string{module + "tap/..."},
+		Reason: "the model of taps knows no driver",
+	},
+	{
+		From:   func(n string, r Room) bool { return r.Driver && n != "tap/bpftap" },
+		Reach:  []string{module + "tap/bpftap"},
+		Reason: "a driver knows no driver",
+	},
+	{
+		From:   func(n string, r Room) bool { return r.Driver && n != "tap/ovstap" },
+		Reach:  []string{module + "tap/ovstap"},
+		Reason: "a driver knows no driver",
+	},
+	{
+		From:   func(_ string, r Room) bool { return r.Layer != Main && r.Layer != Place },
+		Reach:  []string{module + "agent", module + "controller"},
+		Reason: "nobody imports the places but the commands and end-to-end tests",
+	},
+}
+
+const module = "opentap/"
+
+func named(room string) func(string, Room) bool {
+	return func(n string, _ Room) bool { return n == room }
+}
+
+// ForbiddenNames are no nouns of the field: what such a room holds belongs elsewhere.
+var ForbiddenNames = []string{"util", "utils", "common", "helpers", "helper", "types", "base", "misc", "manager", "lib", "shared"}
