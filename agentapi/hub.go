@@ -68,9 +68,9 @@ func NewHub(fleet Fleet, log *slog.Logger) *Hub {
 	return &Hub{fleet: fleet, log: log, sessions: make(map[string]*session), reads: make(map[uint64]*delivery)}
 }
 
-// ServerOptions are what a grpc.Server needs to carry a Hub.
+// ServerOptions are what a grpc.Server needs to carry a Hub. Its Stop waits until every session has ended.
 func ServerOptions() []grpc.ServerOption {
-	return []grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage)}
+	return []grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.WaitForHandlers(true)}
 }
 
 // Register puts the hub on a server made with ServerOptions.
@@ -359,8 +359,13 @@ func (h *Hub) read(ctx context.Context, s *session, opened uint64, w io.Writer, 
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	_, err := io.Copy(w, pr)
-	return err
+	if _, err := io.Copy(w, pr); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return err
+	}
+	return nil
 }
 
 // Deliver receives the octets of one Read and hands them to whoever asked.

@@ -313,8 +313,8 @@ func (v *visit) answerRead(ctx context.Context, r *agentpb.Read) {
 	w := &chunker{stream: stream, request: r.Request, buf: make([]byte, 0, chunkSize)}
 	last := &agentpb.Chunk{Request: r.Request, Last: true}
 	if err := errors.Join(op.r.Write(ctx, w, r.Offset, r.Length), w.flush()); err != nil {
-		if w.err != nil {
-			return // the reader went away; it knows
+		if w.err != nil || ctx.Err() != nil {
+			return // the reader went away, or we do: the stream breaks off, which nobody takes for an end
 		}
 		last = &agentpb.Chunk{Request: r.Request, Fault: faultToWire(err)}
 	}
