@@ -33,7 +33,7 @@ const (
 	packetOutgoing = 4 // PACKET_OUTGOING, linux include/uapi/linux/if_packet.h
 
 	tagSize = 4
-	touch   = 4096 // bytes read ahead in one go, one word of each cache line
+	touch   = 8192 // bytes read ahead in one go, one word of each cache line
 	line    = 64
 )
 
