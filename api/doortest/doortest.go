@@ -25,8 +25,8 @@ import (
 // Epoch is when everything here was made.
 var Epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// Controller keeps captures in memory and gives made-up data. Set the fields before it is used; methods are safe for
-// concurrent use.
+// Controller keeps captures in memory and gives made-up data. Set the fields before it is used, or in Change; methods are
+// safe for concurrent use.
 type Controller struct {
 	List  []point.Point
 	Fail  map[string]error // method name → what it returns instead
@@ -79,6 +79,13 @@ func (c *Controller) Held() int {
 	return c.opened - c.closed
 }
 
+// Change sets fields while the controller is in use.
+func (c *Controller) Change(fn func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fn()
+}
+
 // Set changes a capture's view.
 func (c *Controller) Set(id string, fn func(*want.View)) {
 	c.mu.Lock()
@@ -88,11 +95,15 @@ func (c *Controller) Set(id string, fn func(*want.View)) {
 
 // Points implements the doors' Controller.
 func (c *Controller) Points(ctx context.Context, id auth.Identity) ([]point.Point, error) {
-	return c.List, c.Fail["Points"]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]point.Point(nil), c.List...), c.Fail["Points"]
 }
 
 // Capabilities implements the doors' Controller.
 func (c *Controller) Capabilities(ctx context.Context, id auth.Identity) (want.Capabilities, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return want.Capabilities{
 		Name: "virgo", Version: "1.2.3", Kinds: []want.Kind{want.Packets, want.Flows, want.Counters, want.Sensor, "temperature"},
 		Missing: map[string]string{"motion": "no such sensor"}, RetentionDefault: want.Duration(time.Hour), MaxDuration: want.Duration(24 * time.Hour),
@@ -103,6 +114,8 @@ func (c *Controller) Capabilities(ctx context.Context, id auth.Identity) (want.C
 
 // Nodes implements the doors' Controller.
 func (c *Controller) Nodes(ctx context.Context, id auth.Identity) ([]want.Node, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return []want.Node{{Name: "virgo", ID: "n1", Version: "1.2.3", Connected: true, Since: Epoch, Revision: 7, DiskFree: 1 << 30}}, c.Fail["Nodes"]
 }
 
@@ -210,7 +223,10 @@ func (c *Controller) Capture(ctx context.Context, id auth.Identity, captureID st
 
 // StopCapture implements the doors' Controller.
 func (c *Controller) StopCapture(ctx context.Context, id auth.Identity, captureID string) (want.View, error) {
-	if c.SlowStop {
+	c.mu.Lock()
+	slow := c.SlowStop
+	c.mu.Unlock()
+	if slow {
 		<-ctx.Done()
 		return want.View{}, ctx.Err()
 	}
@@ -276,13 +292,14 @@ func (c *Controller) OpenCapture(ctx context.Context, id auth.Identity, captureI
 	if c.Unsized {
 		rt.Size = -1
 	}
+	broken := c.Broken
 	rt.Write = func(ctx context.Context, w io.Writer, offset, length int64) error {
 		part := data[offset:]
 		if length >= 0 {
 			part = part[:length]
 		}
-		if c.Broken > 0 && int64(len(part)) > c.Broken {
-			if _, err := w.Write(part[:c.Broken]); err != nil {
+		if broken > 0 && int64(len(part)) > broken {
+			if _, err := w.Write(part[:broken]); err != nil {
 				return err
 			}
 			return errors.New("chunk 17: checksum mismatch")

@@ -3,10 +3,12 @@ package v1
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -74,7 +76,7 @@ type bench struct {
 	doc *openapi3.T
 	srv *httptest.Server
 	// routed is the pattern and path values of the last request.
-	routed *http.Request
+	routed atomic.Pointer[http.Request]
 }
 
 func newBench(t testing.TB) *bench {
@@ -87,7 +89,7 @@ func newBench(t testing.TB) *bench {
 	for i := range door.Routes {
 		serve := door.Routes[i].Serve
 		door.Routes[i].Serve = func(w http.ResponseWriter, r *http.Request) error {
-			b.routed = r
+			b.routed.Store(r)
 			return serve(w, r)
 		}
 	}
@@ -126,7 +128,7 @@ func (b *bench) do(method, path, body string, header ...string) answer {
 			req.Header.Set(header[i], header[i+1])
 		}
 	}
-	b.routed = nil
+	b.routed.Store(nil)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		b.t.Fatal(err)
@@ -143,10 +145,18 @@ func (b *bench) do(method, path, body string, header ...string) answer {
 // check holds the answer against the document.
 func (b *bench) check(req *http.Request, resp *http.Response, body []byte) {
 	b.t.Helper()
-	if b.routed == nil {
-		return // refused before it was routed: the document has no operation for it
+	routed := b.routed.Load()
+	if routed == nil {
+		// Refused before it reached a route: no operation tells the answer, but the shape of errors does.
+		var v any
+		if err := json.Unmarshal(body, &v); err != nil {
+			b.t.Errorf("%s %s: %v: %s", req.Method, req.URL, err, body)
+		} else if err := b.doc.Components.Schemas["Error"].Value.VisitJSON(v, openapi3.EnableJSONSchema2020()); err != nil {
+			b.t.Errorf("%s %s: %v: %s", req.Method, req.URL, err, body)
+		}
+		return
 	}
-	pattern := b.routed.Pattern[strings.IndexByte(b.routed.Pattern, ' ')+1:]
+	pattern := routed.Pattern[strings.IndexByte(routed.Pattern, ' ')+1:]
 	item := b.doc.Paths.Value(pattern)
 	if item == nil {
 		b.t.Fatalf("no %s in the document", pattern)

@@ -226,7 +226,7 @@ func TestDataNeverEndsCleanlyShort(t *testing.T) {
 	b := newBench(t)
 	b.do("POST", "/v1/captures", `{"id":"c","kind":"ethernet"}`)
 	for _, unsized := range []bool{false, true} {
-		b.ctl.Broken, b.ctl.Unsized = 500, unsized
+		b.ctl.Change(func() { b.ctl.Broken, b.ctl.Unsized = 500, unsized })
 		req, _ := http.NewRequest("GET", b.srv.URL+"/v1/captures/c/data", nil)
 		req.Header.Set("Authorization", "Bearer admin")
 		resp, err := http.DefaultClient.Do(req)

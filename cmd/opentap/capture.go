@@ -157,14 +157,14 @@ func (a *app) capture(c *client.Client, kind string, f *captureFlags) error {
 		a.say("note: %s", v.Note)
 	}
 	if v, err = a.await(c, v); err != nil {
-		a.say("the capture stays on the server: opentap retrieve %s -w FILE", shellWord(v.ID))
+		a.say("the capture stays on the server: %s", target.again(v.ID))
 		return err
 	}
 	if err := a.download(context.Background(), c, v, target); err != nil {
 		if v.Status.State == want.Failed {
 			err = fmt.Errorf("the capture failed: %s; %w", v.Status.Reason, err)
-		} else {
-			a.say("the data stays on the server: opentap retrieve %s -w FILE", shellWord(v.ID))
+		} else if target.part.Offset == 0 {
+			a.say("the data stays on the server: %s", target.again(v.ID))
 		}
 		return err
 	}

@@ -93,7 +93,7 @@ func (a *app) download(ctx context.Context, c *client.Client, v want.View, t *ta
 	if err != nil {
 		t.keep()
 		if t.file != nil && t.part.Offset > 0 {
-			a.say("%s has come; the same command goes on", octets(t.part.Offset))
+			a.say("%s has come; this goes on with the rest: %s", octets(t.part.Offset), t.again(v.ID))
 		}
 		return err
 	}

@@ -65,6 +65,14 @@ func TestScripts(t *testing.T) {
 
 func serverCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ctl := ts.Value("ctl").(*doortest.Controller)
+	if args[0] == "scheduled" { // the capture has not begun
+		ctl.Set(args[1], func(v *want.View) { v.Status.State = want.Scheduled })
+		return
+	}
+	ctl.Change(func() { change(ts, ctl, args) })
+}
+
+func change(ts *testscript.TestScript, ctl *doortest.Controller, args []string) {
 	switch args[0] {
 	case "running": // captures run until they are stopped
 		ctl.Polls = -1
@@ -91,8 +99,6 @@ func serverCmd(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	case "fail": // captures fail
 		ctl.Finish = func(s *want.Status) { s.State, s.Reason = want.Failed, "the disk is full" }
-	case "scheduled": // the capture has not begun
-		ctl.Set(args[1], func(v *want.View) { v.Status.State = want.Scheduled })
 	case "error": // METHOD answers with an error of a kind
 		ctl.Fail[args[1]] = fault.New(fault.KindNamed(args[2]), "refused by the test")
 	case "evil": // a point whose name writes to the terminal

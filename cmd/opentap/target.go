@@ -70,6 +70,11 @@ func (t *target) name() string {
 	return t.path
 }
 
+// again is the command that retrieves the capture to the same place.
+func (t *target) again(id string) string {
+	return fmt.Sprintf("opentap retrieve --format %s -w %s -- %s", t.format, shellWord(t.path), shellWord(id))
+}
+
 func (t *target) writer() io.WriterAt {
 	if t.stream != nil {
 		return &client.Sequential{W: t.stream}
