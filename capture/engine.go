@@ -27,8 +27,9 @@ func DefaultConfig() Config { return Config{Ring: ring.DefaultConfig()} }
 
 // Engine opens sources and shares them. It is safe for concurrent use.
 type Engine struct {
-	cfg Config
-	log *slog.Logger
+	cfg  Config
+	log  *slog.Logger
+	open openFunc
 
 	mu      sync.Mutex
 	sources map[key]*source
@@ -51,7 +52,7 @@ func NewEngine(cfg Config, log *slog.Logger) *Engine {
 	if cfg.IsUp == nil {
 		cfg.IsUp = func(string) bool { return false }
 	}
-	return &Engine{cfg: cfg, log: log, sources: make(map[key]*source)}
+	return &Engine{cfg: cfg, log: log, open: openRing, sources: make(map[key]*source)}
 }
 
 // Attach has the consumer shown the packets that spec asks for, from now on and at most until spec.To. The ring is opened
@@ -81,7 +82,7 @@ func (e *Engine) Attach(spec Spec, c Consumer) (*Attachment, error) {
 			}
 		}
 	}
-	s := &source{key: k, expr: expr, cfg: e.cfg.Ring, isUp: e.cfg.IsUp, log: e.log, kick: make(chan struct{}, 1), done: make(chan struct{}), joining: []*Attachment{a}}
+	s := &source{key: k, expr: expr, cfg: e.cfg.Ring, open: e.open, isUp: e.cfg.IsUp, log: e.log, kick: make(chan struct{}, 1), done: make(chan struct{}), joining: []*Attachment{a}}
 	s.lend = s.block
 	a.src = s
 	e.sources[k] = s

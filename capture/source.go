@@ -43,6 +43,7 @@ type source struct {
 	key    key
 	expr   *filter.Expr
 	cfg    ring.Config
+	open   openFunc
 	isUp   func(point string) bool
 	log    *slog.Logger
 	parsed packet.Parsed
@@ -415,7 +416,7 @@ func (s *source) retire() bool {
 
 // reopen tries to get the point's ring. Errors that time may mend open a gap; others end every attachment.
 func (s *source) reopen() bool {
-	r, err := open(s.cfg, s.expr, s.key)
+	r, err := s.open(s.cfg, s.expr, s.key)
 	if err != nil {
 		if errors.Is(err, ErrPoint) {
 			s.setGap(err.Error())
@@ -455,18 +456,18 @@ func (s *source) lose(err error) {
 	s.setGap(err.Error())
 }
 
-// setGap opens or closes the gap of every attachment.
+// setGap opens, renames or closes the gap of every attachment.
 func (s *source) setGap(reason string) {
 	if s.gap == reason {
 		return
 	}
 	s.gap = reason
 	for _, a := range s.active {
-		if a.ended {
-			continue
-		}
-		a.closeGap()
-		if reason != "" {
+		switch {
+		case a.ended:
+		case reason == "":
+			a.closeGap()
+		default:
 			a.openGap(reason)
 		}
 	}
@@ -475,6 +476,10 @@ func (s *source) setGap(reason string) {
 func (a *Attachment) openGap(reason string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if n := len(a.progress.Gaps); n > 0 && a.progress.Gaps[n-1].To.IsZero() { // down, and then gone: one gap
+		a.progress.Gaps[n-1].Reason = reason
+		return
+	}
 	a.progress.Gaps = append(a.progress.Gaps, Gap{From: time.Now().UTC(), Reason: reason})
 }
 
@@ -521,8 +526,11 @@ func (a *Attachment) finish(why EndReason, err error) {
 	close(a.done)
 }
 
-// open makes a ring with the filter in the kernel.
-func open(cfg ring.Config, expr *filter.Expr, k key) (*ring.Ring, error) {
+// openFunc opens a source's ring; a test has its own, for another network namespace.
+type openFunc func(cfg ring.Config, expr *filter.Expr, k key) (*ring.Ring, error)
+
+// openRing makes a ring with the filter in the kernel.
+func openRing(cfg ring.Config, expr *filter.Expr, k key) (*ring.Ring, error) {
 	cfg.Interface, cfg.SnapLen, cfg.Promiscuous = k.point, k.snap, k.promis
 	link, err := ring.LinkTypeOf(k.point)
 	if err != nil {
