@@ -68,12 +68,22 @@ func (p *piece) unpad(b []byte) ([]byte, bool) {
 	return body[:p.epb], true
 }
 
-// appendFiller appends an Interface Statistics Block of exactly n octets, n >= 32 and a multiple of 4, which stands for
-// packets that cannot be read any more: so the output keeps its size and stays a valid file.
+// maxFiller is the longest single block of a filler in octets: readers, ours among them, refuse very long blocks.
+const maxFiller = 256 << 10
+
+// appendFiller appends Interface Statistics Blocks of exactly n octets, n >= 32 and a multiple of 4, which stand for
+// packets that cannot be read any more: so the output keeps its size and stays a valid file. The first says text.
 func appendFiller(dst []byte, iface uint32, ts packet.Timestamp, n int, text string) []byte {
+	for ; n > 2*maxFiller; n -= maxFiller {
+		dst, text = appendFillerBlock(dst, iface, ts, maxFiller, text), ""
+	}
+	return appendFillerBlock(dst, iface, ts, n, text)
+}
+
+func appendFillerBlock(dst []byte, iface uint32, ts packet.Timestamp, n int, text string) []byte {
 	at := len(dst)
 	s := pcap.Stats{Interface: int(iface), Time: ts}
-	const room = 8 + 16 // option header and end of options; least padding
+	const room = 8 + pcap.MinPadding // option header and end of options; the least padding
 	if n >= 24+room+len(text)+4 {
 		s.Comment = text
 	}

@@ -298,20 +298,31 @@ func TestDamagedChunk(t *testing.T) {
 }
 
 func TestFillerSizes(t *testing.T) {
-	for n := 32; n < 140000; n += 4 + n/300*4 {
+	for n := 32; n < 5<<20; n += 4 + n/300*4 {
 		b := appendFiller(nil, 3, 5, n, "something is missing here")
 		if len(b) != n {
 			t.Fatalf("filler of %d octets, want %d", len(b), n)
 		}
-		typ, body, total, err := pcap.NextBlock(b)
-		if err != nil || typ != pcap.BlockStatistics || total != n {
-			t.Fatalf("filler of %d octets: %v", n, err)
-		}
-		var s pcap.Stats
-		if err := pcap.DecodeStats(body, &s); err != nil || s.Interface != 3 {
-			t.Fatalf("filler of %d octets: %v", n, err)
+		for len(b) > 0 {
+			typ, body, total, err := pcap.NextBlock(b)
+			if err != nil || typ != pcap.BlockStatistics || total > 2*maxFiller {
+				t.Fatalf("filler of %d octets: block of %d, %v", n, total, err)
+			}
+			var s pcap.Stats
+			if err := pcap.DecodeStats(body, &s); err != nil || s.Interface != 3 {
+				t.Fatalf("filler of %d octets: %v", n, err)
+			}
+			b = b[total:]
 		}
 	}
+	file := pcap.AppendInterface(pcap.AppendSectionHeader(nil, pcap.Section{}), iface(0))
+	s := sample{ts: epoch, orig: 60, data: make([]byte, 60)}
+	for _, n := range []int{32, 36, 60, 4 << 20} {
+		file = appendFiller(file, 0, epoch, n, "something is missing here")
+		file = pcap.AppendPacket(file, 0, s.ts, s.orig, s.data, 0)
+	}
+	check(t, file, PcapNG, []sample{s, s, s, s})
+	tools(t, file, 4)
 }
 
 // tools has other programs count the packets of a file. What they say on standard error is a failure.
