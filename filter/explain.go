@@ -31,11 +31,10 @@ func explain(n Node, not, inner bool) string {
 		if n.Proto != Any {
 			transport = strings.ToUpper(n.Proto.String())
 		}
-		what := fmt.Sprintf("port %d", n.Lo)
 		if n.Range {
-			what = fmt.Sprintf("a port from %d to %d", n.Lo, n.Hi)
+			return with(not, fmt.Sprintf("a %s port from %d to %d as %s", transport, n.Lo, n.Hi, n.Dir.end()))
 		}
-		return with(not, "the "+transport+" "+what+" as "+n.Dir.end())
+		return with(not, fmt.Sprintf("%s port %d as %s", transport, n.Lo, n.Dir.end()))
 	case *Proto:
 		return "that are " + negation(not) + explainProto(n)
 	case *Cast:

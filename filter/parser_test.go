@@ -176,13 +176,13 @@ func TestBounds(t *testing.T) {
 func TestExplain(t *testing.T) {
 	for _, c := range [][2]string{
 		{"", "Every packet."},
-		{"tcp port 80", "Packets with the TCP port 80 as source or destination."},
+		{"tcp port 80", "Packets with TCP port 80 as source or destination."},
 		{"vlan 100 and not arp", "Packets with VLAN 100 and that are not ARP."},
 		{"not (src net 10 or udp)", "Packets without an IPv4 address of 10.0.0.0/8 as source (in ARP and RARP too) and that are not UDP."},
 		{"ip6 proto 44 or ether proto 0x88cc", "Packets that are IPv6 with next header 44 or that are of EtherType 0x88cc."},
 		{"tcp[13] & 2 != 0", "Packets whose tcp[13] & 2 is not 0."},
 		{"not len > 100", "Packets whose length in octets is at most 100."},
-		{"portrange 6000-6008 and ether broadcast", "Packets with the TCP, UDP or SCTP a port from 6000 to 6008 as source or destination and that are sent to the Ethernet broadcast address."},
+		{"portrange 6000-6008 and ether broadcast", "Packets with a TCP, UDP or SCTP port from 6000 to 6008 as source or destination and that are sent to the Ethernet broadcast address."},
 	} {
 		e, err := Parse(c[0])
 		if err != nil {

@@ -50,7 +50,7 @@ func (l *lowerer) linkType(num uint32, pos int) cond {
 	if num <= etherMTU {
 		return condAnd{length, llc(0, 1, num)}
 	}
-	if !l.o.Strict && l.sc.vlans == 0 && isTagType(num) {
+	if !l.o.Strict && isTagType(num) {
 		return l.tagType(num)
 	}
 	return is(num)

@@ -58,6 +58,9 @@ const (
 	sLdBJeq
 	sLdHJeq
 	sLdWJeq
+	sLdIndHJeq
+	sLdIndWJeq
+	sAndJeq // A &= k2, then the jump
 )
 
 // NewMatcher compiles e for frames that hold all their tags. o.Target must be File.
@@ -201,10 +204,23 @@ func decode(r bpf.RawInstruction, i, n int) (step, error) {
 func (m *Matcher) fuse() {
 	for i := 0; i+1 < len(m.code); i++ {
 		s, j := &m.code[i], m.code[i+1]
-		if j.op != sJeq || s.op < sLdB || s.op > sLdW {
+		if j.op != sJeq {
 			continue
 		}
-		*s = step{op: s.op - sLdB + sLdBJeq, k2: s.k, k: j.k, t: j.t, f: j.f}
+		fused := step{k2: s.k, k: j.k, t: j.t, f: j.f}
+		switch s.op {
+		case sLdB, sLdH, sLdW:
+			fused.op = s.op - sLdB + sLdBJeq
+		case sLdIndH:
+			fused.op = sLdIndHJeq
+		case sLdIndW:
+			fused.op = sLdIndWJeq
+		case sAnd:
+			fused.op = sAndJeq
+		default:
+			continue
+		}
+		*s = fused
 	}
 }
 
@@ -247,6 +263,35 @@ func (m *Matcher) Match(frame []byte, origLen uint32) bool {
 				return false
 			}
 			a = binary.BigEndian.Uint32(frame[o:])
+			if a == s.k {
+				pc = int(s.t)
+			} else {
+				pc = int(s.f)
+			}
+		case sLdIndHJeq:
+			o := uint64(s.k2) + uint64(x)
+			if o+2 > size {
+				return false
+			}
+			a = uint32(binary.BigEndian.Uint16(frame[o:]))
+			if a == s.k {
+				pc = int(s.t)
+			} else {
+				pc = int(s.f)
+			}
+		case sLdIndWJeq:
+			o := uint64(s.k2) + uint64(x)
+			if o+4 > size {
+				return false
+			}
+			a = binary.BigEndian.Uint32(frame[o:])
+			if a == s.k {
+				pc = int(s.t)
+			} else {
+				pc = int(s.f)
+			}
+		case sAndJeq:
+			a &= s.k2
 			if a == s.k {
 				pc = int(s.t)
 			} else {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/bpf"
 
@@ -195,7 +196,11 @@ func FuzzMatch(f *testing.F) {
 			if _, err := Compile(e, Options{Link: link.link, Strict: strict, Target: Kernel}); err == nil && link.link == packet.LinkRaw {
 				continue
 			}
+			start := time.Now()
 			p, err := Compile(e, Options{Link: link.link, Strict: strict})
+			if d := time.Since(start); d > 5*time.Second {
+				t.Fatalf("%q: compiled in %v", x, d)
+			}
 			if err != nil {
 				continue
 			}
