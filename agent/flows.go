@@ -66,11 +66,17 @@ func newFlows(j *job) *flows {
 	return f
 }
 
+// Begin implements capture.Consumer.
+func (m *meter) Begin() {}
+
+// End implements capture.Consumer.
+func (m *meter) End() {}
+
 // Frame implements capture.Consumer.
-func (m *meter) Frame(f capture.Frame) capture.Verdict {
+func (m *meter) Frame(f *capture.Frame) capture.Verdict {
 	v := m.f.limit.take(len(f.Data))
 	if v != capture.Full {
-		m.table.Add(f.Parsed)
+		m.table.Add(f.Parsed())
 	}
 	return v
 }

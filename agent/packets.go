@@ -40,6 +40,7 @@ type stream struct {
 	base      ledger.Account // from before a restart
 	baseBytes int64          // likewise, on disk
 	w         *segment.Writer
+	batch     *segment.Batch // of the block at hand
 	att       *capture.Attachment
 	p         *packets
 }
@@ -91,8 +92,14 @@ func (b *budget) giveBack(n int) {
 	}
 }
 
+// Begin implements capture.Consumer.
+func (s *stream) Begin() { s.batch = s.w.Begin() }
+
+// End implements capture.Consumer.
+func (s *stream) End() { s.batch.End() }
+
 // Frame implements capture.Consumer.
-func (s *stream) Frame(f capture.Frame) capture.Verdict {
+func (s *stream) Frame(f *capture.Frame) capture.Verdict {
 	v := s.limit.take(len(f.Data))
 	if v == capture.Full {
 		return v
@@ -101,7 +108,7 @@ func (s *stream) Frame(f capture.Frame) capture.Verdict {
 	if f.Outgoing {
 		dir = pcap.DirectionOut
 	}
-	if !s.w.Append(f.Time, f.OrigLen, f.Data, dir) {
+	if !s.batch.Append(f.Time, f.OrigLen, f.Data, dir) {
 		s.limit.giveBack(len(f.Data))
 		return capture.LostDisk
 	}

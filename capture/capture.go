@@ -19,17 +19,31 @@ import (
 // ErrPoint is wrapped by errors that say that a point cannot be read now and may be later.
 var ErrPoint = errors.New("point cannot be read")
 
-// Frame is one packet as a consumer sees it: the ring's frame and what Decode made of it. Both are borrowed until Frame
-// returns.
+// Frame is one packet as a consumer sees it, borrowed until the call that brought it returns.
 type Frame struct {
 	*ring.Frame
-	Parsed *packet.Parsed
+	whole []byte // before the consumer's snap length
+	src   *source
+}
+
+// Parsed returns the decoded packet, whole whatever the snap length is. However many consumers ask, it is decoded once.
+func (f *Frame) Parsed() *packet.Parsed {
+	s := f.src
+	if !s.decoded {
+		s.decoded = true
+		s.parsed.Decode(s.link, f.whole, f.OrigLen)
+		s.parsed.Time = f.Time
+	}
+	return &s.parsed
 }
 
 // Consumer takes packets. All calls come from one goroutine, the source's, and must not block on anything but memory.
 type Consumer interface {
+	// Begin and End enclose the packets of one block, so that a consumer takes its own lock once a block.
+	Begin()
 	// Frame takes one packet. Its answer says what became of it.
-	Frame(f Frame) Verdict
+	Frame(f *Frame) Verdict
+	End()
 	// Idle is called between blocks, at least a few times a second. Packet time has reached now, also when no packets
 	// come. a is the consumer's account so far.
 	Idle(now packet.Timestamp, a *ledger.Account)

@@ -28,7 +28,10 @@ type taker struct {
 	back   atomic.Int32 // how often the clock went back
 }
 
-func (c *taker) Frame(f Frame) Verdict {
+func (c *taker) Begin() {}
+func (c *taker) End()   {}
+
+func (c *taker) Frame(f *Frame) Verdict {
 	if c.slow > 0 {
 		for until := time.Now().Add(c.slow); time.Now().Before(until); {
 		}
@@ -41,7 +44,7 @@ func (c *taker) Frame(f Frame) Verdict {
 	if c.limit > 0 && c.frames == c.limit {
 		return Full
 	}
-	if f.Parsed.Time != f.Time || f.Parsed.CapLen != uint32(len(f.Data)) && f.Parsed.CapLen < uint32(len(f.Data)) {
+	if p := f.Parsed(); p.Time != f.Time || p.CapLen < uint32(len(f.Data)) {
 		panic("the parsed packet is not the frame's")
 	}
 	c.frames++

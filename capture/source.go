@@ -40,14 +40,18 @@ func (k key) serves(want key) bool {
 
 // source is one ring and the consumers that share it. All fields below mu are guarded by it; the rest belongs to run.
 type source struct {
-	key    key
-	expr   *filter.Expr
-	cfg    ring.Config
-	open   openFunc
-	isUp   func(point string) bool
-	log    *slog.Logger
-	parsed packet.Parsed
+	key  key
+	expr *filter.Expr
+	cfg  ring.Config
+	open openFunc
+	isUp func(point string) bool
+	log  *slog.Logger
 
+	// Of the packet at hand.
+	parsed  packet.Parsed
+	decoded bool
+
+	link   packet.LinkType
 	ring   *ring.Ring
 	past   ring.Counts // of rings that this source had before the present one
 	last   ring.Counts // the present ring's, as of the last look
@@ -78,6 +82,7 @@ type Attachment struct {
 	began   bool
 	ended   bool
 	detach  bool
+	inBlock bool
 	drained bool
 
 	mu       sync.Mutex
@@ -266,11 +271,18 @@ func (s *source) counts() ring.Counts {
 // block shows one lent block to every consumer.
 func (s *source) block(b *ring.Block) {
 	var f ring.Frame
-	link := s.ring.LinkType()
+	frame := Frame{Frame: &f, src: s}
+	for _, a := range s.active {
+		if !a.ended {
+			a.consumer.Begin()
+			a.inBlock = true
+		}
+	}
 	for b.Next(&f) {
 		s.read++
 		s.newest = max(s.newest, f.Time)
-		decoded := false
+		s.decoded = false
+		frame.whole = f.Data
 		for _, a := range s.active {
 			if a.ended || f.Time < a.spec.From {
 				continue
@@ -279,23 +291,25 @@ func (s *source) block(b *ring.Block) {
 				a.drained = true
 				continue
 			}
-			if !decoded {
-				s.parsed.Decode(link, f.Data, f.OrigLen)
-				s.parsed.Time = f.Time
-				decoded = true
+			if snap := a.spec.Snap; snap != 0 && len(f.Data) > snap {
+				f.Data = f.Data[:snap]
+				a.take(&frame)
+				f.Data = frame.whole
+				continue
 			}
-			whole := f.Data
-			if snap := a.spec.Snap; snap != 0 && len(whole) > snap {
-				f.Data = whole[:snap]
-			}
-			a.take(Frame{Frame: &f, Parsed: &s.parsed})
-			f.Data = whole
+			a.take(&frame)
+		}
+	}
+	for _, a := range s.active {
+		if a.inBlock {
+			a.consumer.End()
+			a.inBlock = false
 		}
 	}
 }
 
 // take shows one packet to the consumer and books it.
-func (a *Attachment) take(f Frame) {
+func (a *Attachment) take(f *Frame) {
 	switch v := a.consumer.Frame(f); v {
 	case Took, TookLast:
 		a.own.Captured++
@@ -427,7 +441,7 @@ func (s *source) reopen() bool {
 		}
 		return false
 	}
-	s.ring = r
+	s.ring, s.link = r, r.LinkType()
 	s.last, s.read = ring.Counts{}, 0
 	s.mu.Lock()
 	s.wakeFn = r.Wake
