@@ -144,7 +144,7 @@ func interruptCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(cmd.Start())
 	for _, sign := range []string{"capture ", "stopping"}[:n] {
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(30 * time.Second)
 		for !strings.Contains(ts.ReadFile("stderr.txt"), sign) {
 			if time.Now().After(deadline) {
 				_ = cmd.Process.Kill()
