@@ -105,7 +105,7 @@ if [[ -n $token_file ]]; then
   OPENTAP_TOKEN=$("${as[@]}" cat "$token_file")
   export OPENTAP_TOKEN
 fi
-export OPENTAP_SERVER=$url
+export OPENTAP_URL=$url
 
 # --- ten seconds of packets and flows ---------------------------------------------------------------------------------
 echo
@@ -138,10 +138,10 @@ cat <<TEXT
 
 The administrator's token is in ${token_file:-$data}${as:+ (readable by root)}. Try, in another terminal:
 
-  export OPENTAP_SERVER=$url OPENTAP_TOKEN=\$(${as:+sudo }cat '${token_file:-$data/admin.token}')
-  $cli points                                             what can be observed here
-  $cli capture pcap --duration 30s -w dns.pcapng 'port 53'    packets that a filter picks
-  $cli capture netflow --duration 60s -w flows.csv            who talks with whom
+  export OPENTAP_URL=$url OPENTAP_TOKEN=\$(${as:+sudo }cat '${token_file:-$data/admin.token}')
+  $cli points                                                 what can be observed here
+  $cli capture pcap --duration 30s -f 'port 53' -w dns.pcapng   packets that a filter picks
+  $cli capture netflow --duration 60s -w flows.csv                who talks with whom
 
 Ctrl-C stops the daemon. Its log follows.
 TEXT
