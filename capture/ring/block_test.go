@@ -137,7 +137,7 @@ func TestConfigValidate(t *testing.T) {
 		"one block":       func(c *Config) { c.Blocks = 1 },
 		"odd block":       func(c *Config) { c.BlockSize = 100_000 },
 		"small block":     func(c *Config) { c.BlockSize = 4096 },
-		"too much memory": func(c *Config) { c.Blocks = 1 << 40 },
+		"too much memory": func(c *Config) { c.Blocks = 1 << 30 },
 		"no retire":       func(c *Config) { c.Retire = 0 },
 		"negative snap":   func(c *Config) { c.SnapLen = -1 },
 	} {

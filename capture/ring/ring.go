@@ -10,6 +10,7 @@ package ring
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"time"
 
@@ -68,7 +69,7 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("ring config: %d blocks, need at least 2", c.Blocks)
 	case c.BlockSize < 64<<10 || c.BlockSize > 64<<20 || bits.OnesCount(uint(c.BlockSize)) != 1:
 		return fmt.Errorf("ring config: block size of %d bytes is not a power of two from 64 KiB to 64 MiB", c.BlockSize)
-	case c.Blocks > (16<<30)/c.BlockSize:
+	case int64(c.Blocks) > (16<<30)/int64(c.BlockSize) || c.Blocks > math.MaxInt/c.BlockSize:
 		return fmt.Errorf("ring config: %d blocks of %d bytes are more than 16 GiB", c.Blocks, c.BlockSize)
 	case c.Retire < time.Millisecond || c.Retire > 10*time.Second || c.Retire%time.Millisecond != 0:
 		return fmt.Errorf("ring config: retire time %s is not 1 ms to 10 s in whole milliseconds", c.Retire)
