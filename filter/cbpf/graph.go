@@ -39,7 +39,7 @@ const (
 )
 
 // maxNodes bounds the graph before optimization. A graph this big does not become a program of 4096 instructions.
-const maxNodes = 1 << 16
+const maxNodes = 1 << 15
 
 // graph holds interned values, tests and nodes. Children have smaller indices than their parents.
 type graph struct {
