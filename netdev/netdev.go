@@ -40,19 +40,18 @@ func New(log *slog.Logger) *Watcher {
 // Values of ARPHRD_*, include/uapi/linux/if_arp.h (Linux 6.1), of the device types that Link tells apart.
 const (
 	arphrdEther    = 1
+	arphrdPPP      = 512
 	arphrdRawIP    = 519
 	arphrdTunnel   = 768
 	arphrdTunnel6  = 769
 	arphrdLoopback = 772
 	arphrdSIT      = 776
-	arphrdIPGRE    = 778
-	arphrdIP6GRE   = 823
 	arphrdNone     = 0xfffe
 )
 
 // arphrdNames names device types that give no packets, for the reason shown to people.
 var arphrdNames = map[uint16]string{
-	32: "InfiniBand", 280: "CAN", 512: "PPP", 778: "GRE tunnel", 823: "GRE tunnel over IPv6", 801: "raw 802.11", 802: "802.11 with Prism header",
+	32: "InfiniBand", 280: "CAN", 778: "GRE tunnel", 823: "GRE tunnel over IPv6", 801: "raw 802.11", 802: "802.11 with Prism header",
 	803: "802.11 with radiotap header", 804: "802.15.4", 824: "netlink monitor", 825: "6LoWPAN", 826: "vsock monitor",
 }
 
@@ -62,7 +61,7 @@ func Link(arphrd uint16) (link packet.LinkType, reason string) {
 	switch arphrd {
 	case arphrdEther, arphrdLoopback: // loopback frames carry an Ethernet header of zeros
 		return packet.LinkEthernet, ""
-	case arphrdNone, arphrdRawIP, arphrdTunnel, arphrdTunnel6, arphrdSIT: // no link-layer header at all
+	case arphrdNone, arphrdPPP, arphrdRawIP, arphrdTunnel, arphrdTunnel6, arphrdSIT: // no link-layer header at all, as capture/ring takes them
 		return packet.LinkRaw, ""
 	}
 	if n, ok := arphrdNames[arphrd]; ok {
