@@ -146,6 +146,9 @@ func (f *flows) begin(st *want.Status, resumed bool) error {
 	}
 	f.written.Go(f.write)
 	go f.watch()
+	for _, m := range f.meters {
+		awaitOpen(m.att)
+	}
 	return nil
 }
 

@@ -156,7 +156,7 @@ func interfaceOf(rec *segment.Recording) (pcap.Interface, error) {
 	}
 	var p pcap.Packet
 	for len(r.Interfaces()) == 0 {
-		if err := r.Next(&p); err != nil {
+		if err := r.Next(&p); err != nil && len(r.Interfaces()) == 0 { // a recording without packets ends behind its interface
 			return pcap.Interface{}, fmt.Errorf("read the interface of %s: %w", f.Name(), err)
 		}
 	}

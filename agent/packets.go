@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"opentap/capture"
 	"opentap/capture/ring"
@@ -148,7 +149,21 @@ func (p *packets) begin(st *want.Status, resumed bool) error {
 		}
 	}
 	go p.watch()
+	for _, s := range p.streams {
+		awaitOpen(s.att)
+	}
 	return nil
+}
+
+// openPatience is how long a capture may take to begin before it is called running without being so yet.
+const openPatience = 5 * time.Second
+
+// awaitOpen returns when the point is observed, so that a capture is called running when it is, and not before.
+func awaitOpen(att *capture.Attachment) {
+	select {
+	case <-att.Open():
+	case <-time.After(openPatience):
+	}
 }
 
 func engineSpec(point string, q filter.Query) capture.Spec {

@@ -91,6 +91,7 @@ func (r *recording) record(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, s.w.Close(s.base))
 	}
+	awaitOpen(s.att)
 	r.mu.Lock()
 	r.s, r.began = s, began
 	r.mu.Unlock()

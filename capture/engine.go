@@ -73,7 +73,7 @@ func (e *Engine) Attach(spec Spec, c Consumer) (*Attachment, error) {
 	if e.closed {
 		return nil, fmt.Errorf("attach to %s: the engine is closed", spec.Point)
 	}
-	a := &Attachment{spec: spec, consumer: c, done: make(chan struct{})}
+	a := &Attachment{spec: spec, consumer: c, open: make(chan struct{}), done: make(chan struct{})}
 	for have, s := range e.sources {
 		if have.serves(k) {
 			a.src = s

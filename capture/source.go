@@ -87,8 +87,14 @@ type Attachment struct {
 
 	mu       sync.Mutex
 	progress Progress
+	open     chan struct{} // closed once
+	opened   bool          // it is
 	done     chan struct{}
 }
+
+// Open is closed when packets are being taken from now on, or the point turned out to be one that cannot be seen now, or the
+// attachment has ended: there is no more to wait for before its beginning is told.
+func (a *Attachment) Open() <-chan struct{} { return a.open }
 
 // Done is closed when the attachment has ended; Progress then is final and the consumer is called no more.
 func (a *Attachment) Done() <-chan struct{} { return a.done }
@@ -193,6 +199,7 @@ func (s *source) run() {
 		}
 		if s.ring == nil {
 			if !s.reopen() {
+				s.greet()
 				select {
 				case <-s.kick:
 				case <-time.After(retryPoint):
@@ -201,6 +208,7 @@ func (s *source) run() {
 				continue
 			}
 		}
+		s.greet()
 		blocks, err := s.ring.Read(s.patience(), s.lend)
 		now := packet.TimestampOf(time.Now())
 		switch {
@@ -213,6 +221,20 @@ func (s *source) run() {
 			s.lose(err)
 		}
 		s.settle(now, blocks == 0)
+	}
+}
+
+// greet tells those who joined that the source is at work for them.
+func (s *source) greet() {
+	for _, a := range s.active {
+		a.greet()
+	}
+}
+
+func (a *Attachment) greet() {
+	if !a.opened {
+		a.opened = true
+		close(a.open)
 	}
 }
 
@@ -537,6 +559,7 @@ func (a *Attachment) finish(why EndReason, err error) {
 	a.mu.Lock()
 	a.progress.End, a.progress.Err = why, err
 	a.mu.Unlock()
+	a.greet()
 	close(a.done)
 }
 

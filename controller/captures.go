@@ -74,7 +74,11 @@ func (c *Controller) CreateCapture(ctx context.Context, id auth.Identity, r want
 	if err := c.await(ctx, func() bool { return c.revision >= rev }); err != nil {
 		return want.View{}, false, err
 	}
-	c.settle(ctx, func() bool { _, ok := c.status[uid]; return ok })
+	due := time.Until(q.From) < c.cfg.SettleWait/4
+	c.settle(ctx, func() bool {
+		st, ok := c.status[uid]
+		return ok && !(due && st.State == want.Scheduled) // what begins now is told when it has begun
+	})
 	v, err := c.view(uid)
 	return v, true, err
 }

@@ -133,6 +133,14 @@ func (c *Controller) Ready(ctx context.Context) error {
 	return c.await(ctx, func() bool { return c.revision > 0 })
 }
 
+// Reached reports whether a node is connected and has told what it has: before that its points are unknown here.
+func (c *Controller) Reached(nodeID string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.nodes[nodeID]
+	return n != nil && n.connected && len(n.points) > 0
+}
+
 // follow lists the captures and then applies changes as they come.
 func (c *Controller) follow(ctx context.Context) error {
 	kvs, rev, err := c.store.List(ctx, capturePrefix)

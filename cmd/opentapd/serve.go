@@ -116,6 +116,9 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		default:
 			return fault.New(fault.Unavailable, "the tokens are not known yet")
 		}
+		if !ctl.Reached(ag.Identity().NodeID) {
+			return fault.New(fault.Unavailable, "the points of this host are not known yet")
+		}
 		return ctl.Ready(ctx)
 	}
 	web := gate.Server(gate.Handler(v1.New(ctl, v1.Config{Version: programVersion(), Ready: ready}), classic.New(ctl)))
