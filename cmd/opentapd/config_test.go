@@ -1,0 +1,133 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+const reference = "../../docs/reference/configuration.md"
+
+// keysOf lists the keys of a configuration struct as the reference writes them. Of lists, the elements' keys are their own.
+func keysOf(t reflect.Type, prefix string) []string {
+	var out []string
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key := prefix + f.Tag.Get("yaml")
+		if f.Type.Kind() == reflect.Struct {
+			out = append(out, keysOf(f.Type, key+".")...)
+			continue
+		}
+		out = append(out, key)
+	}
+	return out
+}
+
+func TestTheReferenceNamesEveryKey(t *testing.T) {
+	b, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := make(map[string]bool)
+	for _, line := range strings.Split(string(b), "\n") {
+		if cell, _, ok := strings.Cut(strings.TrimPrefix(line, "| "), " |"); ok && strings.HasPrefix(line, "| `") {
+			for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1) {
+				named[m[1]] = true
+			}
+		}
+	}
+	keys := keysOf(reflect.TypeFor[config](), "")
+	for _, key := range keys {
+		if !named[key] {
+			t.Errorf("%s is not described", key)
+		}
+		delete(named, key)
+	}
+	for key := range named {
+		t.Errorf("%s is described, and there is no such key", key)
+	}
+}
+
+func TestTheReferencesExampleIsGood(t *testing.T) {
+	b, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(b), "```yaml\n")
+	example, _, ok := strings.Cut(after, "```")
+	if !ok {
+		t.Fatal("there is no example")
+	}
+	c := defaultConfig()
+	if err := parseConfig([]byte(example), &c); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.check(); err != nil {
+		t.Fatal(err)
+	}
+	if c.Retention.Quota != 200<<30 || time.Duration(c.Recorders[0].Age) != 6*time.Hour || c.Points.Aliases[0].Name != "uplink" {
+		t.Errorf("read as %+v", c)
+	}
+}
+
+func TestConfigErrorsSayWhere(t *testing.T) {
+	for name, tt := range map[string]struct{ text, has string }{
+		"unknown key":      {"name: x\nlistne: 127.0.0.1:1\n", "[2:1]"},
+		"wrong type":       {"flow:\n  max_flows: many\n", "[2:"},
+		"not a duration":   {"retention:\n  default: 60\n", "not a duration"},
+		"not a size":       {"retention:\n  quota: lots\n", "not a size"},
+		"not YAML":         {"a: [1\n", "["},
+		"beyond loopback":  {"listen: 0.0.0.0:2020\n", "tls"},
+		"half a key pair":  {"tls: {cert: a.pem}\n", "tls"},
+		"a later role":     {"role: agent\n", "role"},
+		"an unknown role":  {"role: king\n", "role"},
+		"a wrong range":    {"auth:\n  anonymous:\n    - {role: viewer, ranges: [lan]}\n", "range"},
+		"a wrong filter":   {"recorders:\n  - {point: eth0, bytes: 1GiB, filter: prot 80}\n", "filter"},
+		"an open recorder": {"recorders:\n  - {point: eth0}\n", "bytes"},
+		"recorded twice":   {"recorders:\n  - {point: eth0, bytes: 1}\n  - {point: eth0, bytes: 1}\n", "already"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "opentap.yaml")
+			if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c, err := loadConfig(path)
+			if err == nil {
+				err = c.check()
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.has) {
+				t.Errorf("error = %v, want one with %q", err, tt.has)
+			}
+		})
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for text, octets := range map[string]size{"0": 0, "1048576": 1 << 20, "2GiB": 2 << 30, "1.5kB": 1500, "500 MB": 500e6, "7B": 7} {
+		var s size
+		if err := s.UnmarshalText([]byte(text)); err != nil || s != octets {
+			t.Errorf("%q = %d, %v, want %d", text, s, err, octets)
+		}
+	}
+	for _, text := range []string{"", "GiB", "-1", "1e300TB", "NaN", "1 XB", "Inf"} {
+		var s size
+		if err := s.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q = %d, want an error", text, s)
+		}
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte("name: x\nrecorders:\n  - {point: eth0, bytes: 1GiB}\n"))
+	f.Add([]byte("a: &a [*a]"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := defaultConfig()
+		if parseConfig(b, &c) == nil {
+			_ = c.check()
+		}
+	})
+}
