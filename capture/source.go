@@ -552,6 +552,9 @@ func (a *Attachment) finish(why EndReason, err error) {
 	}
 	a.ended = true
 	a.src.look()
+	if !a.began && a.own.Captured+a.own.DroppedTotal() > 0 { // its first block was its last, too
+		a.begin()
+	}
 	if a.began {
 		a.book(a.src.counts())
 	}
