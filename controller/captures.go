@@ -16,6 +16,8 @@ import (
 	"opentap/auth"
 	"opentap/fault"
 	"opentap/filter"
+	"opentap/filter/cbpf"
+	"opentap/packet"
 	"opentap/store"
 	"opentap/want"
 )
@@ -421,12 +423,27 @@ func join[T ~string](list []T) string {
 }
 
 // CheckFilter says how a filter is understood.
-func (c *Controller) CheckFilter(_ context.Context, expr string, _ bool) (canonical, explanation string, err error) {
-	e, err := filter.Parse(expr)
+func (c *Controller) CheckFilter(_ context.Context, expr string, strict bool) (canonical, explanation string, err error) {
+	e, err := parseFilter(expr, strict)
 	if err != nil {
-		return "", "", filterFault(err)
+		return "", "", err
 	}
 	return e.String(), e.Explain(), nil
+}
+
+// parseFilter takes a filter that can be understood and compiled.
+func parseFilter(expr string, strict bool) (*filter.Expr, error) {
+	if len(expr) > maxFilter {
+		return nil, fault.Field("filter", "is %d octets long, at most %d are taken", len(expr), maxFilter)
+	}
+	e, err := filter.Parse(expr)
+	if err != nil {
+		return nil, filterFault(err)
+	}
+	if _, err := cbpf.Compile(e, cbpf.Options{Link: packet.LinkEthernet, Strict: strict, Target: cbpf.Kernel}); err != nil {
+		return nil, filterFault(err)
+	}
+	return e, nil
 }
 
 func filterFault(err error) error {

@@ -12,8 +12,6 @@ import (
 	"opentap/auth"
 	"opentap/fault"
 	"opentap/filter"
-	"opentap/filter/cbpf"
-	"opentap/packet"
 	"opentap/point"
 	"opentap/want"
 )
@@ -287,20 +285,11 @@ func planPackets(k *want.Capture, r want.Request) error {
 	if q.Snap != 0 && (q.Snap < minSnap || q.Snap > maxSnap) {
 		return fault.Field("snap", "is %d octets; it can be %d to %d, or left out for whole packets", q.Snap, minSnap, maxSnap)
 	}
-	if len(q.Filter) > maxFilter {
-		return fault.Field("filter", "is %d octets long, at most %d are taken", len(q.Filter), maxFilter)
-	}
 	if q.Filter == "" {
 		return nil
 	}
-	expr, err := filter.Parse(q.Filter)
-	if err != nil {
-		return filterFault(err)
-	}
-	if _, err := cbpf.Compile(expr, cbpf.Options{Link: packet.LinkEthernet, Strict: q.Strict, Target: cbpf.Kernel}); err != nil {
-		return filterFault(err)
-	}
-	return nil
+	_, err := parseFilter(q.Filter, q.Strict)
+	return err
 }
 
 func planPeriod(k *want.Capture, r want.Request) error {

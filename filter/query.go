@@ -6,7 +6,7 @@ import "time"
 type Query struct {
 	Points []string  `json:"points"`         // resolved point names, at least one
 	From   time.Time `json:"from"`           // inclusive
-	To     time.Time `json:"to"`             // exclusive; zero = until stopped or a limit is reached
+	To     time.Time `json:"to,omitzero"`    // exclusive; zero = until stopped or a limit is reached
 	Filter string    `json:"filter"`         // pcap-filter expression; "" = everything
 	Strict bool      `json:"strict"`         // libpcap's meaning of offsets behind VLAN tags instead of tag-transparent matching
 	Limits Limits    `json:"limits"`         // zero = none

@@ -65,7 +65,7 @@ func (s State) Final() bool { return s == Done || s == Stopped || s == Failed }
 // Gap is a stretch of a capture's window in which nothing could be observed.
 type Gap struct {
 	From   time.Time `json:"from"`
-	To     time.Time `json:"to"` // zero = still open
+	To     time.Time `json:"to,omitzero"` // zero = still open
 	Reason string    `json:"reason"`
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"path"
 	"runtime/debug"
 	"strings"
@@ -16,8 +17,11 @@ import (
 
 // Config is what every door has in common.
 type Config struct {
-	Auth    Authenticator
-	Log     *slog.Logger
+	Auth Authenticator
+	Log  *slog.Logger
+	// Denied is told of each token that was refused, so that it can be written down; nil = nobody is. Callers that are
+	// held off because they tried too often are not reported, lest they fill the log.
+	Denied  func(ctx context.Context, remote netip.AddrPort, err error)
 	Hosts   []string // further names this server answers to, lower case, without port
 	Origins []string // further browser origins ("https://tap.example") whose pages may send requests
 	MaxBody int64    // octets of a request body
@@ -172,6 +176,9 @@ func (g *Gate) enter(w http.ResponseWriter, r *http.Request, q *request, rt Rout
 	if !rt.Open {
 		id, err := g.cfg.Auth.Authenticate(r.Context(), tok, remoteAddr(r))
 		if err != nil {
+			if tok != "" && fault.Is(err, fault.Unauthenticated) && g.cfg.Denied != nil {
+				g.cfg.Denied(r.Context(), remoteAddr(r), err)
+			}
 			return err
 		}
 		q.who = id.Name

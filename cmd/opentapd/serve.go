@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -106,7 +107,14 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		return err
 	}
 	defer cc.Close()
-	gate, err := httpapi.NewGate(httpapi.Config{Auth: keys, Log: log.With("room", "http"), Hosts: cfg.Auth.Hosts})
+	gate, err := httpapi.NewGate(httpapi.Config{Auth: keys, Log: log.With("room", "http"), Hosts: cfg.Auth.Hosts,
+		Denied: func(ctx context.Context, remote netip.AddrPort, err error) {
+			e := audit.Entry{Actor: audit.Actor{Name: "unknown", Via: "token", Remote: remote.String()}, Action: "auth.denied",
+				Outcome: audit.Denied, Details: map[string]string{"reason": err.Error()}}
+			if err := trail.Append(context.WithoutCancel(ctx), e); err != nil {
+				log.Error("a refused token could not be written to the audit log", "err", err)
+			}
+		}})
 	if err != nil {
 		return err
 	}
