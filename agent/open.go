@@ -70,10 +70,11 @@ func (p *packets) open(ctx context.Context, st want.Status, o want.OpenOptions) 
 	if err != nil {
 		return nil, err
 	}
-	upto := now
+	upto, whole := now, st.State.Final()
 	if rest, ok := strings.CutPrefix(o.ETag, prefix); ok {
-		if then, ok := parsePositions(rest, len(now)); ok && !anyAfter(then, now) {
-			upto = then
+		rest, ended := strings.CutSuffix(rest, endMark)
+		if then, ok := parsePositions(rest, len(now)); ok && !anyAfter(then, now) && (whole || !ended) {
+			upto, whole = then, ended
 		}
 	}
 	sources := make([]query.Source, len(p.streams))
@@ -83,10 +84,14 @@ func (p *packets) open(ctx context.Context, st want.Status, o want.OpenOptions) 
 			return nil, err
 		}
 		face, err := interfaceOf(rec)
+		acc := st.Ledger
+		if !whole || len(p.streams) > 1 {
+			acc = accountUpto(rec, whole)
+		}
 		if err := errors.Join(err, rec.Close()); err != nil {
 			return nil, err
 		}
-		sources[i] = query.Source{Name: s.point, Interface: face, Dir: s.dir, Upto: upto[i]}
+		sources[i] = query.Source{Name: s.point, Interface: face, Dir: s.dir, Upto: upto[i], Account: &acc}
 	}
 	meta := query.Meta{Section: pcap.Section{Application: "opentap " + p.j.a.cfg.Version, Hardware: p.j.a.cfg.NodeName,
 		Comment: fmt.Sprintf("capture %q (%s) of %s on node %s", spec.ID, spec.UID, strings.Join(spec.Query.Points, ", "), p.j.a.cfg.NodeName)}}
@@ -94,7 +99,30 @@ func (p *packets) open(ctx context.Context, st want.Status, o want.OpenOptions) 
 	if err != nil {
 		return nil, err
 	}
-	return planned(ctx, plan, p.j, st, o.Format, prefix+positions(upto))
+	tag := prefix + positions(upto)
+	if whole {
+		tag += endMark
+	}
+	return planned(ctx, plan, p.j, st, o.Format, tag)
+}
+
+// endMark ends the ETag of a capture that has ended: the last account may have grown since the last packet was stored, and
+// the same ETag always stands for the same octets.
+const endMark = "e"
+
+// accountUpto is the account of a recording as it is opened. Unless it is the whole of it, what was counted behind the last
+// packet does not belong to it.
+func accountUpto(rec *segment.Recording, whole bool) ledger.Account {
+	acc := rec.Account()
+	if !whole {
+		acc = ledger.Account{}
+		for h, err := range rec.Chunks(0, 0) {
+			if err == nil { // damage is the plan's to report
+				acc = h.Account
+			}
+		}
+	}
+	return storedOnly(acc, rec)
 }
 
 func anyAfter(a, b []segment.Position) bool {

@@ -209,7 +209,11 @@ func (s *stream) open(a *Agent, q filter.Query, resumed bool) error {
 // storedAccount is the account of what really is on disk. The last account written may be a block older or newer than
 // the last chunk: what is stored is what was captured.
 func storedAccount(rec *segment.Recording) ledger.Account {
-	acc := rec.Account()
+	return storedOnly(rec.Account(), rec)
+}
+
+// storedOnly has acc count as captured what the recording holds.
+func storedOnly(acc ledger.Account, rec *segment.Recording) ledger.Account {
 	acc.Captured, acc.Octets, acc.StoredOctets = 0, 0, 0
 	for _, info := range rec.Segments() {
 		acc.Captured += info.Packets
