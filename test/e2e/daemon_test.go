@@ -83,6 +83,27 @@ func (d *daemon) args(more ...string) []string {
 // start runs opentapd until it is ready.
 func (d *daemon) start() {
 	d.t.Helper()
+	d.launch()
+	ended := d.ended
+	eventually(d.t, "opentapd is ready", func() bool {
+		select {
+		case err := <-ended:
+			ended <- err
+			d.t.Fatalf("opentapd ended: %v\n%s", err, d.tail())
+		default:
+		}
+		return d.try("GET", "/readyz", nil, "Authorization", "").Status == 200
+	})
+	b, err := os.ReadFile(filepath.Join(d.dir, "admin.token"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.token = strings.TrimSpace(string(b))
+}
+
+// launch runs opentapd.
+func (d *daemon) launch() {
+	d.t.Helper()
 	out, err := os.OpenFile(d.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		d.t.Fatal(err)
@@ -98,20 +119,6 @@ func (d *daemon) start() {
 	ended := make(chan error, 1)
 	d.cmd, d.ended = cmd, ended
 	go func() { ended <- cmd.Wait() }()
-	eventually(d.t, "opentapd is ready", func() bool {
-		select {
-		case err := <-ended:
-			ended <- err
-			d.t.Fatalf("opentapd ended: %v\n%s", err, d.tail())
-		default:
-		}
-		return d.try("GET", "/readyz", nil, "Authorization", "").Status == 200
-	})
-	b, err := os.ReadFile(filepath.Join(d.dir, "admin.token"))
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	d.token = strings.TrimSpace(string(b))
 }
 
 // kill ends it as a power cut would end the process.
@@ -147,7 +154,7 @@ func (d *daemon) tail() string {
 	lines := bytes.Split(b, []byte("\n"))
 	kept := lines[:0:0]
 	for _, l := range lines {
-		if !bytes.Contains(l, []byte("msg=request")) || bytes.Contains(l, []byte("status=5")) {
+		if !bytes.Contains(l, []byte("msg=request")) || bytes.Contains(l, []byte("status=500")) {
 			kept = append(kept, l)
 		}
 	}

@@ -193,6 +193,11 @@ func TestNetnsPcapFilterCounts(t *testing.T) {
 		if !a.adds() || a.Seen != 3000 || a.Captured+a.Filtered != 3000 || a.DroppedTotal != 0 || a.Uncounted {
 			t.Errorf("%s: ledger %+v, 3000 were sent", tt.id, a)
 		}
+		ng := d.file(tt.id + ".pcapng")
+		d.must("retrieve", tt.id, "-w", ng)
+		if s := statistics(t, ng); s.received != 3000 || uint64(s.accepted) != a.Captured || s.dropped != 0 {
+			t.Errorf("%s: statistics in the file %+v, ledger %+v", tt.id, s, a)
+		}
 		if tt.oracle == "" {
 			continue
 		}
