@@ -111,13 +111,17 @@ export OPENTAP_URL=$url
 echo
 "$cli" points || true
 echo
-echo "Capturing packets and flows of the default point for ten seconds …"
+echo "Capturing packets, flows and counters of the default point for ten seconds …"
 "$cli" capture netflow --duration 10s -w "$work/flows.csv" >"$work/flows.log" 2>&1 4>&- & # nobody else may hold the leash
 flows=$!
+"$cli" capture ethernet --duration 10s -w "$work/counters.csv" >"$work/counters.log" 2>&1 4>&- &
+counters=$!
 got_packets=yes
 "$cli" capture pcap --duration 10s -w "$work/packets.pcapng" 4>&- || got_packets=
 got_flows=yes
 wait "$flows" || got_flows=
+got_counters=yes
+wait "$counters" || got_counters=
 if [[ -n $got_packets && -s $work/packets.pcapng ]]; then
   cp "$work/packets.pcapng" ./opentap-demo.pcapng
   line="  packets  $(stat -c %s ./opentap-demo.pcapng) octets of pcapng in opentap-demo.pcapng"
@@ -132,6 +136,16 @@ if [[ -n $got_flows && -s $work/flows.csv ]]; then
 else
   echo "  flows    none:"
   sed 's/^/    /' "$work/flows.log"
+fi
+if [[ -n $got_counters && -s $work/counters.csv ]]; then
+  cp "$work/counters.csv" ./opentap-demo-counters.csv
+  echo "  counters $(($(wc -l <./opentap-demo-counters.csv) - 1)) lines in opentap-demo-counters.csv"
+else
+  echo "  counters none:"
+  sed 's/^/    /' "$work/counters.log"
+fi
+if [[ -s opentap-demo.csv && $(wc -l <./opentap-demo.csv) -le 1 ]]; then
+  echo "The interface was quiet. The loopback interface rarely is: $cli capture pcap --point lo --duration 5s -w lo.pcapng"
 fi
 
 cat <<TEXT
