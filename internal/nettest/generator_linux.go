@@ -10,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,6 +39,7 @@ type Generator struct {
 	prog  *ebpf.Program
 	state *ebpf.Map
 	heads *ebpf.Map
+	hold  link.Link // keeps prog in the XDP dispatcher, see NewGenerator; nil = could not
 }
 
 const (
@@ -91,12 +93,19 @@ func NewGenerator(cfg GeneratorConfig) (*Generator, error) {
 		g.Close()
 		return nil, fmt.Errorf("generator: load: %w", err)
 	}
+	// A run adds the program to the XDP dispatcher and takes it out again, and waits for an RCU grace period each time: some
+	// 20 ms, in which nothing is sent. A program that is in there already because it is attached is left alone (linux
+	// kernel/bpf/dispatcher.c, bpf_dispatcher_change_prog). Nothing arrives at this end for it to answer.
+	g.hold, _ = link.AttachXDP(link.XDPOptions{Program: g.prog, Interface: index, Flags: link.XDPGenericMode})
 	return g, nil
 }
 
 // Close frees the generator.
 func (g *Generator) Close() error {
 	var errs []error
+	if g.hold != nil {
+		errs = append(errs, g.hold.Close())
+	}
 	if g.prog != nil {
 		errs = append(errs, g.prog.Close())
 	}
