@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/pprof"
+	"syscall"
+	"time"
+
+	"opentap/capture"
+	"opentap/capture/segment"
+	"opentap/ledger"
+	"opentap/packet"
+	"opentap/pcap"
+)
+
+// Children: bench starts itself to have what is ours measured as a process, like a peer.
+const (
+	childPrefix   = "child-"
+	childCapture  = childPrefix + "capture"
+	childFlow     = childPrefix + "flow"
+	childRetrieve = childPrefix + "retrieve"
+)
+
+// profileVariable names a file for the CPU profile of the next child of a kind: for those who look why.
+const profileVariable = "OPENTAP_BENCH_PROFILE"
+
+func runChild(kind string, args []string) error {
+	if path := os.Getenv(profileVariable); path != "" {
+		f, err := os.Create(path + "." + kind)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	switch {
+	case kind == childCapture && len(args) == 2:
+		return runCapture(args[0], args[1])
+	case kind == childFlow && len(args) == 1:
+		return runFlow(args[0])
+	case kind == childRetrieve && len(args) == 1:
+		return runRetrieve(args[0])
+	}
+	return fmt.Errorf("unknown child %s with %d arguments", kind, len(args))
+}
+
+// recorder joins an engine with a recording as the agent does.
+type recorder struct {
+	w     *segment.Writer
+	batch *segment.Batch
+}
+
+func (r *recorder) Begin() { r.batch = r.w.Begin() }
+func (r *recorder) End()   { r.batch.End() }
+
+func (r *recorder) Frame(f *capture.Frame) capture.Verdict {
+	dir := pcap.DirectionIn
+	if f.Outgoing {
+		dir = pcap.DirectionOut
+	}
+	if !r.batch.Append(f.Time, f.OrigLen, f.Data, dir) {
+		return capture.LostDisk
+	}
+	return capture.Took
+}
+
+func (r *recorder) Idle(_ packet.Timestamp, a *ledger.Account) { r.w.Account(*a) }
+
+// runCapture records a device into a directory until it is interrupted, and prints its ledger.
+func runCapture(device, dir string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	cfg := segment.DefaultConfig(dir)
+	cfg.Interface = pcap.Interface{Name: device, Link: packet.LinkEthernet}
+	w, err := segment.Create(cfg)
+	if err != nil {
+		return err
+	}
+	ring := capture.DefaultConfig()
+	ring.Ring.Blocks = 128 << 20 / ring.Ring.BlockSize
+	e := capture.NewEngine(ring, slog.Default())
+	defer e.Close()
+	a, err := e.Attach(capture.Spec{Point: device, Promiscuous: true}, &recorder{w: w})
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case <-a.Done():
+	}
+	end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := a.Detach(end); err != nil {
+		return err
+	}
+	p := a.Progress()
+	if p.Err != nil {
+		return p.Err
+	}
+	if err := w.Close(p.Account); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(p.Account)
+}
