@@ -22,13 +22,6 @@ const (
 	wheelMask = wheelLen - 1
 )
 
-// Values of entry.where.
-const (
-	whereNone = iota
-	whereWheel
-	whereHeap
-)
-
 type expiry struct {
 	heads []int32 // first entry of each slot; -1 = none
 	cur   int64   // tick up to which slots have been emptied into the heap
@@ -49,14 +42,31 @@ func (x *expiry) init() {
 	}
 }
 
+// empty forgets all flows.
+func (x *expiry) empty() {
+	for i := range x.heads {
+		x.heads[i] = -1
+	}
+	x.heap = x.heap[:0]
+}
+
+// cause says what made a record come; the order of causes is the order in which one packet brings them about.
+type cause uint8
+
+const (
+	causeFlush  cause = iota // Flush, or the clock stepped back
+	causeTime                // its deadline came
+	causePacket              // a packet that begins a flow pushed it out
+)
+
 // deadline returns when the flow ends if no packet comes, and why.
-func (t *Table) deadline(e *entry) (int64, EndReason) {
+func (t *Table) deadline(e *entry, l *life) (int64, EndReason) {
 	quiet, reason := t.idle, EndIdle
 	if e.state&stateEnded != 0 {
 		quiet, reason = t.linger, EndOfFlow
 	}
 	d := later(e.last, quiet)
-	if a := later(e.start, t.active); a < d {
+	if a := later(l.start(), t.active); a < d {
 		return a, EndActive
 	}
 	return d, reason
@@ -71,13 +81,13 @@ func later(t, d int64) int64 {
 }
 
 // schedule links a detached entry by its deadline.
-func (t *Table) schedule(i int32, e *entry) {
-	d, _ := t.deadline(e)
+func (t *Table) schedule(i int32, e *entry, l *life) {
+	d, _ := t.deadline(e, l)
 	x := &t.exp
 	tick := d >> tickBits
 	if tick <= x.cur {
-		e.where = whereHeap
-		x.heap = append(x.heap, due{d, e.seq, i})
+		e.state |= stateHeap
+		x.heap = append(x.heap, due{d, l.seq(), i})
 		t.up(len(x.heap) - 1)
 		if d < t.wake {
 			t.wake = d
@@ -88,31 +98,31 @@ func (t *Table) schedule(i int32, e *entry) {
 		tick = x.cur + wheelLen - 1
 	}
 	head := &x.heads[tick&wheelMask]
-	e.where = whereWheel
-	e.prev = -1 - int32(tick&wheelMask) - 1 // the head's slot, as a number below -1
-	e.next = *head
-	if e.next >= 0 {
-		t.arena.at(e.next).prev = i
+	e.state |= stateWheel
+	l.prev = -1 - int32(tick&wheelMask) - 1 // the head's slot, as a number below -1
+	l.next = *head
+	if l.next >= 0 {
+		t.arena.life(l.next).prev = i
 	}
 	*head = i
 }
 
 // detach unlinks an entry from the wheel or the heap.
-func (t *Table) detach(_ int32, e *entry) {
-	switch e.where {
-	case whereWheel:
-		if e.prev >= 0 {
-			t.arena.at(e.prev).next = e.next
+func (t *Table) detach(e *entry, l *life) {
+	switch {
+	case e.state&stateWheel != 0:
+		if l.prev >= 0 {
+			t.arena.life(l.prev).next = l.next
 		} else {
-			t.exp.heads[-e.prev-2] = e.next
+			t.exp.heads[-l.prev-2] = l.next
 		}
-		if e.next >= 0 {
-			t.arena.at(e.next).prev = e.prev
+		if l.next >= 0 {
+			t.arena.life(l.next).prev = l.prev
 		}
-	case whereHeap:
-		t.unheap(int(e.prev))
+	case e.state&stateHeap != 0:
+		t.unheap(int(l.prev))
 	}
-	e.where = whereNone
+	e.state &^= stateWheel | stateHeap
 }
 
 // turn moves the cursor one tick and empties that slot into the heap, or further along the wheel.
@@ -123,9 +133,10 @@ func (t *Table) turn() {
 	i := *head
 	*head = -1
 	for i >= 0 {
-		e := t.arena.at(i)
-		next := e.next
-		t.schedule(i, e)
+		e, l := t.arena.at(i), t.arena.life(i)
+		next := l.next
+		e.state &^= stateWheel
+		t.schedule(i, e, l)
 		i = next
 	}
 }
@@ -149,14 +160,15 @@ func (t *Table) advance() {
 	for {
 		for len(x.heap) > 0 && x.heap[0].deadline <= now {
 			top := x.heap[0]
-			e := t.arena.at(top.i)
-			d, reason := t.deadline(e)
-			t.detach(top.i, e)
+			e, l := t.arena.at(top.i), t.arena.life(top.i)
+			d, reason := t.deadline(e, l)
+			t.detach(e, l)
 			if d > top.deadline {
-				t.schedule(top.i, e)
+				t.schedule(top.i, e, l)
 				continue
 			}
-			t.remove(top.i, e, reason)
+			t.cause = causeTime
+			t.remove(top.i, e, t.hashOf(e), reason)
 		}
 		if x.cur >= target {
 			break
@@ -181,14 +193,14 @@ func (t *Table) evict() {
 			t.turn()
 		}
 		top := x.heap[0]
-		e := t.arena.at(top.i)
-		d, _ := t.deadline(e)
-		t.detach(top.i, e)
+		e, l := t.arena.at(top.i), t.arena.life(top.i)
+		d, _ := t.deadline(e, l)
+		t.detach(e, l)
 		if d > top.deadline {
-			t.schedule(top.i, e)
+			t.schedule(top.i, e, l)
 			continue
 		}
-		t.remove(top.i, e, EndLack)
+		t.remove(top.i, e, t.hashOf(e), EndLack)
 		return
 	}
 }
@@ -202,7 +214,7 @@ func (x *expiry) less(a, b int) bool {
 }
 
 // place notes the position of the heap's item n in its entry.
-func (t *Table) place(n int) { t.arena.at(t.exp.heap[n].i).prev = int32(n) }
+func (t *Table) place(n int) { t.arena.life(t.exp.heap[n].i).prev = int32(n) }
 
 func (t *Table) up(n int) {
 	x := &t.exp

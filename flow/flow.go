@@ -43,7 +43,7 @@ type Config struct {
 	IdleTimeout   time.Duration // a flow ends this long after its last packet
 	ActiveTimeout time.Duration // a flow is reported, and begins anew, this long after its first packet
 	LingerTimeout time.Duration // a TCP flow that saw its end (FIN, RST) waits this long for trailing packets; at most IdleTimeout counts
-	MaxFlows      int           // most flows alive; memory is bounded by about 150 octets each (200 when bidirectional)
+	MaxFlows      int           // most flows alive; memory is bounded by 128 octets each (144 when bidirectional)
 	Bidirectional bool          // both directions in one record, RFC 5103: the initiator is who sent the first packet seen
 
 	// MaxReorder bounds how far packet time may go back (several queues, several rings). A packet older than that against
@@ -76,8 +76,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("flow: active timeout %v is not positive", c.ActiveTimeout)
 	case c.LingerTimeout < 0:
 		return fmt.Errorf("flow: linger timeout %v is negative", c.LingerTimeout)
-	case c.MaxReorder < 0:
-		return fmt.Errorf("flow: reorder bound %v is negative", c.MaxReorder)
+	case c.MaxReorder < 0 || c.MaxReorder > maxTimeout:
+		return fmt.Errorf("flow: reorder bound %v is outside 0s..%v", c.MaxReorder, maxTimeout)
 	case max(c.IdleTimeout, c.ActiveTimeout) > maxTimeout:
 		return fmt.Errorf("flow: timeouts idle %v, active %v: more than %v", c.IdleTimeout, c.ActiveTimeout, maxTimeout)
 	case c.MaxFlows < 1 || c.MaxFlows > maxMaxFlows:

@@ -19,8 +19,8 @@ const (
 type key struct {
 	src, dst [2]uint64 // big-endian halves, so that the order of keys is the order of addresses
 	// mid, from the top: source port 16, destination port 16, protocol 8, kind 8, outer VLAN identifier 16.
-	mid uint64
-	low uint64 // inner VLAN identifier
+	mid   uint64
+	inner uint16 // inner VLAN identifier
 }
 
 // Bits of the kind octet of a key.
@@ -32,11 +32,6 @@ const (
 func (k *key) ports() (src, dst uint16) { return uint16(k.mid >> 48), uint16(k.mid >> 32) }
 func (k *key) proto() uint8             { return uint8(k.mid >> 24) }
 func (k *key) kind() uint8              { return uint8(k.mid >> 16) }
-
-// equal compares without a call; the words that differ most often come first.
-func (k *key) equal(o *key) bool {
-	return (k.mid^o.mid)|(k.dst[1]^o.dst[1])|(k.src[1]^o.src[1])|(k.src[0]^o.src[0])|(k.dst[0]^o.dst[0])|(k.low^o.low) == 0
-}
 
 // hasPorts says whether a protocol's first octets are what a Flow Key calls ports.
 func hasPorts(proto uint8) bool {
@@ -75,7 +70,7 @@ func (k *key) fill(p *packet.Parsed) (portsUnknown bool) {
 		}
 	}
 	k.mid = ports<<32 | uint64(p.Proto)<<24 | kind<<16 | outer
-	k.low = inner
+	k.inner = uint16(inner)
 	return portsUnknown
 }
 
@@ -155,7 +150,7 @@ type secret [4]uint64
 func (s *secret) hash(k *key) uint32 {
 	h1, l1 := bits.Mul64(k.src[0]^s[0], k.src[1]^s[1])
 	h2, l2 := bits.Mul64(k.dst[0]^s[2], k.dst[1]^s[3])
-	h3, l3 := bits.Mul64(k.mid^s[1]^h1^l2, k.low^s[2]^l1^bits.RotateLeft64(h2, 32))
+	h3, l3 := bits.Mul64(k.mid^s[1]^h1^l2, uint64(k.inner)^s[2]^l1^bits.RotateLeft64(h2, 32))
 	h := h3 ^ l3
 	h, l := bits.Mul64(h^s[3], 0x9e3779b97f4a7c15)
 	h ^= l

@@ -5,8 +5,9 @@ import "opentap/packet"
 // Meter decodes frames and meters them: the whole way from octets to flow records, for whoever reads stored packets.
 // It is used from one goroutine at a time.
 type Meter struct {
-	*Table
-	parsed packet.Parsed
+	table *Table
+	batch [batchLen]packet.Parsed
+	n     int // of batch, decoded and not yet metered
 }
 
 // NewMeter makes a Meter with an empty table; see New for sink.
@@ -15,14 +16,46 @@ func NewMeter(cfg Config, sink func(*Record)) (*Meter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Meter{Table: t}, nil
+	return &Meter{table: t}, nil
 }
 
 // AddFrame meters one frame as captured; origLen is its length on the wire in octets. frame is not kept, nothing is
-// allocated. The decoded frame is returned for whoever wants more of it, valid until the next call.
-func (m *Meter) AddFrame(ts packet.Timestamp, link packet.LinkType, frame []byte, origLen uint32) *packet.Parsed {
-	m.parsed.Decode(link, frame, origLen)
-	m.parsed.Time = ts
-	m.Table.Add(&m.parsed)
-	return &m.parsed
+// allocated. Frames are decoded at once and metered a few together, so that a large table's memory is asked for ahead of
+// use: records may reach the sink up to a few dozen frames late, in the same order, and the other methods wait for none.
+func (m *Meter) AddFrame(ts packet.Timestamp, link packet.LinkType, frame []byte, origLen uint32) {
+	p := &m.batch[m.n]
+	p.Decode(link, frame, origLen)
+	p.Time = ts
+	if m.n++; m.n == batchLen {
+		m.settle()
+	}
+}
+
+func (m *Meter) settle() {
+	m.table.AddBatch(m.batch[:m.n])
+	m.n = 0
+}
+
+// Advance is Table.Advance.
+func (m *Meter) Advance(now packet.Timestamp) {
+	m.settle()
+	m.table.Advance(now)
+}
+
+// Flush is Table.Flush.
+func (m *Meter) Flush(reason EndReason) {
+	m.settle()
+	m.table.Flush(reason)
+}
+
+// Snapshot is Table.Snapshot.
+func (m *Meter) Snapshot(fn func(*Record)) {
+	m.settle()
+	m.table.Snapshot(fn)
+}
+
+// Stats is Table.Stats.
+func (m *Meter) Stats() Stats {
+	m.settle()
+	return m.table.Stats()
 }

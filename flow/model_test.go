@@ -318,6 +318,25 @@ func TestTableIsTheModel(t *testing.T) {
 
 func (t *Table) nowForTest() packet.Timestamp { return packet.Timestamp(t.now) }
 
+// TestBatchIsAdd says that packets added in batches give what they give one by one.
+func TestBatchIsAdd(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cfg, packets := drawConfig(t), drawPackets(t)
+		var one, many []Record
+		a := newTable(cfg, func(r *Record) { one = append(one, *r) }, secret{1, 2, 3, 4})
+		b := newTable(cfg, func(r *Record) { many = append(many, *r) }, secret{1, 2, 3, 4})
+		for i := range packets {
+			a.Add(&packets[i])
+		}
+		b.AddBatch(packets)
+		a.Flush(EndForced)
+		b.Flush(EndForced)
+		if a.Stats() != b.Stats() || !slices.Equal(one, many) {
+			t.Fatalf("batch gives %+v, one by one %+v", b.Stats(), a.Stats())
+		}
+	})
+}
+
 // TestReplay says that two tables with different secrets write the same octets.
 func TestReplay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -1,6 +1,8 @@
 package flow
 
 import (
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"math"
 	"math/rand/v2"
@@ -22,76 +24,104 @@ type Table struct {
 	sink   func(*Record)
 	secret secret
 
-	slots []uint64 // hash<<32 | number+1; 0 = empty. Length is a power of two, at most half full
+	slots []uint64 // hash<<32 | number+1; 0 = empty. Length is a power of two, at most 13/16 full
 	mask  uint32
+	room  int // flows that may be alive before the slots grow
 	arena arena
 	exp   expiry
 
 	now   int64 // newest packet time
 	wake  int64 // nothing can end before this time
 	seq   uint64
+	cause cause // what makes a record come now
 	stats Stats
 	rec   Record // lent to the sink
-	order []int32
+	batch [batchLen]look
+	touch uint64 // keeps the early loads of a batch from being left out
 }
 
-// entry is one live flow: two cache lines.
+// entry is the half of a live flow that each packet touches: one cache line.
 type entry struct {
-	key     key
-	last    int64
-	octets  uint64
-	packets uint64
-	first   int64
-	start   int64  // packet time at which the flow began: the active timeout runs from here
-	seq     uint64 // order of beginning, from 1
-
-	prev, next int32 // links of the wheel; in the heap prev is the position
-	hash       uint32
-	fragments  uint32
-	srcMAC     packet.MAC
-	dstMAC     packet.MAC
-	tcpFlags   uint8
-	tos        uint8
-	state      uint8
-	where      uint8
+	src, dst [2]uint64
+	mid      uint64
+	last     int64
+	octets   uint64
+	packets  uint32 // low bits; the rest are life.packetsHigh
+	inner    uint16
+	tcpFlags uint8
+	state    uint8
 }
+
+// is compares without a call; the words that differ most often come first.
+func (e *entry) is(k *key) bool {
+	return (k.mid^e.mid)|(k.dst[1]^e.dst[1])|(k.src[1]^e.src[1])|(k.src[0]^e.src[0])|(k.dst[0]^e.dst[0])|uint64(k.inner^e.inner) == 0
+}
+
+func (e *entry) key() key { return key{src: e.src, dst: e.dst, mid: e.mid, inner: e.inner} }
+
+// life is the half of a live flow that few packets touch. Its fields are halves of numbers so that it is 44 octets long.
+type life struct {
+	startHigh, startLow uint32 // packet time at which the flow began: the active timeout runs from here
+	seqLow, aheadLow    uint32 // order of beginning; how much earlier than start the earliest packet was, nanoseconds
+	seqHigh, aheadHigh  uint16
+	prev, next          int32 // links of the wheel; in the heap prev is the position
+	srcMAC, dstMAC      packet.MAC
+	fragments           uint16 // from 65535 on, arena.many has the number
+	packetsHigh         uint8
+	tos                 uint8
+}
+
+func (l *life) start() int64  { return int64(uint64(l.startHigh)<<32 | uint64(l.startLow)) }
+func (l *life) seq() uint64   { return uint64(l.seqHigh)<<32 | uint64(l.seqLow) }
+func (l *life) first() int64  { return l.start() - int64(uint64(l.aheadHigh)<<32|uint64(l.aheadLow)) }
+func (l *life) ahead(d int64) { l.aheadHigh, l.aheadLow = uint16(d>>32), uint32(d) }
 
 // Bits of entry.state.
 const (
 	stateEnded   = 1 << 0 // FIN or RST seen: waits for trailing packets
 	stateSwapped = 1 << 1 // the initiator is the key's dst
+	stateWheel   = 1 << 2 // linked in the wheel
+	stateHeap    = 1 << 3 // in the heap
+	stateLive    = 1 << 4 // not in the list of free entries
 )
 
 // reverse is the other direction of a bidirectional flow.
 type reverse struct {
-	packets, octets uint64
-	tcpFlags, tos   uint8
-	tosSet          bool
+	octets        uint64
+	packets       uint32
+	packetsHigh   uint8
+	tcpFlags, tos uint8
+	tosSet        bool
 }
 
-const chunkBits = 10
+// chunkLen flows are in one piece of memory: 128 KiB of entries and 88 KiB of lives, whole pages both.
+const chunkBits = 11
 const chunkLen = 1 << chunkBits
 
 // arena numbers entries; chunks of them are added as needed and reused for ever.
 type arena struct {
 	chunks []*[chunkLen]entry
+	lives  []*[chunkLen]life
 	rev    []*[chunkLen]reverse // empty unless bidirectional
+	many   map[int32]uint32     // fragments of flows with 65535 and more
 	free   int32                // head of the list of free entries through next; -1 = none
 	used   int32                // entries ever used
 }
 
 func (a *arena) at(i int32) *entry      { return &a.chunks[uint32(i)>>chunkBits][uint32(i)&(chunkLen-1)] }
+func (a *arena) life(i int32) *life     { return &a.lives[uint32(i)>>chunkBits][uint32(i)&(chunkLen-1)] }
 func (a *arena) revAt(i int32) *reverse { return &a.rev[uint32(i)>>chunkBits][uint32(i)&(chunkLen-1)] }
 
 func (a *arena) take(bidirectional bool) int32 {
 	if a.free >= 0 {
 		i := a.free
-		a.free = a.at(i).next
+		a.free = a.life(i).next
 		return i
 	}
 	i := a.used
 	if int(i)>>chunkBits == len(a.chunks) {
 		a.chunks = append(a.chunks, new([chunkLen]entry))
+		a.lives = append(a.lives, new([chunkLen]life))
 		if bidirectional {
 			a.rev = append(a.rev, new([chunkLen]reverse))
 		}
@@ -101,9 +131,12 @@ func (a *arena) take(bidirectional bool) int32 {
 }
 
 func (a *arena) give(i int32) {
-	e := a.at(i)
-	e.next = a.free
-	e.seq = 0
+	l := a.life(i)
+	l.next = a.free
+	if l.fragments == math.MaxUint16 {
+		delete(a.many, i)
+	}
+	a.at(i).state = 0
 	a.free = i
 }
 
@@ -131,8 +164,7 @@ func newTable(cfg Config, sink func(*Record), s secret) *Table {
 		wake:   math.MinInt64,
 	}
 	t.arena.free = -1
-	t.slots = make([]uint64, 1024)
-	t.mask = uint32(len(t.slots) - 1)
+	t.resize(1024)
 	t.exp.init()
 	return t
 }
@@ -143,8 +175,101 @@ func (t *Table) Stats() Stats { return t.stats }
 // Add meters one packet at p.Time; p is not kept. It first ends what is due at that time. Zero allocation but for the
 // growth of the table.
 func (t *Table) Add(p *packet.Parsed) {
+	if !t.arrive(p) {
+		return
+	}
+	var l look
+	t.prepare(&l, p)
+	t.meter(p, &l)
+}
+
+// batchLen is how many packets are looked up ahead: enough for the memory to be busy, few enough to stay in its caches.
+const batchLen = 32
+
+// look is what finds a packet's flow.
+type look struct {
+	k       key
+	h       uint32
+	ip      bool
+	swapped bool
+	unknown bool // ports not known
+}
+
+// AddBatch is Add for each of ps in order. It is quicker with a large table: it asks for the memory of many flows at
+// once before it works on the first.
+func (t *Table) AddBatch(ps []packet.Parsed) {
+	for len(ps) > 0 {
+		n := min(len(ps), batchLen)
+		for i := range ps[:n] {
+			l := &t.batch[i]
+			if l.ip = ps[i].IsIP(); l.ip {
+				t.prepare(l, &ps[i])
+			}
+		}
+		t.warm(t.batch[:n])
+		for i := range ps[:n] {
+			if t.arrive(&ps[i]) {
+				t.meter(&ps[i], &t.batch[i])
+			}
+		}
+		ps = ps[n:]
+	}
+}
+
+// warm reads what the packets of a batch will need, without using it. The loads do not wait for one another.
+func (t *Table) warm(ls []look) {
+	x := t.touch
+	for i := range ls {
+		x ^= t.slots[ls[i].h&t.mask]
+	}
+	for i := range ls {
+		h := ls[i].h
+		for pos := h & t.mask; ; pos = (pos + 1) & t.mask {
+			slot := t.slots[pos]
+			if slot == 0 {
+				break
+			}
+			if uint32(slot>>32) == h {
+				n := int32(uint32(slot)) - 1
+				x ^= t.arena.at(n).octets
+				if t.cfg.Bidirectional {
+					x ^= t.arena.revAt(n).octets
+				}
+				break
+			}
+		}
+	}
+	t.touch = x
+}
+
+func (t *Table) prepare(l *look, p *packet.Parsed) {
+	l.unknown = l.k.fill(p)
+	l.swapped = t.cfg.Bidirectional && l.k.unite()
+	l.h = t.secret.hash(&l.k)
+}
+
+// arrive moves the time to a packet's, ends what is due, and counts the packet. It reports whether it belongs to a flow.
+func (t *Table) arrive(p *packet.Parsed) bool {
 	t.stats.Packets++
-	if now := int64(p.Time); now >= t.now {
+	t.pass(int64(p.Time))
+	if p.IsIP() {
+		return true
+	}
+	switch p.Defect {
+	case packet.DefectTruncated:
+		t.stats.Truncated++
+	case packet.DefectMalformed:
+		t.stats.Malformed++
+	default:
+		t.stats.NonIP++
+	}
+	return false
+}
+
+// pass moves the time to that of the packet that comes next, and ends what is due.
+func (t *Table) pass(now int64) {
+	t.seq++
+	if now >= t.now {
 		t.now = now
 	} else {
 		t.late(now)
@@ -152,31 +277,20 @@ func (t *Table) Add(p *packet.Parsed) {
 	if t.now >= t.wake {
 		t.advance()
 	}
-	if !p.IsIP() {
-		switch p.Defect {
-		case packet.DefectTruncated:
-			t.stats.Truncated++
-		case packet.DefectMalformed:
-			t.stats.Malformed++
-		default:
-			t.stats.NonIP++
-		}
-		return
-	}
+}
 
+// meter adds a packet to its flow.
+func (t *Table) meter(p *packet.Parsed, l *look) {
 	t.stats.Metered++
 	t.stats.Octets += uint64(p.IPOctets)
-	var k key
-	if k.fill(p) {
+	if l.unknown {
 		t.stats.PortsUnknown++
 	}
-	swapped := t.cfg.Bidirectional && k.unite()
-	h := t.secret.hash(&k)
-
+	h := l.h
 	for pos := h & t.mask; ; pos = (pos + 1) & t.mask {
 		slot := t.slots[pos]
 		if slot == 0 {
-			t.begin(p, &k, h, swapped)
+			t.begin(p, l)
 			return
 		}
 		if uint32(slot>>32) != h {
@@ -184,17 +298,18 @@ func (t *Table) Add(p *packet.Parsed) {
 		}
 		i := int32(uint32(slot)) - 1
 		e := t.arena.at(i)
-		if !e.key.equal(&k) {
+		if !e.is(&l.k) {
 			continue
 		}
 		if e.state&stateEnded != 0 && p.Layers&packet.LayerTCP != 0 && t.opens(p.TCPFlags) {
 			// The same ports again, for a new connection: the old one need not wait for trailing packets.
-			t.detach(i, e)
-			t.remove(i, e, EndOfFlow)
-			t.begin(p, &k, h, swapped)
+			t.cause = causePacket
+			t.detach(e, t.arena.life(i))
+			t.remove(i, e, h, EndOfFlow)
+			t.begin(p, l)
 			return
 		}
-		t.count(i, e, p, swapped)
+		t.count(i, e, p, l.swapped)
 		return
 	}
 }
@@ -216,36 +331,31 @@ func (t *Table) late(now int64) {
 	}
 }
 
-func (t *Table) begin(p *packet.Parsed, k *key, h uint32, swapped bool) {
+func (t *Table) begin(p *packet.Parsed, l *look) {
 	if t.stats.Flows >= t.cfg.MaxFlows {
+		t.cause = causePacket
 		t.evict()
 	}
-	if (t.stats.Flows+1)*2 > len(t.slots) {
+	if t.stats.Flows >= t.room {
 		t.grow()
 	}
 	i := t.arena.take(t.cfg.Bidirectional)
-	t.insert(h, i)
-	t.seq++
+	t.insert(l.h, i)
 	t.stats.Flows++
 	t.stats.FlowsBegun++
 	e := t.arena.at(i)
-	e.key = *k
-	e.last, e.first, e.start = int64(p.Time), int64(p.Time), int64(p.Time)
-	e.seq = t.seq
-	e.hash = h
-	e.octets, e.packets, e.fragments = 0, 0, 0
-	e.srcMAC, e.dstMAC = p.SrcMAC, p.DstMAC
-	e.tcpFlags, e.tos, e.state = 0, p.TOS, 0
-	if swapped {
-		e.state = stateSwapped
+	*e = entry{src: l.k.src, dst: l.k.dst, mid: l.k.mid, inner: l.k.inner, last: int64(p.Time), state: stateLive}
+	if l.swapped {
+		e.state |= stateSwapped
 	}
+	*t.arena.life(i) = life{startHigh: uint32(uint64(p.Time) >> 32), startLow: uint32(p.Time),
+		seqHigh: uint16(t.seq >> 32), seqLow: uint32(t.seq), srcMAC: p.SrcMAC, dstMAC: p.DstMAC, tos: p.TOS}
 	if t.cfg.Bidirectional {
 		*t.arena.revAt(i) = reverse{}
 	}
-	e.where = whereNone
-	t.count(i, e, p, swapped)
-	if e.where == whereNone { // a FIN or RST has scheduled it already
-		t.schedule(i, e)
+	t.count(i, e, p, l.swapped)
+	if e.state&(stateWheel|stateHeap) == 0 { // a FIN or RST has scheduled it already
+		t.schedule(i, e, t.arena.life(i))
 	}
 }
 
@@ -255,14 +365,13 @@ func (t *Table) count(i int32, e *entry, p *packet.Parsed, swapped bool) {
 	if now > e.last {
 		e.last = now
 	}
-	if now < e.first {
-		e.first = now
+	if now < t.now { // late: it may be the flow's earliest
+		if l := t.arena.life(i); now < l.first() {
+			l.ahead(l.start() - now)
+		}
 	}
 	if p.Layers&packet.LayerFragment != 0 {
-		t.stats.Fragments++
-		if e.fragments != math.MaxUint32 {
-			e.fragments++
-		}
+		t.fragment(i)
 	}
 	var flags uint8
 	if p.Layers&packet.LayerTCP != 0 {
@@ -270,23 +379,48 @@ func (t *Table) count(i int32, e *entry, p *packet.Parsed, swapped bool) {
 	}
 	if swapped != (e.state&stateSwapped != 0) {
 		r := t.arena.revAt(i)
-		r.packets++
+		if r.packets++; r.packets == 0 {
+			r.packetsHigh++
+		}
 		r.octets += uint64(p.IPOctets)
 		r.tcpFlags |= flags
 		if !r.tosSet {
 			r.tos, r.tosSet = p.TOS, true
 		}
 	} else {
-		e.packets++
+		if e.packets++; e.packets == 0 {
+			t.arena.life(i).packetsHigh++
+		}
 		e.octets += uint64(p.IPOctets)
 		e.tcpFlags |= flags
 	}
 	if flags&(tcpFIN|tcpRST) != 0 && e.state&stateEnded == 0 {
 		if flags&tcpRST != 0 || !t.cfg.Bidirectional || e.tcpFlags&t.arena.revAt(i).tcpFlags&tcpFIN != 0 {
 			e.state |= stateEnded
-			t.detach(i, e)
-			t.schedule(i, e)
+			l := t.arena.life(i)
+			t.detach(e, l)
+			t.schedule(i, e, l)
 		}
+	}
+}
+
+// fragment counts a fragment of flow i.
+func (t *Table) fragment(i int32) {
+	t.stats.Fragments++
+	a := &t.arena
+	l := a.life(i)
+	if l.fragments < math.MaxUint16-1 {
+		l.fragments++
+		return
+	}
+	if a.many == nil {
+		a.many = make(map[int32]uint32)
+	}
+	if l.fragments < math.MaxUint16 {
+		l.fragments = math.MaxUint16
+		a.many[i] = math.MaxUint16
+	} else if n := a.many[i]; n != math.MaxUint32 {
+		a.many[i] = n + 1
 	}
 }
 
@@ -322,11 +456,16 @@ func (t *Table) erase(h uint32, i int32) {
 	t.slots[hole] = 0
 }
 
+func (t *Table) resize(n int) {
+	t.slots = make([]uint64, n)
+	t.mask = uint32(n - 1)
+	t.room = n / 16 * 13
+}
+
 // grow doubles the slots. The pause is proportional to the flows alive: about 10 ms at the last step to a million.
 func (t *Table) grow() {
 	old := t.slots
-	t.slots = make([]uint64, 2*len(old))
-	t.mask = uint32(len(t.slots) - 1)
+	t.resize(2 * len(old))
 	for _, slot := range old {
 		if slot == 0 {
 			continue
@@ -341,7 +480,7 @@ func (t *Table) grow() {
 
 // remove gives the record of a detached entry to the sink and frees it. A flow that waits for trailing packets has
 // ended by itself, whatever else makes it leave now.
-func (t *Table) remove(i int32, e *entry, reason EndReason) {
+func (t *Table) remove(i int32, e *entry, h uint32, reason EndReason) {
 	if e.state&stateEnded != 0 && reason != EndActive {
 		reason = EndOfFlow
 	}
@@ -352,23 +491,32 @@ func (t *Table) remove(i int32, e *entry, reason EndReason) {
 	t.stats.Flows--
 	t.fill(&t.rec, i, e)
 	t.rec.EndReason = reason
-	t.erase(e.hash, i)
+	t.erase(h, i)
 	t.arena.give(i)
 	t.sink(&t.rec)
 }
 
+// hashOf is the hash of a live flow.
+func (t *Table) hashOf(e *entry) uint32 {
+	k := e.key()
+	return t.secret.hash(&k)
+}
+
 // fill writes every field of the record but the end reason.
 func (t *Table) fill(r *Record, i int32, e *entry) {
-	k := e.key
+	k, l := e.key(), t.arena.life(i)
 	kind := k.kind()
 	*r = Record{
-		First: packet.Timestamp(e.first), Last: packet.Timestamp(e.last),
-		VLAN: uint16(k.mid), InnerVLAN: uint16(k.low),
+		First: packet.Timestamp(l.first()), Last: packet.Timestamp(e.last),
+		VLAN: uint16(k.mid), InnerVLAN: k.inner,
 		Proto: k.proto(), Version: 4,
-		TOS: e.tos, TCPFlags: e.tcpFlags,
+		TOS: l.tos, TCPFlags: e.tcpFlags,
 		PortsUnknown: kind&kindNoPort != 0,
-		SrcMAC:       e.srcMAC, DstMAC: e.dstMAC,
-		Packets: e.packets, Octets: e.octets, Fragments: uint64(e.fragments),
+		SrcMAC:       l.srcMAC, DstMAC: l.dstMAC,
+		Packets: uint64(l.packetsHigh)<<32 | uint64(e.packets), Octets: e.octets, Fragments: uint64(l.fragments),
+	}
+	if l.fragments == math.MaxUint16 {
+		r.Fragments = uint64(t.arena.many[i])
 	}
 	if kind&kindV6 != 0 {
 		r.Version = 6
@@ -390,24 +538,34 @@ func (t *Table) fill(r *Record, i int32, e *entry) {
 	}
 	if t.cfg.Bidirectional {
 		rev := t.arena.revAt(i)
-		r.RevPackets, r.RevOctets = rev.packets, rev.octets
+		r.RevPackets, r.RevOctets = uint64(rev.packetsHigh)<<32|uint64(rev.packets), rev.octets
 		r.RevTCPFlags, r.RevTOS = rev.tcpFlags, rev.tos
 	}
 }
 
 func put(dst *[16]byte, a [2]uint64) {
-	for i := range 8 {
-		dst[i] = byte(a[0] >> (56 - 8*i))
-		dst[8+i] = byte(a[1] >> (56 - 8*i))
-	}
+	binary.BigEndian.PutUint64(dst[:], a[0])
+	binary.BigEndian.PutUint64(dst[8:], a[1])
 }
 
 // Flush ends every flow now, in the order they began. The table stays usable; time goes on from where it was.
 func (t *Table) Flush(reason EndReason) {
-	for _, i := range t.bySeq() {
-		e := t.arena.at(i)
-		t.detach(i, e)
-		t.remove(i, e, reason)
+	t.cause = causeFlush
+	list := t.bySeq()
+	// All leave, so nothing needs to be taken out one by one.
+	clear(t.slots)
+	t.exp.empty()
+	for _, b := range list {
+		e, why := t.arena.at(b.i), reason
+		if e.state&stateEnded != 0 && reason != EndActive {
+			why = EndOfFlow
+		}
+		t.stats.RecordsGiven++
+		t.stats.Flows--
+		t.fill(&t.rec, b.i, e)
+		t.rec.EndReason = why
+		t.arena.give(b.i)
+		t.sink(&t.rec)
 	}
 }
 
@@ -415,24 +573,32 @@ func (t *Table) Flush(reason EndReason) {
 // fn returns; the table does not change and fn must not call into it.
 func (t *Table) Snapshot(fn func(*Record)) {
 	var r Record
-	for _, i := range t.bySeq() {
-		t.fill(&r, i, t.arena.at(i))
+	for _, b := range t.bySeq() {
+		t.fill(&r, b.i, t.arena.at(b.i))
 		fn(&r)
 	}
 }
 
-func (t *Table) bySeq() []int32 {
-	t.order = t.order[:0]
+// born says when a flow began.
+type born struct {
+	seq uint64
+	i   int32
+}
+
+// bySeq lists the flows alive in the order they began.
+func (t *Table) bySeq() []born {
+	order := make([]born, 0, t.stats.Flows)
+	sorted, last := true, uint64(0)
 	for i := range t.arena.used {
-		if t.arena.at(i).seq != 0 {
-			t.order = append(t.order, i)
+		if t.arena.at(i).state&stateLive != 0 {
+			seq := t.arena.life(i).seq()
+			sorted = sorted && seq > last
+			last = seq
+			order = append(order, born{seq, i})
 		}
 	}
-	slices.SortFunc(t.order, func(a, b int32) int {
-		if t.arena.at(a).seq < t.arena.at(b).seq {
-			return -1
-		}
-		return 1
-	})
-	return t.order
+	if !sorted {
+		slices.SortFunc(order, func(a, b born) int { return cmp.Compare(a.seq, b.seq) })
+	}
+	return order
 }

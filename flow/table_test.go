@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+	"unsafe"
 
 	"opentap/packet"
 )
@@ -75,6 +76,58 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	if len(table.slots) > 16384 || len(table.arena.chunks) > 5 || cap(table.exp.heap) > 8192 {
 		t.Errorf("%d slots, %d chunks, heap %d", len(table.slots), len(table.arena.chunks), cap(table.exp.heap))
+	}
+}
+
+// TestMemoryPerFlow adds up what a table keeps, at the sizes it is judged by.
+func TestMemoryPerFlow(t *testing.T) {
+	for _, flows := range []int{100_000, 1_000_000} {
+		for _, bidirectional := range []bool{false, true} {
+			cfg := DefaultConfig()
+			cfg.Bidirectional = bidirectional
+			table, err := New(cfg, func(*Record) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := traffic(1, 1, 0)[0]
+			for i := range flows {
+				p.Time++
+				binary.BigEndian.PutUint32(p.Src[12:], uint32(i))
+				table.Add(&p)
+			}
+			a := &table.arena
+			octets := len(a.chunks)*int(unsafe.Sizeof(*a.chunks[0])+unsafe.Sizeof(*a.lives[0])) + 8*len(table.slots) + 4*len(table.exp.heads)
+			limit := 128
+			if bidirectional {
+				octets += len(a.rev) * int(unsafe.Sizeof(*a.rev[0]))
+				limit = 144
+			}
+			if per := float64(octets) / float64(flows); per > float64(limit) {
+				t.Errorf("%d flows, bidirectional %v: %.1f octets a flow, more than %d", flows, bidirectional, per, limit)
+			} else {
+				t.Logf("%d flows, bidirectional %v: %.1f octets a flow", flows, bidirectional, per)
+			}
+		}
+	}
+}
+
+// TestManyPacketsAndFragments counts beyond the short counters of a live flow.
+func TestManyPacketsAndFragments(t *testing.T) {
+	var got Record
+	table, err := New(DefaultConfig(), func(r *Record) { got = *r })
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := traffic(1, 1, 0)[0]
+	p.Layers |= packet.LayerFragment
+	table.Add(&p)
+	table.arena.at(0).packets = 1<<32 - 1000
+	for range 70_000 {
+		table.Add(&p)
+	}
+	table.Flush(EndForced)
+	if got.Packets != 1<<32-1000+70_000 || got.Fragments != 70_001 || len(table.arena.many) != 0 {
+		t.Errorf("%d packets, %d fragments, %d kept aside", got.Packets, got.Fragments, len(table.arena.many))
 	}
 }
 
