@@ -11,17 +11,18 @@ import (
 // Reason says why a packet that was wanted was lost.
 type Reason uint8
 
-// Reasons. New ones are added before NumReasons; their names are part of the API.
+// Reasons. New ones are added before NumReasons; their names are part of the API, their numbers of the segment format.
 const (
 	Ring       Reason = iota // the kernel ring was full: the reader was late
 	Disk                     // the disk was late or refused the write
 	Memory                   // a memory budget was used up
 	Limit                    // the capture's own packet or byte limit was reached within the window
 	Corrupt                  // stored, and lost since: a chunk that no longer reads back (crash, bad disk)
-	NumReasons = 5
+	Other                    // for a reason that the reader of an account does not know: it comes from a newer version
+	NumReasons = 6
 )
 
-var reasonNames = [NumReasons]string{"kernel_ring", "disk", "memory", "limit", "corrupt"}
+var reasonNames = [NumReasons]string{"kernel_ring", "disk", "memory", "limit", "corrupt", "other"}
 
 // String returns the reason's name as the API spells it.
 func (r Reason) String() string {
@@ -109,7 +110,7 @@ func (a Account) MarshalJSON() ([]byte, error) {
 	return json.Marshal(j)
 }
 
-// UnmarshalJSON reads what MarshalJSON wrote; a reason it does not know is an error, not a lost count.
+// UnmarshalJSON reads what MarshalJSON wrote. Packets dropped for a reason it does not know are under Other: no count is lost.
 func (a *Account) UnmarshalJSON(b []byte) error {
 	var j accountJSON
 	if err := json.Unmarshal(b, &j); err != nil {
@@ -121,11 +122,11 @@ next:
 	for name, n := range j.Dropped {
 		for r, known := range reasonNames {
 			if name == known {
-				a.Dropped[r] = n
+				a.Dropped[r] += n
 				continue next
 			}
 		}
-		return fmt.Errorf("ledger: unknown drop reason %q", name)
+		a.Dropped[Other] += n
 	}
 	return nil
 }
