@@ -23,7 +23,8 @@ const (
 	rowReverse      = 1 << 3 // the reverse direction follows
 	rowMACs         = 1 << 4
 	rowFragments    = 1 << 5
-	rowKnown        = 1<<6 - 1
+	rowSampling     = 1 << 6
+	rowKnown        = 1<<7 - 1
 )
 
 // Schema names the row and its version.
@@ -43,6 +44,7 @@ func (RecordCodec) Append(dst []byte, r *Record) []byte {
 	set(r.RevPackets|r.RevOctets != 0 || r.RevTCPFlags|r.RevTOS != 0, rowReverse)
 	set(r.SrcMAC != packet.MAC{} || r.DstMAC != packet.MAC{}, rowMACs)
 	set(r.Fragments != 0, rowFragments)
+	set(r.Sampling != 0, rowSampling)
 
 	dst = append(dst, bits, r.Proto, r.TOS, r.TCPFlags, r.ICMPType, r.ICMPCode, byte(r.EndReason))
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(r.First))
@@ -73,6 +75,9 @@ func (RecordCodec) Append(dst []byte, r *Record) []byte {
 	}
 	if bits&rowFragments != 0 {
 		dst = binary.AppendUvarint(dst, r.Fragments)
+	}
+	if bits&rowSampling != 0 {
+		dst = binary.LittleEndian.AppendUint32(dst, r.Sampling)
 	}
 	return dst
 }
@@ -122,6 +127,11 @@ func (RecordCodec) Decode(src []byte, r *Record) error {
 	}
 	if bits&rowFragments != 0 {
 		r.Fragments = c.uvarint()
+	}
+	if bits&rowSampling != 0 {
+		if p := c.take(4); p != nil {
+			r.Sampling = binary.LittleEndian.Uint32(p)
+		}
 	}
 	switch {
 	case c.short:

@@ -28,6 +28,7 @@ func drawRecord(t *rapid.T) Record {
 		r.RevPackets, r.RevOctets, r.RevTCPFlags, r.RevTOS = u64.Draw(t, "rp"), u64.Draw(t, "ro"), u8.Draw(t, "rf"), u8.Draw(t, "rt")
 		r.SrcMAC[0], r.DstMAC[5] = u8.Draw(t, "smac"), u8.Draw(t, "dmac")
 		r.Fragments = u64.Draw(t, "fragments")
+		r.Sampling = rapid.Uint32().Draw(t, "sampling")
 	}
 	return r
 }

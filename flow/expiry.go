@@ -167,7 +167,7 @@ func (t *Table) advance() {
 				t.schedule(top.i, e, l)
 				continue
 			}
-			t.cause = causeTime
+			t.cause, t.due = causeTime, d
 			t.remove(top.i, e, t.hashOf(e), reason)
 		}
 		if x.cur >= target {

@@ -9,6 +9,8 @@ package flow
 
 import (
 	"fmt"
+	"math"
+	"math/bits"
 	"net/netip"
 	"time"
 
@@ -45,6 +47,8 @@ type Config struct {
 	LingerTimeout time.Duration // a TCP flow that saw its end (FIN, RST) waits this long for trailing packets; at most IdleTimeout counts
 	MaxFlows      int           // most flows alive; memory is bounded by 128 octets each (144 when bidirectional)
 	Bidirectional bool          // both directions in one record, RFC 5103: the initiator is who sent the first packet seen
+	Sampling      uint32        // the packets are one in this many; records say so. 0 and 1: all of them
+	Inner         bool          // Meter and Parallel: of a tunnel's packet, meter what it carries (packet.Parsed.Inner)
 
 	// MaxReorder bounds how far packet time may go back (several queues, several rings). A packet older than that against
 	// the newest one is a stepped clock: all flows are flushed (EndForced) and time starts again from that packet.
@@ -115,6 +119,25 @@ type Record struct {
 	// The direction from Dst to Src; zero unless metered bidirectionally.
 	RevPackets, RevOctets uint64
 	RevTCPFlags, RevTOS   uint8
+
+	// Sampling is the interval of the packets that were counted, one in this many; 0 and 1 are all of them. The counts of a
+	// Record are what was counted: Estimate multiplies.
+	Sampling uint32
+}
+
+// Estimate returns r with Packets, Octets, RevPackets, RevOctets and Fragments multiplied by its sampling interval, which
+// it keeps. What overflows stays at the largest number.
+func (r *Record) Estimate() Record {
+	e := *r
+	if r.Sampling > 1 {
+		for _, n := range [...]*uint64{&e.Packets, &e.Octets, &e.RevPackets, &e.RevOctets, &e.Fragments} {
+			hi, lo := bits.Mul64(*n, uint64(r.Sampling))
+			if *n = lo; hi != 0 {
+				*n = math.MaxUint64
+			}
+		}
+	}
+	return e
 }
 
 // SrcAddr returns the source address: IPv4 as IPv4.

@@ -8,6 +8,23 @@ type Meter struct {
 	table *Table
 	batch [batchLen]packet.Parsed
 	n     int // of batch, decoded and not yet metered
+	inner bool
+	tun   packet.Parsed
+}
+
+// maxTunnels bounds how many tunnels in one another are followed.
+const maxTunnels = 4
+
+// innermost replaces p, which was decoded from frame, by what its tunnels carry, if it has any.
+func innermost(p, scratch *packet.Parsed, frame []byte) {
+	for range maxTunnels {
+		at, ok := p.Inner(scratch, frame)
+		if !ok || !scratch.IsIP() {
+			return
+		}
+		*p = *scratch
+		frame = frame[at : at+int(p.CapLen)]
+	}
 }
 
 // NewMeter makes a Meter with an empty table; see New for sink.
@@ -16,7 +33,7 @@ func NewMeter(cfg Config, sink func(*Record)) (*Meter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Meter{table: t}, nil
+	return &Meter{table: t, inner: cfg.Inner}, nil
 }
 
 // AddFrame meters one frame as captured; origLen is its length on the wire in octets. frame is not kept, nothing is
@@ -26,6 +43,9 @@ func (m *Meter) AddFrame(ts packet.Timestamp, link packet.LinkType, frame []byte
 	p := &m.batch[m.n]
 	p.Decode(link, frame, origLen)
 	p.Time = ts
+	if m.inner {
+		innermost(p, &m.tun, frame)
+	}
 	if m.n++; m.n == batchLen {
 		m.settle()
 	}

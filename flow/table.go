@@ -30,10 +30,15 @@ type Table struct {
 	arena arena
 	exp   expiry
 
-	now   int64 // newest packet time
-	wake  int64 // nothing can end before this time
-	seq   uint64
-	cause cause // what makes a record come now
+	now  int64 // newest packet time
+	wake int64 // nothing can end before this time
+	seq  uint64
+
+	// Of the record that is with the sink, for Parallel to put it in order.
+	cause cause
+	due   int64  // its deadline, when that is what it came for
+	born  uint64 // when its flow began
+
 	stats Stats
 	rec   Record // lent to the sink
 	batch [batchLen]look
@@ -303,7 +308,7 @@ func (t *Table) meter(p *packet.Parsed, l *look) {
 		}
 		if e.state&stateEnded != 0 && p.Layers&packet.LayerTCP != 0 && t.opens(p.TCPFlags) {
 			// The same ports again, for a new connection: the old one need not wait for trailing packets.
-			t.cause = causePacket
+			t.cause, t.due = causePacket, 0
 			t.detach(e, t.arena.life(i))
 			t.remove(i, e, h, EndOfFlow)
 			t.begin(p, l)
@@ -333,7 +338,7 @@ func (t *Table) late(now int64) {
 
 func (t *Table) begin(p *packet.Parsed, l *look) {
 	if t.stats.Flows >= t.cfg.MaxFlows {
-		t.cause = causePacket
+		t.cause, t.due = causePacket, 0
 		t.evict()
 	}
 	if t.stats.Flows >= t.room {
@@ -491,6 +496,7 @@ func (t *Table) remove(i int32, e *entry, h uint32, reason EndReason) {
 	t.stats.Flows--
 	t.fill(&t.rec, i, e)
 	t.rec.EndReason = reason
+	t.born = t.arena.life(i).seq()
 	t.erase(h, i)
 	t.arena.give(i)
 	t.sink(&t.rec)
@@ -511,8 +517,8 @@ func (t *Table) fill(r *Record, i int32, e *entry) {
 		VLAN: uint16(k.mid), InnerVLAN: k.inner,
 		Proto: k.proto(), Version: 4,
 		TOS: l.tos, TCPFlags: e.tcpFlags,
-		PortsUnknown: kind&kindNoPort != 0,
-		SrcMAC:       l.srcMAC, DstMAC: l.dstMAC,
+		PortsUnknown: kind&kindNoPort != 0, Sampling: t.cfg.Sampling,
+		SrcMAC: l.srcMAC, DstMAC: l.dstMAC,
 		Packets: uint64(l.packetsHigh)<<32 | uint64(e.packets), Octets: e.octets, Fragments: uint64(l.fragments),
 	}
 	if l.fragments == math.MaxUint16 {
@@ -550,7 +556,7 @@ func put(dst *[16]byte, a [2]uint64) {
 
 // Flush ends every flow now, in the order they began. The table stays usable; time goes on from where it was.
 func (t *Table) Flush(reason EndReason) {
-	t.cause = causeFlush
+	t.cause, t.due = causeFlush, 0
 	list := t.bySeq()
 	// All leave, so nothing needs to be taken out one by one.
 	clear(t.slots)
@@ -564,6 +570,7 @@ func (t *Table) Flush(reason EndReason) {
 		t.stats.Flows--
 		t.fill(&t.rec, b.i, e)
 		t.rec.EndReason = why
+		t.born = b.seq
 		t.arena.give(b.i)
 		t.sink(&t.rec)
 	}

@@ -52,6 +52,10 @@ func (c *Classic) begin() {
 // Write adds one record; r is not kept.
 func (c *Classic) Write(r *flow.Record) error {
 	c.begin()
+	if r.Sampling > 1 {
+		e := r.Estimate()
+		r = &e
+	}
 	if c.flows == 0 {
 		c.first, c.last = r.First, r.Last
 	}

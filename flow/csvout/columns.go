@@ -13,7 +13,7 @@ import (
 var Columns = [...]string{
 	"first", "last", "duration_ms", "ip_version", "src_addr", "dst_addr", "src_port", "dst_port", "protocol", "protocol_number",
 	"icmp_type", "icmp_code", "tcp_flags", "tos", "packets", "octets", "rev_packets", "rev_octets", "rev_tcp_flags", "rev_tos",
-	"fragments", "ports_known", "vlan", "inner_vlan", "src_mac", "dst_mac", "end_reason", "community_id",
+	"fragments", "ports_known", "vlan", "inner_vlan", "src_mac", "dst_mac", "end_reason", "community_id", "sampling",
 }
 
 // Options of CSV and NDJSON.
@@ -150,6 +150,10 @@ func (c *columns) time(k *clock, t packet.Timestamp) {
 // Write adds one record; r is not kept.
 func (c *columns) Write(r *flow.Record) error {
 	c.begin()
+	if r.Sampling > 1 {
+		e := r.Estimate()
+		r = &e
+	}
 	c.n = 0
 	tcp, icmp, ports := isTCP(r), isICMP(r), hasPorts(r)
 	reverse := r.RevPackets > 0
@@ -193,7 +197,10 @@ func (c *columns) Write(r *flow.Record) error {
 	c.word(r.EndReason.String())
 	if c.opt.CommunityID {
 		c.word(c.communityID(r))
+	} else {
+		c.n++
 	}
+	c.number(uint64(max(r.Sampling, 1)), true)
 	if c.json {
 		c.b = append(c.b, '}')
 	}

@@ -47,10 +47,11 @@ type Row struct {
 	SrcMAC         *string `parquet:"src_mac,optional,dict"`
 	DstMAC         *string `parquet:"dst_mac,optional,dict"`
 	EndReason      string  `parquet:"end_reason,dict"`
+	Sampling       int64   `parquet:"sampling,dict"`
 }
 
 const (
-	columns   = 27
+	columns   = 28
 	batch     = 256     // rows handed to the library at once
 	groupRows = 1 << 16 // rows of a row group: bounds the memory of writer and reader
 )
@@ -95,6 +96,10 @@ var endNames = func() (names [256][]byte) {
 
 // Write adds one record; r is not kept.
 func (x *Writer) Write(r *flow.Record) error {
+	if r.Sampling > 1 {
+		e := r.Estimate()
+		r = &e
+	}
 	row := x.rows[x.n][:0]
 	def := 0
 	add := func(v parquet.Value) { row = append(row, v.Level(0, def, len(row))) }
@@ -162,6 +167,7 @@ func (x *Writer) Write(r *flow.Record) error {
 	mac(r.SrcMAC)
 	mac(r.DstMAC)
 	add(parquet.ByteArrayValue(endNames[r.EndReason]))
+	add(parquet.Int64Value(int64(max(r.Sampling, 1))))
 
 	x.rows[x.n] = row
 	if x.n++; x.n == batch {
