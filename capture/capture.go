@@ -54,10 +54,11 @@ type Verdict uint8
 
 // Verdicts.
 const (
-	Took     Verdict = iota // captured
-	LostDisk                // wanted, but the disk is late or refuses
-	Full                    // not taken: the consumer's own limit is reached, this packet is beyond it; the consumer is done
-	TookLast                // captured, and the limit is reached with it
+	Took       Verdict = iota // captured
+	LostDisk                  // wanted, but the disk is late or refuses
+	Full                      // not taken: the consumer's own limit is reached, this packet is beyond it; the consumer is done
+	TookLast                  // captured, and the limit is reached with it
+	LostReader                // wanted, but whoever reads the packets live is late
 )
 
 // Spec says which packets a consumer wants.

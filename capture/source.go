@@ -342,6 +342,8 @@ func (a *Attachment) take(f *Frame) {
 		}
 	case LostDisk:
 		a.own.Dropped[ledger.Disk]++
+	case LostReader:
+		a.own.Dropped[ledger.SlowReader]++
 	case Full:
 		a.finish(EndLimit, nil)
 	}

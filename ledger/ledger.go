@@ -19,10 +19,11 @@ const (
 	Limit                    // the capture's own packet or byte limit was reached within the window
 	Corrupt                  // stored, and lost since: a chunk that no longer reads back (crash, bad disk)
 	Other                    // for a reason that the reader of an account does not know: it comes from a newer version
-	NumReasons = 6
+	SlowReader               // the reader of a live stream was late: its buffer was full
+	NumReasons = 7
 )
 
-var reasonNames = [NumReasons]string{"kernel_ring", "disk", "memory", "limit", "corrupt", "other"}
+var reasonNames = [NumReasons]string{"kernel_ring", "disk", "memory", "limit", "corrupt", "other", "slow_reader"}
 
 // String returns the reason's name as the API spells it.
 func (r Reason) String() string {

@@ -172,7 +172,7 @@ func TestData(t *testing.T) {
 	for k, v := range map[string]string{
 		"Content-Type": "text/csv", "Content-Length": "10", "Accept-Ranges": "bytes", "OpenTap-Final": "true", "OpenTap-Ledger-Seen": "150",
 		"OpenTap-Ledger-Dropped": "3", "Last-Modified": "Fri, 02 Jan 2026 03:04:05 GMT", "Content-Disposition": "attachment; filename=capture.csv",
-		"OpenTap-Ledger": "seen=150;captured=100;filtered=50;sampled-out=0;rate-limited=0;dropped=3;dropped-kernel-ring=0;dropped-disk=3;dropped-memory=0;dropped-limit=0;dropped-corrupt=0;dropped-other=0;filter-uncounted=1",
+		"OpenTap-Ledger": "seen=150;captured=100;filtered=50;sampled-out=0;rate-limited=0;dropped=3;dropped-kernel-ring=0;dropped-disk=3;dropped-memory=0;dropped-limit=0;dropped-corrupt=0;dropped-other=0;dropped-slow-reader=0;filter-uncounted=1",
 	} {
 		if full.Header.Get(k) != v {
 			t.Errorf("%s: %q, want %q", k, full.Header.Get(k), v)
