@@ -60,6 +60,15 @@ func TestEveryCall(t *testing.T) {
 	if l, err := c.Nodes(ctx); err != nil || len(l) != 1 {
 		t.Error(l, err)
 	}
+	if tok, err := c.CreateToken(ctx, want.TokenRequest{Name: "ci", Role: "viewer"}); err != nil || tok.Token == "" {
+		t.Error(tok, err)
+	}
+	if l, err := c.Tokens(ctx); err != nil || len(l) != 1 {
+		t.Error(l, err)
+	}
+	if tok, err := c.RevokeToken(ctx, "ci"); err != nil || tok.Revoked.IsZero() {
+		t.Error(tok, err)
+	}
 	if f, e, err := c.CheckFilter(ctx, "tcp", true); err != nil || f != "(tcp)" || e == "" {
 		t.Error(f, e, err)
 	}

@@ -59,6 +59,7 @@ type Controller struct {
 	store store.Store
 	audit Auditor
 	hub   Hub
+	keys  Keys
 	log   *slog.Logger
 
 	mu       sync.Mutex

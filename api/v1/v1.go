@@ -29,6 +29,9 @@ type Controller interface {
 	StopCapture(ctx context.Context, id auth.Identity, captureID string) (want.View, error)
 	DeleteCapture(ctx context.Context, id auth.Identity, captureID string) error
 	OpenCapture(ctx context.Context, id auth.Identity, captureID string, o want.OpenOptions) (*want.Retrieval, error)
+	CreateToken(ctx context.Context, id auth.Identity, r want.TokenRequest) (want.Token, error)
+	Tokens(ctx context.Context, id auth.Identity) ([]want.Token, error)
+	RevokeToken(ctx context.Context, id auth.Identity, idOrName string) (want.Token, error)
 	CheckFilter(ctx context.Context, expr string, strict bool) (canonical, explanation string, err error)
 }
 
@@ -115,6 +118,9 @@ func New(ctl Controller, cfg Config) httpapi.Door {
 		{Method: "GET", Path: "/v1/captures/{id}/ledger", Serve: s.ledger},
 		{Method: "GET", Path: "/v1/captures/{id}/data", Serve: s.data},
 		{Method: "HEAD", Path: "/v1/captures/{id}/data", Serve: s.data},
+		{Method: "POST", Path: "/v1/tokens", Serve: s.createToken},
+		{Method: "GET", Path: "/v1/tokens", Serve: s.tokens},
+		{Method: "DELETE", Path: "/v1/tokens/{id}", Serve: s.revokeToken},
 		{Method: "POST", Path: "/v1/filter/check", Serve: s.checkFilter},
 	}}
 }

@@ -95,6 +95,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	ctl := controller.New(cfg.controller(programVersion()), st, trail, log.With("room", "controller"))
 	hub := agentapi.NewHub(ctl, log.With("room", "hub"))
 	ctl.SetHub(hub)
+	ctl.SetKeys(keys)
 	link := agentapi.NewLink(ag.Identity(), ag, log.With("room", "link"))
 	ag.SetLink(link)
 
