@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"opentap/agentapi"
@@ -73,17 +74,19 @@ type Agent struct {
 	sensors []sensor.Source
 	link    Link
 
+	recorders map[string]*recording         // by point; never changes
+	devices   atomic.Pointer[[]point.Point] // read by the sources' goroutines, which must not wait for mu
+
 	mu         sync.Mutex
 	ctx        context.Context // Run's; nil before
+	stopped    bool            // Run is about to return
 	revision   int64
 	jobs       map[string]*job // by UID
-	recorders  map[string]*recording
-	devices    []point.Point
 	sensorPts  []point.Point
 	problems   map[string]string // by what they concern
 	missing    map[string]string // kind → why
 	used, free int64
-	running    sync.WaitGroup
+	running    sync.WaitGroup // added to with mu held, and not once it is stopped
 }
 
 var _ agentapi.Local = (*Agent)(nil)
@@ -101,6 +104,7 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, log: log, keep: k, jobs: make(map[string]*job), recorders: make(map[string]*recording),
 		problems: make(map[string]string), missing: make(map[string]string)}
+	a.devices.Store(new([]point.Point))
 	a.cfg.Capture.IsUp = a.isUp
 	a.engine = capture.NewEngine(a.cfg.Capture, log)
 	a.netdevs = netdev.New(log)
@@ -122,6 +126,9 @@ func (a *Agent) load() error {
 	}
 	a.revision = revision
 	for _, c := range wanted {
+		if !isUID(c.UID) {
+			return fmt.Errorf("the agent's state names the capture %q, which cannot name its data", c.UID)
+		}
 		a.jobs[c.UID] = newJob(a, c, done[c.UID])
 	}
 	entries, err := os.ReadDir(a.cfg.CaptureDir)
@@ -184,9 +191,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { a.guard(ctx) })
 	err := a.netdevs.Run(ctx, func(devices []point.Point) {
-		a.mu.Lock()
-		a.devices = devices
-		a.mu.Unlock()
+		a.devices.Store(&devices)
 		a.link.InventoryChanged()
 	})
 	if ctx.Err() == nil {
@@ -195,6 +200,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		<-ctx.Done()
 	}
 	wg.Wait()
+	a.mu.Lock()
+	a.stopped = true
+	a.mu.Unlock()
 	a.running.Wait()
 	a.engine.Close()
 	return a.keep.close()
@@ -224,17 +232,13 @@ func (a *Agent) look() error {
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	a.devices = devices
-	a.mu.Unlock()
+	a.devices.Store(&devices)
 	a.lookSensors(context.Background())
 	return nil
 }
 
 func (a *Agent) isUp(name string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, p := range a.devices {
+	for _, p := range *a.devices.Load() {
 		if p.Name == name {
 			return p.Up
 		}
@@ -269,7 +273,7 @@ func (a *Agent) Obey(revision int64, captures []want.Capture) error {
 	if revision < a.revision {
 		return fmt.Errorf("%w: %d, and %d was taken", agentapi.ErrStale, revision, a.revision)
 	}
-	if a.ctx != nil && a.ctx.Err() != nil {
+	if a.stopped || a.ctx != nil && a.ctx.Err() != nil {
 		return errors.New("the agent is stopping")
 	}
 	if err := a.keep.obey(revision, captures); err != nil {
@@ -301,9 +305,7 @@ func (a *Agent) Obey(revision int64, captures []want.Capture) error {
 // drop ends a job and removes its data. a.mu is held.
 func (a *Agent) drop(j *job) {
 	j.forget()
-	if t, ok := j.taker.(interface{ forget() }); ok {
-		t.forget()
-	}
+	j.release()
 	started := a.ctx != nil
 	a.running.Go(func() {
 		if started {
@@ -331,7 +333,7 @@ func (a *Agent) Actual() (int64, []want.Status) {
 func (a *Agent) Inventory() ([]point.Point, want.Node) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	points := append(append([]point.Point(nil), a.devices...), a.sensorPts...)
+	points := append(append([]point.Point(nil), *a.devices.Load()...), a.sensorPts...)
 	for i := range points {
 		points[i].Node = a.cfg.NodeName
 	}

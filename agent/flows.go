@@ -17,8 +17,11 @@ import (
 	"opentap/want"
 )
 
-// maxPending bounds the flow records that wait for a late disk, per point.
-const maxPending = 1 << 18
+// Bounds of the flow records that wait, per point: so many make a batch, and so many wait for a late disk.
+const (
+	batchRows  = 1 << 12
+	maxPending = 1 << 18
+)
 
 // flows takes a netflow capture: a meter for each point, and one log of records for all.
 type flows struct {
@@ -54,6 +57,7 @@ type meter struct {
 	att     *capture.Attachment
 	pending []flow.Record
 	apart   uint64 // as last reported to f
+	patient bool   // nobody waits for the meter: it may wait for the disk
 }
 
 func newFlows(j *job) *flows {
@@ -93,19 +97,30 @@ func (m *meter) report() {
 	apart := s.NonIP + s.Truncated + s.Malformed
 	m.f.apart.Add(apart - m.apart)
 	m.apart = apart
-	if len(m.pending) == 0 {
+	m.hand()
+}
+
+// hand gives what is pending to the writer, unless it is late.
+func (m *meter) hand() {
+	n := uint64(len(m.pending))
+	if n == 0 {
 		return
 	}
-	select {
-	case m.f.batches <- m.pending:
-		m.f.sent.Add(uint64(len(m.pending)))
+	if m.patient {
+		m.f.batches <- m.pending
+	} else {
 		select {
-		case m.pending = <-m.f.free:
-			m.pending = m.pending[:0]
+		case m.f.batches <- m.pending:
 		default:
-			m.pending = nil
+			return
 		}
+	}
+	m.f.sent.Add(n)
+	select {
+	case m.pending = <-m.f.free:
+		m.pending = m.pending[:0]
 	default:
+		m.pending = nil
 	}
 }
 
@@ -115,7 +130,9 @@ func (m *meter) sink(r *flow.Record) {
 		m.f.lose(r)
 		return
 	}
-	m.pending = append(m.pending, *r)
+	if m.pending = append(m.pending, *r); len(m.pending)%batchRows == 0 {
+		m.hand()
+	}
 }
 
 // lose books a record that could not be kept.
@@ -124,37 +141,52 @@ func (f *flows) lose(r *flow.Record) {
 	f.lostCount.Add(r.Packets + r.RevPackets)
 }
 
-func (f *flows) begin(st *want.Status, resumed bool) error {
-	q := f.j.get().Query
+func (f *flows) begin(m *memo, resumed bool) (err error) {
+	spec := f.j.get()
 	log, err := f.rows.acquire()
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.abandon())
+		}
+	}()
 	f.log, f.before = log, log.Len()
 	if resumed {
-		if err := f.resume(st); err != nil {
+		if err := f.resume(m); err != nil {
 			return err
 		}
 	}
-	for _, m := range f.meters {
-		if m.table, err = flow.New(f.j.a.cfg.Flow, m.sink); err != nil {
+	for _, t := range f.meters {
+		if t.table, err = flow.New(f.j.a.cfg.Flow, t.sink); err != nil {
 			return err
 		}
-		if m.att, err = f.j.a.engine.Attach(engineSpec(m.point, q), m); err != nil {
+		if t.att, err = f.j.a.engine.Attach(engineSpec(t.point, &spec, f.limit.spent()), t); err != nil {
 			return err
 		}
 	}
 	f.written.Go(f.write)
 	go f.watch()
-	for _, m := range f.meters {
-		awaitOpen(m.att)
+	for _, t := range f.meters {
+		awaitOpen(t.att)
 	}
 	return nil
 }
 
+// abandon gives back what a begin that failed had taken.
+func (f *flows) abandon() (err error) {
+	for _, m := range f.meters {
+		if m.att != nil {
+			err = errors.Join(err, m.att.Detach(context.Background()))
+		}
+	}
+	return errors.Join(err, f.rows.release())
+}
+
 // resume makes the account agree with the records that are there. Packets that had been metered into flows still open when
 // opentapd died are in no record: they are booked as lost.
-func (f *flows) resume(st *want.Status) error {
+func (f *flows) resume(m *memo) error {
 	var inRecords uint64
 	err := f.log.Each(f.log.Len(), func(_ uint64, r *flow.Record) error {
 		inRecords += r.Packets + r.RevPackets
@@ -163,9 +195,9 @@ func (f *flows) resume(st *want.Status) error {
 	if err != nil {
 		return fmt.Errorf("read the flow records back: %w", err)
 	}
-	apart := f.j.apart()
+	apart := m.Apart
 	f.apart.Store(apart)
-	acc := &st.Ledger
+	acc := &m.Status.Ledger
 	if kept := inRecords + apart; kept < acc.Captured {
 		acc.Dropped[ledger.Corrupt] += acc.Captured - kept
 		acc.Captured = kept
@@ -177,13 +209,6 @@ func (f *flows) resume(st *want.Status) error {
 	f.limit.packets.Add(acc.Captured)
 	f.limit.octets.Add(acc.StoredOctets)
 	return nil
-}
-
-// apart is what the memo knows of packets in no flow.
-func (j *job) apart() uint64 {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.memo.Apart
 }
 
 // write appends batches to the log until rows is closed.
@@ -216,13 +241,9 @@ func (f *flows) watch() {
 	endTogether(atts, f.disk)
 	// The tables are ours now.
 	for _, m := range f.meters {
+		m.patient = true
 		m.table.Flush(flow.EndForced)
 		m.report()
-		if len(m.pending) > 0 {
-			f.sent.Add(uint64(len(m.pending)))
-			f.batches <- m.pending // there is time now
-			m.pending = nil
-		}
 	}
 	close(f.batches)
 	f.written.Wait()
@@ -242,7 +263,8 @@ func (f *flows) stop(ctx context.Context) {
 	}
 }
 
-func (f *flows) look(st *want.Status) {
+func (f *flows) look(memo *memo) {
+	st := &memo.Status
 	total := f.base
 	var gaps []want.Gap
 	for _, m := range f.meters {
@@ -258,11 +280,12 @@ func (f *flows) look(st *want.Status) {
 	st.Ledger = total
 	st.Records = f.log.Len()
 	st.Bytes = uint64(f.log.Bytes())
-	f.j.memo.Apart = f.apart.Load() // look is called with the memo in hand
+	memo.Apart = f.apart.Load()
 	mergeGaps(st, gaps)
 }
 
-func (f *flows) end(st *want.Status) (want.State, string) {
+func (f *flows) end(memo *memo) (want.State, string) {
+	st := &memo.Status
 	err := f.log.Sync()
 	if lost := f.lostRows.Load(); lost > 0 && err == nil {
 		err = fmt.Errorf("%d flow records", lost)
@@ -279,6 +302,9 @@ func (f *flows) end(st *want.Status) (want.State, string) {
 		case capture.EndError:
 			return want.Failed, pr.Err.Error()
 		}
+	}
+	if f.limit.spent() {
+		return want.Done, "its limit is reached"
 	}
 	return want.Done, ""
 }
@@ -316,8 +342,8 @@ func endTogether(atts []*capture.Attachment, fail <-chan struct{}) {
 }
 
 // snapshot returns how many rows of the log, together with which records of flows still open, are all that was metered up
-// to one moment. ok is false when the meters have ended: then the log alone is all.
-func (f *flows) snapshot(ctx context.Context) (upto uint64, live []flow.Record, ok bool) {
+// to one moment. Once the meters have ended the log alone is all.
+func (f *flows) snapshot(ctx context.Context) (upto uint64, live []flow.Record, err error) {
 	order := append([]*meter(nil), f.meters...)
 	sort.Slice(order, func(i, k int) bool { return order[i].point < order[k].point }) // one order for all, lest two snapshots wait for each other
 	var sent uint64
@@ -337,12 +363,17 @@ func (f *flows) snapshot(ctx context.Context) (upto uint64, live []flow.Record, 
 		return order[i].att.Do(ctx, func() { held = hold(i + 1) }) && held
 	}
 	if !hold(0) {
-		return 0, nil, false
+		select {
+		case <-f.ended:
+		case <-ctx.Done():
+			return 0, nil, ctx.Err()
+		}
+		sent = f.sent.Load()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for f.taken < sent {
 		f.more.Wait()
 	}
-	return f.before + sent, live, true
+	return f.before + sent, live, nil
 }

@@ -3,8 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 	"time"
 
 	"opentap/want"
@@ -21,6 +19,7 @@ func (a *Agent) guard(ctx context.Context) {
 	defer t.Stop()
 	looked := time.Now()
 	for {
+		a.expire(time.Now())
 		a.guardDisk()
 		if time.Since(looked) >= sensorEvery {
 			looked = time.Now()
@@ -36,56 +35,75 @@ func (a *Agent) guard(ctx context.Context) {
 	}
 }
 
-// guardDisk lets recordings give up their oldest data, and when only promised data is left ends what still grows, before
-// the disk ends it for us.
-func (a *Agent) guardDisk() {
+// expire removes the data of captures whose retention has passed, also when no controller says so.
+func (a *Agent) expire(now time.Time) {
+	for _, j := range a.all() {
+		if err := j.expire(now); err != nil {
+			a.log.Error("cannot remove expired data; it is tried again", "uid", j.uid, "err", err)
+		}
+	}
+}
+
+// all returns the jobs there are now.
+func (a *Agent) all() []*job {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	jobs := make([]*job, 0, len(a.jobs))
 	for _, j := range a.jobs {
 		jobs = append(jobs, j)
 	}
-	recorders := make([]*recording, 0, len(a.recorders))
-	for _, r := range a.recorders {
-		recorders = append(recorders, r)
-	}
-	a.mu.Unlock()
+	return jobs
+}
 
+// guardDisk lets recordings give up their oldest data, and when only promised data is left ends what still grows, before
+// the disk ends it for us.
+func (a *Agent) guardDisk() {
+	jobs := a.all()
 	var promised, spare int64
 	for _, j := range jobs {
 		promised += int64(j.snapshot().Bytes)
 	}
-	for _, r := range recorders {
-		held, err := r.shrink(r.cfg.Bytes)
+	held := make(map[*recording]int64, len(a.recorders)) // the map never changes
+	shrink := func(r *recording, most int64) {
+		now, err := r.shrink(most)
+		problem := ""
 		if err != nil {
-			a.trouble("shrink "+r.cfg.Point, fmt.Sprintf("the recording of %s cannot be cut: %v", r.cfg.Point, err))
+			problem = fmt.Sprintf("the recording of %s cannot be cut: %v", r.cfg.Point, err)
 		}
-		spare += held
+		a.trouble("shrink "+r.cfg.Point, problem)
+		spare += now - held[r]
+		held[r] = now
 	}
-	if over := promised + spare - a.cfg.Quota.Bytes; a.cfg.Quota.Bytes > 0 && over > 0 {
-		for _, r := range recorders {
-			was := used(r.dir)
-			if held, err := r.shrink(max(was-over, 0)); err == nil {
-				spare -= was - held
-				over -= was - held
-			}
-		}
+	for _, r := range a.recorders {
+		shrink(r, r.cfg.Bytes)
 	}
 	free, err := freeOctets(a.cfg.CaptureDir)
+	for _, r := range a.recorders {
+		over := a.cfg.Quota.MinFree - free
+		if a.cfg.Quota.Bytes > 0 {
+			over = max(over, promised+spare-a.cfg.Quota.Bytes)
+		}
+		if err == nil && over > 0 {
+			shrink(r, max(held[r]-over, 0))
+			free, err = freeOctets(a.cfg.CaptureDir)
+		}
+	}
+	problem := ""
 	if err != nil {
-		a.trouble("disk", "free space cannot be read: "+err.Error())
+		problem = "free space cannot be read: " + err.Error()
+	}
+	a.trouble("disk", problem)
+	if err != nil {
 		return
 	}
 	a.mu.Lock()
 	a.used, a.free = promised+spare, free
 	a.mu.Unlock()
-	reason := ""
-	switch q := a.cfg.Quota; {
-	case q.Bytes > 0 && promised+spare > q.Bytes:
-		reason = fmt.Sprintf("the quota of %d octets for captures is used up, and all of it is promised to captures that have not expired", q.Bytes)
-	case free < q.MinFree:
-		reason = fmt.Sprintf("only %d octets are free on the disk of %s; %d are to stay free", free, a.cfg.CaptureDir, q.MinFree)
-	}
+	reason := a.cfg.Quota.exceeded(promised+spare, free, a.cfg.CaptureDir)
 	a.trouble("room", reason)
+	for _, r := range a.recorders {
+		r.halt(reason)
+	}
 	if reason == "" {
 		return
 	}
@@ -96,17 +114,13 @@ func (a *Agent) guardDisk() {
 	}
 }
 
-// used is what a directory holds, in octets of its files.
-func used(dir string) int64 {
-	var n int64
-	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error { // what vanishes meanwhile takes no room
-		if err != nil || d.IsDir() {
-			return nil
-		}
-		if info, err := d.Info(); err == nil {
-			n += info.Size()
-		}
-		return nil
-	})
-	return n
+// exceeded says why nothing may grow any more; "" = it may.
+func (q Quota) exceeded(used, free int64, dir string) string {
+	switch {
+	case q.Bytes > 0 && used > q.Bytes:
+		return fmt.Sprintf("the quota of %d octets for captures is used up, and all of it is promised to captures that have not expired", q.Bytes)
+	case free < q.MinFree:
+		return fmt.Sprintf("less than the %d octets that are to stay free are free on the disk of %s", q.MinFree, dir)
+	}
+	return ""
 }

@@ -18,16 +18,17 @@ import (
 // from anywhere at any time.
 type taker interface {
 	// begin starts taking into the capture's directory, after whatever an earlier begin left there. resumed says that
-	// the capture had begun before and was cut off; what is known of it is in the status given.
-	begin(st *want.Status, resumed bool) error
+	// the capture had begun before and was cut off; what is known of it is in m. After an error nothing is held or running.
+	begin(m *memo, resumed bool) error
 	// done is closed when no more data will come.
 	done() <-chan struct{}
-	// look brings the status up to date: accounts, records, gaps.
-	look(st *want.Status)
+	// look brings the memo up to date: accounts, records, gaps.
+	look(m *memo)
 	// stop ends the taking now; done is closed soon after, or when ctx ends.
 	stop(ctx context.Context)
 	// end closes the files after done, and says why it ended: the state, and a reason unless it is plain.
-	end(st *want.Status) (want.State, string)
+	end(m *memo) (want.State, string)
+	// open is called after begin and before the directory goes.
 	open(ctx context.Context, st want.Status, o want.OpenOptions) (*want.Retrieval, error)
 }
 
@@ -41,10 +42,12 @@ type job struct {
 	done   chan struct{}      // closed when run has returned
 	kick   chan struct{}      // the spec has changed
 
-	mu      sync.Mutex
+	taker taker
+
+	mu      sync.Mutex // never held while the taker or the disk is at work
 	spec    want.Capture
-	memo    memo
-	taker   taker
+	memo    memo   // changed by set alone
+	ready   bool   // begin is over: the taker can be opened
 	full    string // why recording must stop now; "" = it need not
 	dropped bool   // no longer wanted: its data is about to go
 }
@@ -125,24 +128,29 @@ func (j *job) get() want.Capture {
 	return j.spec
 }
 
-// set changes the status, reports it, and with durable keeps it on disk first.
+// set changes the status, reports it, and with durable keeps it on disk first. Only the job's goroutine calls it, and
+// after that has ended whoever waited for it: so change works on a copy, and may take its time.
 func (j *job) set(durable bool, change func(m *memo)) {
 	j.mu.Lock()
-	change(&j.memo)
-	j.memo.Status.UID = j.uid
-	j.memo.Status.Updated = time.Now().UTC()
-	m := j.memo
-	m.Status.Gaps = append([]want.Gap(nil), m.Status.Gaps...)
+	m := j.memo.clone()
+	j.mu.Unlock()
+	change(&m)
+	m.Status.UID = j.uid
+	m.Status.Updated = time.Now().UTC()
+	j.mu.Lock()
+	j.memo = m.clone()
 	dropped := j.dropped
 	j.mu.Unlock()
 	if dropped {
 		return
 	}
 	if durable {
+		problem := ""
 		if err := j.a.keep.remember(j.uid, &m); err != nil {
 			j.log.Error("cannot keep the state of a capture on disk", "err", err)
-			j.a.trouble("state", "the agent's state cannot be written: "+err.Error())
+			problem = "the agent's state cannot be written: " + err.Error()
 		}
+		j.a.trouble("state", problem)
 	}
 	j.a.link.StatusChanged(m.Status)
 }
@@ -151,6 +159,7 @@ const (
 	lookEvery     = 250 * time.Millisecond // how often a running capture's numbers are brought up to date
 	rememberEvery = 2 * time.Second        // how often they are kept on disk: what a crash can make us forget of them
 	stopPatience  = 10 * time.Second       // how long the end of a capture may take
+	clockSteps    = 5 * time.Second        // how often the wall clock is looked at anew while waiting for a time: it may be set
 )
 
 // run is the capture's life. It returns when ctx ends or when nothing is left to do.
@@ -159,38 +168,54 @@ func (j *job) run(ctx context.Context) {
 	if st.State.Final() {
 		return
 	}
-	resumed := !st.Started.IsZero()
-	if !resumed && !j.wait(ctx) {
+	known := !st.Started.IsZero()
+	if !known && !j.wait(ctx) {
 		return
 	}
 	if ctx.Err() != nil {
 		return
 	}
+	_, err := os.Stat(j.dir)
+	resumed := known || err == nil // a crash may have come between the first packet and its being known
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		j.finish(want.Failed, "its directory cannot be made: "+err.Error())
 		return
 	}
-	if resumed {
-		j.set(false, func(m *memo) {
-			m.Status.Gaps = append(m.Status.Gaps, want.Gap{From: m.Status.Updated, To: time.Now().UTC(), Reason: "opentapd was not running"})
-		})
-	}
-	begun := j.snapshot()
-	if err := j.taker.begin(&begun, resumed); err != nil {
-		j.finish(want.Failed, err.Error())
-		return
-	}
 	j.set(true, func(m *memo) {
-		m.Status = begun
+		c := j.get()
+		if known {
+			m.Status.Gaps = appendGap(m.Status.Gaps, m.Status.Updated, time.Now().UTC(), c.End())
+		}
+		if err = j.taker.begin(m, resumed); err != nil {
+			return
+		}
+		j.mu.Lock()
+		j.ready = true // before it is told that it runs
+		j.mu.Unlock()
 		m.Status.State, m.Status.Reason = want.Running, ""
 		if m.Status.Started.IsZero() {
 			m.Status.Started = time.Now().UTC()
-			if from := j.spec.Query.From; from.After(m.Status.Started) {
+			if from := c.Query.From; from.After(m.Status.Started) {
 				m.Status.Started = from
 			}
 		}
 	})
+	if err != nil {
+		j.finish(want.Failed, err.Error())
+		return
+	}
 	j.tend(ctx)
+}
+
+// appendGap adds the gap of a time in which opentapd did not run, as far as it is inside the window; a zero end is none.
+func appendGap(gaps []want.Gap, from, to, end time.Time) []want.Gap {
+	if !end.IsZero() && to.After(end) {
+		to = end
+	}
+	if !to.After(from) {
+		return gaps
+	}
+	return append(gaps, want.Gap{From: from, To: to, Reason: "opentapd was not running"})
 }
 
 // wait sleeps until just before the window begins. false: the capture has ended before it began, or ctx has.
@@ -198,24 +223,26 @@ func (j *job) wait(ctx context.Context) bool {
 	for {
 		c := j.get()
 		now := time.Now()
-		if end := c.End(); !end.IsZero() && !now.Before(end) && !c.Recorded {
-			if !c.StopAt.IsZero() {
-				j.finish(want.Stopped, "stopped before it began")
-			} else {
-				j.finish(want.Failed, "its window passed while opentapd was not running")
-			}
+		if !c.StopAt.IsZero() && !c.Recorded {
+			j.finish(want.Stopped, "stopped before it began")
+			return false
+		}
+		if end := c.Query.To; !end.IsZero() && !now.Before(end) && !c.Recorded {
+			j.finish(want.Failed, "its window passed while opentapd was not running")
 			return false
 		}
 		begin := c.Query.From.Add(-capture.Lead)
 		if !now.Before(begin) {
 			return true
 		}
-		j.set(false, func(m *memo) { m.Status.Reason = "begins at " + c.Query.From.Format(time.RFC3339) })
+		if reason := "begins at " + c.Query.From.Format(time.RFC3339); j.snapshot().Reason != reason {
+			j.set(false, func(m *memo) { m.Status.Reason = reason })
+		}
 		select {
 		case <-ctx.Done():
 			return false
 		case <-j.kick:
-		case <-time.After(min(begin.Sub(now), time.Hour)): // the clock may be set meanwhile
+		case <-time.After(min(begin.Sub(now), clockSteps)):
 		}
 	}
 }
@@ -227,18 +254,8 @@ func (j *job) tend(ctx context.Context) {
 	kept := time.Now()
 	for {
 		select {
-		case <-ctx.Done(): // we are asked to go, not the capture: it resumes at the next start
-			stopped, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
-			j.taker.stop(stopped)
-			cancel()
-			j.set(true, func(m *memo) { j.taker.look(&m.Status); j.taker.end(&m.Status) })
-			return
+		case <-ctx.Done():
 		case <-j.taker.done():
-			var state want.State
-			var reason string
-			j.set(false, func(m *memo) { j.taker.look(&m.Status); state, reason = j.taker.end(&m.Status) })
-			j.finish(state, reason)
-			return
 		case <-j.kick:
 		case <-look.C:
 		}
@@ -246,29 +263,57 @@ func (j *job) tend(ctx context.Context) {
 		j.mu.Lock()
 		full := j.full
 		j.mu.Unlock()
-		if asked := !c.StopAt.IsZero() && !time.Now().Before(c.StopAt); asked || full != "" {
-			stopped, cancel := context.WithTimeout(ctx, stopPatience)
-			j.taker.stop(stopped)
-			cancel()
-			state, reason := want.Stopped, "stopped on request"
-			j.set(false, func(m *memo) {
-				j.taker.look(&m.Status)
-				if s, r := j.taker.end(&m.Status); s == want.Failed {
-					state, reason = s, r
-				}
-			})
-			if full != "" {
-				state, reason = want.Failed, full
-			}
-			j.finish(state, reason)
+		switch {
+		case j.over(): // first of all: what has ended by itself is not cut off by what comes at the same moment
+			j.close(c, "")
+			return
+		case ctx.Err() != nil: // we are asked to go, not the capture: it resumes at the next start
+			j.stop(ctx)
+			j.set(true, func(m *memo) { j.taker.look(m); j.taker.end(m) })
+			return
+		case !c.StopAt.IsZero() || full != "":
+			j.stop(ctx)
+			j.close(c, full)
 			return
 		}
 		durable := time.Since(kept) >= rememberEvery
 		if durable {
 			kept = time.Now()
 		}
-		j.set(durable, func(m *memo) { j.taker.look(&m.Status) })
+		j.set(durable, j.taker.look)
 	}
+}
+
+// over reports whether the taker has ended by itself.
+func (j *job) over() bool {
+	select {
+	case <-j.taker.done():
+		return true
+	default:
+		return false
+	}
+}
+
+// stop ends the taker, also when ctx has ended.
+func (j *job) stop(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+	defer cancel()
+	j.taker.stop(ctx)
+}
+
+// close ends a capture whose taker is over; full says why it had to be, "" = it had not.
+func (j *job) close(c want.Capture, full string) {
+	var state want.State
+	var reason string
+	j.set(false, func(m *memo) { j.taker.look(m); state, reason = j.taker.end(m) })
+	switch {
+	case state == want.Failed && full == "":
+	case full != "":
+		state, reason = want.Failed, full
+	case !c.StopAt.IsZero() && reason == "" && (c.Query.To.IsZero() || c.StopAt.Before(c.Query.To)):
+		state, reason = want.Stopped, "stopped on request"
+	}
+	j.finish(state, reason)
 }
 
 // finish writes the capture's last word.
@@ -287,10 +332,48 @@ func (j *job) finish(state want.State, reason string) {
 		"dropped", st.Ledger.DroppedTotal(), "records", st.Records)
 }
 
+// expire removes the data when its retention has passed. The capture itself stays until it is no longer desired.
+func (j *job) expire(now time.Time) error {
+	select {
+	case <-j.done: // run is over, so that set is ours
+	default:
+		return nil
+	}
+	j.mu.Lock()
+	st, retain, expired, dropped := j.memo.Status, time.Duration(j.spec.Retain), j.memo.Expired, j.dropped
+	j.mu.Unlock()
+	if dropped || !st.State.Final() || st.Ended.IsZero() || now.Before(st.Ended.Add(retain)) {
+		return nil
+	}
+	if !expired {
+		j.log.Info("removing expired data", "ended", st.Ended, "retain", retain)
+		j.release()
+		j.set(true, func(m *memo) { m.Expired, m.Status.Bytes = true, 0 })
+	} else if _, err := os.Stat(j.dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return os.RemoveAll(j.dir)
+}
+
+// release gives up what the taker holds outside the capture's directory.
+func (j *job) release() {
+	if t, ok := j.taker.(interface{ forget() }); ok {
+		t.forget()
+	}
+}
+
 func (j *job) open(ctx context.Context, o want.OpenOptions) (*want.Retrieval, error) {
 	st := j.snapshot()
-	if st.State == want.Scheduled {
+	j.mu.Lock()
+	ready, expired := j.ready, j.memo.Expired
+	j.mu.Unlock()
+	switch {
+	case expired:
+		return nil, fault.New(fault.NotFound, "the capture's data was removed when its retention had passed")
+	case st.State == want.Scheduled:
 		return nil, &fault.Error{Kind: fault.NotReady, Msg: "the capture has not begun", RetryAfter: time.Second}
+	case !ready && !st.State.Final():
+		return nil, &fault.Error{Kind: fault.NotReady, Msg: "the capture is being resumed", RetryAfter: time.Second}
 	}
 	if st.Started.IsZero() {
 		return nil, fault.New(fault.NotFound, "the capture holds no data: %s", st.Reason)
@@ -314,11 +397,11 @@ func gapsOf(gaps []capture.Gap, point string) []want.Gap {
 // refused is the taker of a capture that cannot be.
 type refused struct{ err error }
 
-func (r refused) begin(*want.Status, bool) error        { return r.err }
-func (r refused) done() <-chan struct{}                 { return nil }
-func (r refused) look(*want.Status)                     {}
-func (r refused) stop(context.Context)                  {}
-func (r refused) end(*want.Status) (want.State, string) { return want.Failed, r.err.Error() }
+func (r refused) begin(*memo, bool) error        { return r.err }
+func (r refused) done() <-chan struct{}          { return nil }
+func (r refused) look(*memo)                     {}
+func (r refused) stop(context.Context)           {}
+func (r refused) end(*memo) (want.State, string) { return want.Failed, r.err.Error() }
 func (r refused) open(context.Context, want.Status, want.OpenOptions) (*want.Retrieval, error) {
 	return nil, r.err
 }

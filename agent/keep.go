@@ -32,6 +32,15 @@ type memo struct {
 	Status want.Status `json:"status"`
 	// Apart is how many of the captured packets are in no flow record because they are in no flow (ARP, malformed …).
 	Apart uint64 `json:"apart,omitempty"`
+	// Expired says that the data was removed, or is about to be, because its retention has passed.
+	Expired bool `json:"expired,omitempty"`
+}
+
+// clone is a copy that shares nothing.
+func (m *memo) clone() memo {
+	c := *m
+	c.Status.Gaps = append([]want.Gap(nil), m.Status.Gaps...)
+	return c
 }
 
 func openKeep(path string) (*keep, error) {

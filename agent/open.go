@@ -11,6 +11,7 @@ import (
 	"opentap/capture/query"
 	"opentap/capture/segment"
 	"opentap/ledger"
+	"opentap/packet"
 	"opentap/pcap"
 	"opentap/want"
 )
@@ -66,32 +67,28 @@ func (p *packets) readable(final bool) ([]segment.Position, error) {
 func (p *packets) open(ctx context.Context, st want.Status, o want.OpenOptions) (*want.Retrieval, error) {
 	spec := p.j.get()
 	prefix := fmt.Sprintf("%s-%s-", p.j.uid[:12], o.Format)
-	now, err := p.readable(st.State.Final())
-	if err != nil {
-		return nil, err
-	}
-	upto, whole := now, st.State.Final()
-	if rest, ok := strings.CutPrefix(o.ETag, prefix); ok {
-		rest, ended := strings.CutSuffix(rest, endMark)
-		if then, ok := parsePositions(rest, len(now)); ok && !anyAfter(then, now) && (whole || !ended) {
-			upto, whole = then, ended
+	upto, whole, ok := p.again(strings.CutPrefix(o.ETag, prefix))
+	if !ok {
+		var err error
+		whole = st.State.Final()
+		if upto, err = p.readable(whole); err != nil {
+			return nil, err
 		}
+	}
+	etag := prefix + positions(upto)
+	if whole {
+		etag += wholeMark
 	}
 	sources := make([]query.Source, len(p.streams))
 	for i, s := range p.streams {
-		rec, err := segment.OpenUpto(s.dir, upto[i])
+		face, err := interfaceAt(s.dir, upto[i], 0)
 		if err != nil {
 			return nil, err
 		}
-		face, err := interfaceOf(rec)
-		acc := st.Ledger
-		if !whole || len(p.streams) > 1 {
-			acc = accountUpto(rec, whole)
+		sources[i] = query.Source{Name: s.point, Interface: face, Dir: s.dir, Upto: upto[i]}
+		if whole && len(p.streams) == 1 {
+			sources[i].Account = &st.Ledger // the last word, with what came behind the last packet
 		}
-		if err := errors.Join(err, rec.Close()); err != nil {
-			return nil, err
-		}
-		sources[i] = query.Source{Name: s.point, Interface: face, Dir: s.dir, Upto: upto[i], Account: &acc}
 	}
 	meta := query.Meta{Section: pcap.Section{Application: "opentap " + p.j.a.cfg.Version, Hardware: p.j.a.cfg.NodeName,
 		Comment: fmt.Sprintf("capture %q (%s) of %s on node %s", spec.ID, spec.UID, strings.Join(spec.Query.Points, ", "), p.j.a.cfg.NodeName)}}
@@ -99,39 +96,43 @@ func (p *packets) open(ctx context.Context, st want.Status, o want.OpenOptions) 
 	if err != nil {
 		return nil, err
 	}
-	tag := prefix + positions(upto)
-	if whole {
-		tag += endMark
-	}
-	return planned(ctx, plan, p.j, st, o.Format, tag)
+	return planned(ctx, plan, p.j, st, o.Format, etag)
 }
 
-// endMark ends the ETag of a capture that has ended: the last account may have grown since the last packet was stored, and
-// the same ETag always stands for the same octets.
-const endMark = "e"
+// wholeMark ends the ETag of a capture that has ended: what states its accounts is of other octets than before.
+const wholeMark = "-f"
 
-// accountUpto is the account of a recording as it is opened. Unless it is the whole of it, what was counted behind the last
-// packet does not belong to it.
-func accountUpto(rec *segment.Recording, whole bool) ledger.Account {
-	acc := rec.Account()
-	if !whole {
-		acc = ledger.Account{}
-		for h, err := range rec.Chunks(0, 0) {
-			if err == nil { // damage is the plan's to report
-				acc = h.Account
-			}
-		}
+// again reads the ETag of an earlier answer, without its prefix. ok is false when that answer can no longer be had.
+func (p *packets) again(tag string, ours bool) (upto []segment.Position, whole, ok bool) {
+	if !ours {
+		return nil, false, false
 	}
-	return storedOnly(acc, rec)
+	tag, whole = strings.CutSuffix(tag, wholeMark)
+	upto, ok = parsePositions(tag, len(p.streams))
+	for i, s := range p.streams {
+		ok = ok && stillThere(s.dir, upto[i])
+	}
+	return upto, whole, ok
 }
 
-func anyAfter(a, b []segment.Position) bool {
-	for i := range a {
-		if b[i].Before(a[i]) {
-			return true
-		}
+// stillThere reports whether a recording can be read up to a position as it could before: a power cut may have taken some.
+func stillThere(dir string, upto segment.Position) bool {
+	rec, err := segment.OpenUpto(dir, upto)
+	if err != nil {
+		return false
 	}
-	return false
+	defer rec.Close()
+	return rec.Position() == upto
+}
+
+// interfaceAt reads back how a recording describes its point where its packets are of from or later.
+func interfaceAt(dir string, upto segment.Position, from packet.Timestamp) (pcap.Interface, error) {
+	rec, err := segment.OpenUpto(dir, upto)
+	if err != nil {
+		return pcap.Interface{}, err
+	}
+	face, err := interfaceOf(rec, from)
+	return face, errors.Join(err, rec.Close())
 }
 
 func formatOf(f want.Format) query.Format {
@@ -148,7 +149,7 @@ func planned(ctx context.Context, plan *query.Plan, j *job, st want.Status, f wa
 		return nil, err
 	}
 	r := plan.Result()
-	ret := &want.Retrieval{Format: f, FileName: fileName(j, f), Size: size, ETag: strings.Trim(etag, "-"), Modified: st.Updated,
+	ret := &want.Retrieval{Format: f, FileName: fileName(j, f), Size: size, ETag: etag, Modified: st.Updated,
 		Final: st.State.Final(), Records: r.Packets, Ledger: st.Ledger,
 		Write: func(ctx context.Context, w io.Writer, offset, length int64) error {
 			return plan.WriteTo(ctx, w, offset, length)
@@ -168,12 +169,18 @@ func ledgerOf(plan *query.Plan) (total ledger.Account) {
 	return total
 }
 
-// interfaceOf reads back how a recording describes its point.
-func interfaceOf(rec *segment.Recording) (pcap.Interface, error) {
-	if len(rec.Segments()) == 0 {
+// interfaceOf reads the description from the first segment with packets of from or later, or else the last segment.
+func interfaceOf(rec *segment.Recording, from packet.Timestamp) (pcap.Interface, error) {
+	path := ""
+	for _, info := range rec.Segments() {
+		if path = info.Path; info.Packets > 0 && info.Latest >= from {
+			break
+		}
+	}
+	if path == "" {
 		return pcap.Interface{}, notYet()
 	}
-	f, err := os.Open(rec.Segments()[0].Path)
+	f, err := os.Open(path)
 	if err != nil {
 		return pcap.Interface{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -83,6 +84,11 @@ func (b *budget) take(n int) capture.Verdict {
 	return v
 }
 
+// spent reports whether nothing is left.
+func (b *budget) spent() bool {
+	return b.of.Packets > 0 && b.packets.Load() >= b.of.Packets || b.of.Octets > 0 && b.octets.Load() >= b.of.Octets
+}
+
 // giveBack returns what a packet took that was not kept after all.
 func (b *budget) giveBack(n int) {
 	if b.of.Packets > 0 {
@@ -126,25 +132,23 @@ func (s *stream) Idle(_ packet.Timestamp, a *ledger.Account) {
 	}
 }
 
-func (p *packets) begin(st *want.Status, resumed bool) error {
+func (p *packets) begin(m *memo, resumed bool) (err error) {
 	spec := p.j.get()
-	q := spec.Query
-	for _, s := range p.streams {
-		if err := s.open(p.j.a, q, resumed); err != nil {
-			return err
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.abandon())
 		}
-		if resumed {
-			p.limit.packets.Add(s.base.Captured)
-			p.limit.octets.Add(s.base.StoredOctets)
+	}()
+	for _, s := range p.streams {
+		if err := s.open(p.j.a, p.j.a.cfg.Segment, spec.Query, resumed); err != nil {
+			return err
 		}
 	}
 	if resumed {
-		st.Ledger = p.base()
+		p.resume(&m.Status)
 	}
 	for _, s := range p.streams {
-		var err error
-		s.att, err = p.j.a.engine.Attach(engineSpec(s.point, q), s)
-		if err != nil {
+		if s.att, err = p.j.a.engine.Attach(engineSpec(s.point, &spec, p.limit.spent()), s); err != nil {
 			return err
 		}
 	}
@@ -153,6 +157,42 @@ func (p *packets) begin(st *want.Status, resumed bool) error {
 		awaitOpen(s.att)
 	}
 	return nil
+}
+
+// abandon gives back what a begin that failed had taken.
+func (p *packets) abandon() (err error) {
+	for _, s := range p.streams {
+		if s.att != nil {
+			err = errors.Join(err, s.att.Detach(context.Background()))
+		}
+		if s.w != nil {
+			err = errors.Join(err, s.w.Close(s.base))
+		}
+	}
+	return err
+}
+
+// resume makes the accounts go on from what is on disk. What had been counted and is not there is lost: the status is
+// kept less often than packets are stored, so this is the least.
+func (p *packets) resume(st *want.Status) {
+	was, stored := st.Ledger, p.base()
+	first := &p.streams[0].base // any of them: what was kept is the sum
+	more := func(a *uint64, was, stored uint64) {
+		if was > stored {
+			*a += was - stored
+		}
+	}
+	more(&first.Dropped[ledger.Corrupt], was.Captured+was.Dropped[ledger.Corrupt], stored.Captured+stored.Dropped[ledger.Corrupt])
+	more(&first.Filtered, was.Filtered, stored.Filtered)
+	for r := range was.Dropped {
+		if ledger.Reason(r) != ledger.Corrupt {
+			more(&first.Dropped[r], was.Dropped[r], stored.Dropped[r])
+		}
+	}
+	first.Seen = first.Captured + first.Filtered + first.SampledOut + first.RateLimited + first.DroppedTotal()
+	st.Ledger = p.base()
+	p.limit.packets.Add(st.Ledger.Captured)
+	p.limit.octets.Add(st.Ledger.StoredOctets)
 }
 
 // openPatience is how long a capture may take to begin before it is called running without being so yet.
@@ -166,30 +206,25 @@ func awaitOpen(att *capture.Attachment) {
 	}
 }
 
-func engineSpec(point string, q filter.Query) capture.Spec {
+// engineSpec is what the engine has to do for one point of a capture. With spent the capture's limits were reached before
+// opentapd ended: nothing more is taken.
+func engineSpec(point string, c *want.Capture, spent bool) capture.Spec {
+	q := &c.Query
 	spec := capture.Spec{Point: point, Filter: q.Filter, Strict: q.Strict, Snap: q.Snap, From: packet.TimestampOf(q.From), Promiscuous: true}
-	if !q.To.IsZero() {
-		spec.To = packet.TimestampOf(q.To)
+	if to := c.End(); !to.IsZero() {
+		spec.To = packet.TimestampOf(to)
+	}
+	if spent {
+		spec.To = max(spec.From, 1)
 	}
 	return spec
 }
 
 // open makes the stream's writer, after what an earlier run left.
-func (s *stream) open(a *Agent, q filter.Query, resumed bool) error {
+func (s *stream) open(a *Agent, cfg segment.Config, q filter.Query, resumed bool) error {
 	if resumed {
-		if _, err := segment.Recover(s.dir); err != nil {
+		if err := s.recover(); err != nil {
 			return fmt.Errorf("recover the recording: %w", err)
-		}
-		rec, err := segment.Open(s.dir)
-		if err != nil {
-			return fmt.Errorf("open the recovered recording: %w", err)
-		}
-		s.base = storedAccount(rec)
-		for _, info := range rec.Segments() {
-			s.baseBytes += info.Bytes
-		}
-		if err := rec.Close(); err != nil {
-			return err
 		}
 	}
 	link, err := ring.LinkTypeOf(s.point)
@@ -198,12 +233,30 @@ func (s *stream) open(a *Agent, q filter.Query, resumed bool) error {
 	} else if err != nil {
 		return err
 	}
-	cfg := a.cfg.Segment
 	cfg.Dir = s.dir
 	cfg.Interface = a.describe(s.point, q, link)
 	cfg.Section = pcap.Section{Application: "opentapd " + a.cfg.Version, Hardware: a.cfg.NodeName}
 	s.w, err = segment.Create(cfg)
 	return err
+}
+
+// recover mends what an earlier run left and takes over its account. Nothing may be there yet.
+func (s *stream) recover() error {
+	if _, err := segment.Recover(s.dir); err != nil {
+		return err
+	}
+	rec, err := segment.Open(s.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.base = storedAccount(rec)
+	for _, info := range rec.Segments() {
+		s.baseBytes += info.Bytes
+	}
+	return rec.Close()
 }
 
 // storedAccount is the account of what really is on disk. The last account written may be a block older or newer than
@@ -227,9 +280,7 @@ func storedOnly(acc ledger.Account, rec *segment.Recording) ledger.Account {
 // describe tells readers of the file about the point.
 func (a *Agent) describe(name string, q filter.Query, link packet.LinkType) pcap.Interface {
 	i := pcap.Interface{Name: name, Filter: q.Filter, Link: link, SnapLen: uint32(q.Snap)}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, p := range a.devices {
+	for _, p := range *a.devices.Load() {
 		if p.Name != name {
 			continue
 		}
@@ -273,19 +324,37 @@ func (p *packets) base() ledger.Account {
 	return total
 }
 
-func (p *packets) look(st *want.Status) {
-	total := p.base()
+func (p *packets) look(m *memo) {
+	st := &m.Status
+	var total ledger.Account
 	var gaps []want.Gap
 	var bytes int64
 	for _, s := range p.streams {
 		pr := s.att.Progress()
-		total.Add(&pr.Account)
+		acc, stats := s.account(&pr), s.w.Stats()
+		total.Add(&acc)
 		gaps = append(gaps, gapsOf(pr.Gaps, s.point)...)
-		bytes += s.baseBytes + int64(s.w.Stats().FileOctets)
+		bytes += s.baseBytes + int64(stats.FileOctets)
 	}
 	st.Ledger = total
 	st.Bytes = uint64(bytes)
 	mergeGaps(st, gaps)
+}
+
+// account is the stream's, of all runs. When the disk refuses, what was taken and has not reached it is lost after all.
+func (s *stream) account(pr *capture.Progress) ledger.Account {
+	a := s.base
+	a.Add(&pr.Account)
+	if s.w.Err() == nil {
+		return a
+	}
+	stats := s.w.Stats()
+	lost := min(stats.Packets-stats.WrittenPackets, a.Captured)
+	a.Captured -= lost
+	a.Dropped[ledger.Disk] += lost
+	a.Octets -= min(stats.Octets-stats.WrittenOctets, a.Octets)
+	a.StoredOctets -= min(stats.Stored-stats.WrittenStored, a.StoredOctets)
+	return a
 }
 
 // mergeGaps replaces the gaps of this run in the status; gaps from before stay. The state follows: a capture whose point
@@ -313,7 +382,7 @@ func mergeGaps(st *want.Status, now []want.Gap) {
 	}
 }
 
-func (p *packets) end(st *want.Status) (want.State, string) {
+func (p *packets) end(m *memo) (want.State, string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	state, reason := want.Done, ""
@@ -323,12 +392,6 @@ func (p *packets) end(st *want.Status) (want.State, string) {
 		total.Add(&pr.Account)
 		if err := s.w.Close(total); err != nil {
 			state, reason = want.Failed, diskReason(err)
-			// What was taken and then did not reach the disk is lost after all.
-			stats := s.w.Stats()
-			st.Ledger.Captured -= stats.Packets - stats.WrittenPackets
-			st.Ledger.Dropped[ledger.Disk] += stats.Packets - stats.WrittenPackets
-			st.Ledger.Octets -= stats.Octets - stats.WrittenOctets
-			st.Ledger.StoredOctets -= stats.Stored - stats.WrittenStored
 			continue
 		}
 		if state == want.Failed {
@@ -341,10 +404,10 @@ func (p *packets) end(st *want.Status) (want.State, string) {
 			state, reason = want.Failed, pr.Err.Error()
 		}
 	}
-	st.Bytes = 0
-	for _, s := range p.streams {
-		st.Bytes += uint64(s.baseBytes) + s.w.Stats().FileOctets
+	if reason == "" && p.limit.spent() {
+		reason = "its limit is reached"
 	}
+	p.look(m) // now it is known what reached the disk
 	return state, reason
 }
 

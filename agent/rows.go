@@ -109,64 +109,73 @@ func (a *Agent) sampleForm(c want.Capture) rowForm[sensor.Sample] {
 	}
 }
 
-// rowSnapshot is a fixed set of rows: the first upto of the log, and some that are in no log.
+// rowSnapshot is a fixed set of rows.
 type rowSnapshot[T any] struct {
-	rows *rowLog[T]
-	log  *record.Log[T]
-	upto uint64
-	more []T
-	form rowForm[T]
+	each    func(ctx context.Context, fn func(*T) error) error // the same rows each time; an error of fn ends it and is returned
+	form    rowForm[T]
+	etag    string // stands for these rows, for ever
+	release func() error
 }
 
-func (s *rowSnapshot[T]) writeAll(ctx context.Context, w io.Writer, f want.Format) error {
+// rowsUpto are the first upto rows of a log, and some that are in no log.
+func rowsUpto[T any](j *job, rows *rowLog[T], log *record.Log[T], form rowForm[T], f want.Format, upto uint64, more []T) *rowSnapshot[T] {
+	etag := fmt.Sprintf("%s-%s-%d", j.uid[:12], f, upto)
+	if len(more) > 0 {
+		etag += "-" + strconv.FormatInt(time.Now().UnixNano(), 36) // open flows change with every packet: never to be had again
+	}
+	each := func(ctx context.Context, fn func(*T) error) error {
+		err := log.Each(upto, func(i uint64, v *T) error {
+			if i%1024 == 0 && ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fn(v)
+		})
+		for i := range more {
+			if err != nil {
+				break
+			}
+			err = fn(&more[i])
+		}
+		return err
+	}
+	return &rowSnapshot[T]{each: each, form: form, etag: etag, release: sync.OnceValue(rows.release)}
+}
+
+func (s *rowSnapshot[T]) writeAll(ctx context.Context, w io.Writer, f want.Format) (rows uint64, err error) {
 	out, err := s.form(w, f)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	n := 0
-	err = s.log.Each(s.upto, func(_ uint64, v *T) error {
-		if n++; n%1024 == 0 && ctx.Err() != nil {
-			return ctx.Err()
-		}
+	err = s.each(ctx, func(v *T) error {
+		rows++
 		return out.Write(v)
 	})
-	for i := range s.more {
-		if err != nil {
-			break
-		}
-		err = out.Write(&s.more[i])
-	}
-	if err != nil && !errors.Is(err, errEnough) {
-		return err
-	}
 	if err == nil {
 		err = out.Close()
 	}
-	return err
+	return rows, err
 }
 
-// retrieval makes the answer to an open. etag stands for the same bytes for ever, unless rows are in no log.
+// retrieval makes the answer to an open; the snapshot is its own from then on.
 func (s *rowSnapshot[T]) retrieval(ctx context.Context, j *job, st want.Status, f want.Format) (*want.Retrieval, error) {
 	var n counter
-	if err := s.writeAll(ctx, &n, f); err != nil {
-		return nil, errors.Join(err, s.rows.release())
+	rows, err := s.writeAll(ctx, &n, f)
+	if err != nil {
+		return nil, errors.Join(err, s.release())
 	}
-	etag := fmt.Sprintf("%s-%s-%d", j.uid[:12], f, s.upto)
-	if len(s.more) > 0 {
-		etag += "-" + strconv.FormatInt(time.Now().UnixNano(), 36) // open flows change with every packet
-	}
-	var once sync.Once
-	return &want.Retrieval{Format: f, FileName: fileName(j, f), Size: int64(n), ETag: etag, Modified: st.Updated,
-		Final: st.State.Final(), Ledger: st.Ledger, Records: s.upto + uint64(len(s.more)),
+	return &want.Retrieval{Format: f, FileName: fileName(j, f), Size: int64(n), ETag: s.etag, Modified: st.Updated,
+		Final: st.State.Final(), Ledger: st.Ledger, Records: rows,
 		Write: func(ctx context.Context, w io.Writer, offset, length int64) error {
-			part := &window{w: w, skip: offset, left: length}
-			err := s.writeAll(ctx, part, f)
+			if length == 0 {
+				return nil
+			}
+			_, err := s.writeAll(ctx, &window{w: w, skip: offset, left: length}, f)
 			if errors.Is(err, errEnough) {
 				return nil
 			}
 			return err
 		},
-		Close: func() (err error) { once.Do(func() { err = s.rows.release() }); return err }}, nil
+		Close: s.release}, nil
 }
 
 // rowsOf returns how many rows an ETag of ours stands for; ok is false when it is not ours or holds rows of no log.
@@ -231,14 +240,14 @@ func (s *samples[T]) open(ctx context.Context, st want.Status, o want.OpenOption
 	if err != nil {
 		return nil, err
 	}
-	snap := &rowSnapshot[T]{rows: &s.rows, log: log, upto: log.Len(), form: s.form}
-	if upto, ok := rowsOf(s.j, o.Format, o.ETag); ok && upto <= snap.upto {
-		snap.upto = upto
+	upto := log.Len()
+	if then, ok := rowsOf(s.j, o.Format, o.ETag); ok && then <= upto {
+		upto = then
 	}
-	if snap.upto == 0 && !st.State.Final() {
+	if upto == 0 && !st.State.Final() {
 		return nil, errors.Join(notYet(), s.rows.release())
 	}
-	return snap.retrieval(ctx, s.j, st, o.Format)
+	return rowsUpto(s.j, &s.rows, log, s.form, o.Format, upto, nil).retrieval(ctx, s.j, st, o.Format)
 }
 
 func notYet() error {
@@ -250,16 +259,13 @@ func (f *flows) open(ctx context.Context, st want.Status, o want.OpenOptions) (*
 	if err != nil {
 		return nil, err
 	}
-	snap := &rowSnapshot[flow.Record]{rows: &f.rows, log: log, upto: log.Len(), form: flowForm}
-	if upto, ok := rowsOf(f.j, o.Format, o.ETag); ok && upto <= snap.upto {
-		snap.upto = upto
+	upto, live := log.Len(), []flow.Record(nil)
+	if then, ok := rowsOf(f.j, o.Format, o.ETag); ok && then <= upto {
+		upto = then
 	} else if !st.State.Final() {
-		if upto, live, ok := f.snapshot(ctx); ok {
-			snap.upto, snap.more = upto, live
-		} else {
-			<-f.ended
-			snap.upto = log.Len()
+		if upto, live, err = f.snapshot(ctx); err != nil {
+			return nil, errors.Join(err, f.rows.release())
 		}
 	}
-	return snap.retrieval(ctx, f.j, st, o.Format)
+	return rowsUpto(f.j, &f.rows, log, flowForm, o.Format, upto, live).retrieval(ctx, f.j, st, o.Format)
 }

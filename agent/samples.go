@@ -58,7 +58,7 @@ func newSamples(j *job) taker {
 		}}
 }
 
-func (s *samples[T]) begin(_ *want.Status, _ bool) error {
+func (s *samples[T]) begin(_ *memo, _ bool) error {
 	log, err := s.rows.acquire()
 	if err != nil {
 		return err
@@ -81,13 +81,30 @@ func (s *samples[T]) run(ctx context.Context) {
 		case <-time.After(lead):
 		}
 	}
-	if to := spec.Query.To; !to.IsZero() {
+	var err error
+	end := spec.End()
+	for err == nil && ctx.Err() == nil && (end.IsZero() || time.Now().Before(end)) { // again if the clock was set back
+		err = s.sample(ctx, time.Duration(spec.Period), end)
+	}
+	if err != nil && !errors.Is(err, errEnough) {
+		s.mu.Lock()
+		s.err = err
+		s.mu.Unlock()
+	}
+}
+
+// sample reads a row at each tick before end; zero = for ever.
+func (s *samples[T]) sample(ctx context.Context, period time.Duration, end time.Time) error {
+	if !end.IsZero() {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, to)
+		ctx, cancel = context.WithDeadline(ctx, end)
 		defer cancel()
 	}
-	sampler := sensor.Sampler{Period: time.Duration(spec.Period)}
-	err := sampler.Run(ctx, func(t sensor.Tick) error {
+	sampler := sensor.Sampler{Period: period}
+	return sampler.Run(ctx, func(t sensor.Tick) error {
+		if !end.IsZero() && !t.Due.Time().Before(end) { // the clock was set forward
+			return errEnough
+		}
 		s.missed.Add(t.Missed)
 		row, missing, err := s.read(ctx, t.Due)
 		if err != nil {
@@ -99,12 +116,10 @@ func (s *samples[T]) run(ctx context.Context) {
 		s.note(missing, t.Due.Time())
 		return s.log.Append(&row)
 	})
-	if err != nil {
-		s.mu.Lock()
-		s.err = err
-		s.mu.Unlock()
-	}
 }
+
+// maxGaps bounds the gaps of one run; what would be more makes the last one longer.
+const maxGaps = 1000
 
 // note opens and closes gaps as values go missing and return.
 func (s *samples[T]) note(missing string, at time.Time) {
@@ -117,7 +132,9 @@ func (s *samples[T]) note(missing string, at time.Time) {
 	if open {
 		s.gaps[len(s.gaps)-1].To = at
 	}
-	if missing != "" {
+	if missing != "" && len(s.gaps) >= maxGaps {
+		s.gaps[len(s.gaps)-1].To = time.Time{}
+	} else if missing != "" {
 		s.gaps = append(s.gaps, want.Gap{From: at, Reason: missing})
 	}
 }
@@ -132,7 +149,8 @@ func (s *samples[T]) stop(ctx context.Context) {
 	}
 }
 
-func (s *samples[T]) look(st *want.Status) {
+func (s *samples[T]) look(m *memo) {
+	st := &m.Status
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.Records, st.Bytes = s.log.Len(), uint64(s.log.Bytes())
@@ -142,7 +160,8 @@ func (s *samples[T]) look(st *want.Status) {
 	}
 }
 
-func (s *samples[T]) end(st *want.Status) (want.State, string) {
+func (s *samples[T]) end(m *memo) (want.State, string) {
+	st := &m.Status
 	s.cancel()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,0 +1,302 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"opentap/capture/query"
+	"opentap/capture/segment"
+	"opentap/fault"
+	"opentap/filter"
+	"opentap/filter/cbpf"
+	"opentap/flow"
+	"opentap/ledger"
+	"opentap/packet"
+	"opentap/pcap"
+	"opentap/want"
+)
+
+// recorded is the taker of a capture that is answered from recordings: nothing is copied, what it needs is pinned.
+type recorded struct {
+	j      *job
+	ended  chan struct{}
+	once   sync.Once
+	looked time.Time // when the account was made last
+}
+
+func newRecorded(j *job) *recorded {
+	r := &recorded{j: j, ended: make(chan struct{})}
+	from := j.spec.Query.From
+	r.each(func(rec *recording) { rec.pin(j.uid, from) })
+	return r
+}
+
+// each visits the recordings of the capture's points; false: one is not there.
+func (r *recorded) each(fn func(*recording)) bool {
+	ok := true
+	for _, name := range r.j.get().Query.Points {
+		if rec := r.j.a.recorders[name]; rec != nil {
+			fn(rec)
+		} else {
+			ok = false
+		}
+	}
+	return ok
+}
+
+// forget gives up what the capture needed.
+func (r *recorded) forget() { r.each(func(rec *recording) { rec.unpin(r.j.uid) }) }
+
+func (r *recorded) begin(*memo, bool) error {
+	if !r.each(func(*recording) {}) {
+		return errors.New("a point of this capture is no longer recorded")
+	}
+	return nil
+}
+
+func (r *recorded) done() <-chan struct{} { return r.ended }
+
+const (
+	// recordedSettle is how long after a moment its packets may still be in a ring.
+	recordedSettle = 500 * time.Millisecond
+	// recordedLook is how often the account of a window that is still open is made: each time all headers in it are read.
+	recordedLook = 5 * time.Second
+)
+
+func (r *recorded) stop(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(recordedSettle):
+	}
+	r.once.Do(func() { close(r.ended) })
+}
+
+// look ends the capture when its window has passed. What the window holds so far is counted now and then, unless a filter
+// makes that mean reading all of it.
+func (r *recorded) look(m *memo) {
+	c := r.j.get()
+	if to := c.Query.To; !to.IsZero() && time.Since(to) >= recordedSettle {
+		r.once.Do(func() { close(r.ended) })
+		return
+	}
+	if c.Query.Filter != "" {
+		m.Status.Reason = "its packets are counted when it ends"
+		return
+	}
+	if time.Since(r.looked) < recordedLook {
+		return
+	}
+	r.looked = time.Now()
+	if acc, err := r.account(context.Background()); err == nil { // an error is told when the data is asked for, or at the end
+		m.Status.Ledger = acc
+	}
+}
+
+// end counts what the window holds.
+func (r *recorded) end(m *memo) (want.State, string) {
+	acc, err := r.account(context.Background())
+	if err != nil {
+		return want.Failed, err.Error()
+	}
+	m.Status.Ledger = acc
+	return want.Done, ""
+}
+
+// account is what the window holds now: losses are those of the recordings meanwhile, and what the filter leaves out is
+// what is in the window and not in the answer. Octets are those that were recorded.
+func (r *recorded) account(ctx context.Context) (ledger.Account, error) {
+	var a ledger.Account
+	e, err := r.extent(time.Time{})
+	if err != nil {
+		return a, err
+	}
+	plan, err := r.plan(want.PcapNG, e)
+	if err != nil {
+		return a, err
+	}
+	if _, err := plan.p.Size(ctx); err != nil {
+		return a, err
+	}
+	res := plan.p.Result()
+	lost := ledgerOf(plan.p)
+	a.Captured, a.Octets, a.StoredOctets = res.Packets, res.Octets, res.Octets
+	a.Filtered, a.Dropped, a.FilterUncounted = lost.Filtered, lost.Dropped, lost.FilterUncounted
+	switch q := r.j.get().Query; {
+	case q.Filter == "":
+	case q.Limits != (filter.Limits{}):
+		a.FilterUncounted = true // where in the window the limit was reached is not known
+	default:
+		plan.window.Match = nil
+		all, err := query.New(plan.sources, plan.window, query.PcapNG, query.Meta{})
+		if err != nil {
+			return a, err
+		}
+		if _, err := all.Size(ctx); err != nil {
+			return a, err
+		}
+		if n := all.Result().Packets; n > a.Captured {
+			a.Filtered += n - a.Captured
+		}
+	}
+	a.Seen = a.Captured + a.Filtered + a.DroppedTotal()
+	return a, nil
+}
+
+// extent is how far the recordings of a capture are read: up to positions, and up to a time. Together with the capture it
+// settles every octet of the answer.
+type extent struct {
+	upto []segment.Position
+	to   packet.Timestamp // exclusive; 0 = none
+}
+
+func (e extent) String() string { return positions(e.upto) + "-" + strconv.FormatInt(int64(e.to), 10) }
+
+func parseExtent(s string, n int) (e extent, ok bool) {
+	upto, to, ok := strings.Cut(s, "-")
+	if !ok {
+		return e, false
+	}
+	if e.upto, ok = parsePositions(upto, n); !ok {
+		return e, false
+	}
+	t, err := strconv.ParseInt(to, 10, 64)
+	e.to = packet.Timestamp(t)
+	return e, err == nil && t >= 0 && e.String() == s
+}
+
+// extent is all there is now; ended is when the capture did, zero if it has not.
+func (r *recorded) extent(ended time.Time) (e extent, err error) {
+	c := r.j.get()
+	if to := c.End(); !to.IsZero() {
+		e.to = packet.TimestampOf(to)
+	} else if !ended.IsZero() {
+		e.to = packet.TimestampOf(ended)
+	}
+	for _, name := range c.Query.Points {
+		rec := r.j.a.recorders[name]
+		if rec == nil {
+			return e, fault.New(fault.NotFound, "%s is no longer recorded", name)
+		}
+		if err := rec.flush(); err != nil {
+			return e, err
+		}
+		read, err := segment.Open(rec.dir)
+		if err != nil {
+			return e, err
+		}
+		e.upto = append(e.upto, read.Position())
+		if err := read.Close(); err != nil {
+			return e, err
+		}
+	}
+	return e, nil
+}
+
+// recordedPlan is a plan and what it was made of.
+type recordedPlan struct {
+	p       *query.Plan
+	sources []query.Source
+	window  query.Window
+}
+
+// plan reads the recordings as far as e says.
+func (r *recorded) plan(f want.Format, e extent) (*recordedPlan, error) {
+	spec := r.j.get()
+	q := spec.Query
+	out := &recordedPlan{window: query.Window{From: packet.TimestampOf(q.From), To: e.to, MaxPackets: q.Limits.Packets, MaxOctets: q.Limits.Octets, Snap: q.Snap}}
+	for i, name := range q.Points {
+		rec := r.j.a.recorders[name]
+		if rec == nil {
+			return nil, fault.New(fault.NotFound, "%s is no longer recorded", name)
+		}
+		face, err := interfaceAt(rec.dir, e.upto[i], out.window.From)
+		if err != nil {
+			return nil, err
+		}
+		out.sources = append(out.sources, query.Source{Name: name, Dir: rec.dir, Upto: e.upto[i], Interface: face})
+	}
+	if q.Filter != "" {
+		link := out.sources[0].Interface.Link
+		for _, s := range out.sources {
+			if s.Interface.Link != link {
+				return nil, fault.New(fault.Unsupported, "one filter over recordings of %s and %s, whose link types differ, is not supported", out.sources[0].Name, s.Name)
+			}
+		}
+		expr, err := filter.Parse(q.Filter)
+		if err != nil {
+			return nil, err
+		}
+		m, err := cbpf.NewMatcher(expr, cbpf.Options{Link: link, Strict: q.Strict, Target: cbpf.File})
+		if err != nil {
+			return nil, err
+		}
+		out.window.Match = m.Match
+	}
+	meta := query.Meta{Section: pcap.Section{Application: "opentap " + r.j.a.cfg.Version, Hardware: r.j.a.cfg.NodeName,
+		Comment: fmt.Sprintf("capture %q (%s) from recordings on node %s", spec.ID, spec.UID, r.j.a.cfg.NodeName)}}
+	var err error
+	out.p, err = query.New(out.sources, out.window, formatOf(f), meta)
+	return out, err
+}
+
+func (r *recorded) open(ctx context.Context, st want.Status, o want.OpenOptions) (*want.Retrieval, error) {
+	prefix := fmt.Sprintf("%s-%s-", r.j.uid[:12], o.Format)
+	e, again := extent{}, false
+	if rest, ok := strings.CutPrefix(o.ETag, prefix); ok {
+		if e, again = parseExtent(rest, len(r.j.get().Query.Points)); again {
+			again = r.each(func(*recording) {})
+		}
+		for i, name := range r.j.get().Query.Points {
+			again = again && stillThere(r.j.a.recorders[name].dir, e.upto[i])
+		}
+	}
+	if !again {
+		var err error
+		if e, err = r.extent(st.Ended); err != nil {
+			return nil, err
+		}
+	}
+	plan, err := r.plan(o.Format, e)
+	if err != nil {
+		return nil, err
+	}
+	if r.j.get().Kind == want.Flows {
+		return r.meter(ctx, plan, st, o.Format, prefix+e.String())
+	}
+	return planned(ctx, plan.p, r.j, st, o.Format, prefix+e.String())
+}
+
+// meter turns recorded packets into flow records: the same packets give the same records, always, so they are metered anew
+// for each reading instead of being kept.
+func (r *recorded) meter(ctx context.Context, plan *recordedPlan, st want.Status, f want.Format, etag string) (*want.Retrieval, error) {
+	each := func(ctx context.Context, fn func(*flow.Record) error) error {
+		var failed error
+		table, err := flow.New(r.j.a.cfg.Flow, func(rec *flow.Record) {
+			if failed == nil {
+				failed = fn(rec)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		var parsed packet.Parsed
+		err = plan.p.Each(ctx, func(p *pcap.Packet) error {
+			parsed.Decode(plan.sources[p.Interface].Interface.Link, p.Data, p.OrigLen)
+			parsed.Time = p.Time
+			table.Add(&parsed)
+			return failed
+		})
+		if err != nil {
+			return err
+		}
+		table.Flush(flow.EndForced)
+		return failed
+	}
+	snap := &rowSnapshot[flow.Record]{each: each, form: flowForm, etag: etag, release: func() error { return nil }}
+	return snap.retrieval(ctx, r.j, st, f)
+}
