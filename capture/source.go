@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"opentap/capture/ring"
@@ -126,10 +127,14 @@ func (a *Attachment) Detach(ctx context.Context) error {
 }
 
 // Do runs fn on the source's goroutine, between blocks, so that it may touch what the consumer owns. It returns false
-// without running fn when the attachment has ended; the consumer is then the caller's alone.
+// when fn did not run and will not: the attachment has ended, and the consumer is then the caller's alone, or ctx has.
 func (a *Attachment) Do(ctx context.Context, fn func()) bool {
+	var claimed atomic.Bool // by the source to run fn, or by us to leave it
 	ran := make(chan bool, 1)
 	if !a.src.ask(func() {
+		if !claimed.CompareAndSwap(false, true) {
+			return
+		}
 		if a.ended {
 			ran <- false
 			return
@@ -137,21 +142,17 @@ func (a *Attachment) Do(ctx context.Context, fn func()) bool {
 		fn()
 		ran <- true
 	}) {
-		<-a.done
+		select {
+		case <-a.done:
+		case <-ctx.Done():
+		}
 		return false
 	}
 	select {
 	case ok := <-ran:
 		return ok
-	case <-a.src.done:
-		select {
-		case ok := <-ran:
-			return ok
-		default:
-			return false
-		}
 	case <-ctx.Done():
-		return false
+		return !claimed.CompareAndSwap(false, true) && <-ran
 	}
 }
 
@@ -476,8 +477,14 @@ func (s *source) reopen() bool {
 
 // lose gives up a ring whose device went away; its counts stay in the accounts.
 func (s *source) lose(err error) {
+	if derr := s.ring.Drain(s.lend); derr != nil {
+		s.log.Warn("ring not drained", "point", s.key.point, "err", derr)
+	}
 	s.look()
 	s.past = s.counts()
+	if got := s.last.Dropped + s.read; s.last.Passed > got {
+		s.past.Dropped += s.last.Passed - got // they went with the ring
+	}
 	s.last = ring.Counts{FilterCounted: s.last.FilterCounted}
 	s.mu.Lock()
 	s.wakeFn = nil
@@ -511,11 +518,18 @@ func (s *source) setGap(reason string) {
 	}
 }
 
+// maxGaps bounds the gaps of an attachment; what would be more makes the last one longer.
+const maxGaps = 1000
+
 func (a *Attachment) openGap(reason string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if n := len(a.progress.Gaps); n > 0 && a.progress.Gaps[n-1].To.IsZero() { // down, and then gone: one gap
 		a.progress.Gaps[n-1].Reason = reason
+		return
+	}
+	if n := len(a.progress.Gaps); n >= maxGaps {
+		a.progress.Gaps[n-1].To, a.progress.Gaps[n-1].Reason = time.Time{}, reason
 		return
 	}
 	a.progress.Gaps = append(a.progress.Gaps, Gap{From: time.Now().UTC(), Reason: reason})
@@ -559,6 +573,10 @@ func (a *Attachment) finish(why EndReason, err error) {
 	}
 	if a.began {
 		a.book(a.src.counts())
+	}
+	if a.inBlock { // the limit is reached in the midst of it; nothing may be called once done is closed
+		a.inBlock = false
+		a.consumer.End()
 	}
 	a.closeGap()
 	a.mu.Lock()
