@@ -47,8 +47,9 @@ var Rooms = map[string]Room{
 	"wire/ovsdb":   {Layer: Word},
 
 	"capture/ring":      {Layer: Engine, Unix: true},
-	"capture/segment":   {Layer: Engine, MayImport: []string{"pcap"}, Unix: true},
-	"capture/index":     {Layer: Engine},
+	"capture/xdpring":   {Layer: Engine, MayImport: []string{"capture/ring"}, Unix: true},
+	"capture/segment":   {Layer: Engine, MayImport: []string{"pcap", "capture/index"}, Unix: true},
+	"capture/index":     {Layer: Engine, MayImport: []string{"filter"}},
 	"capture/query":     {Layer: Engine, MayImport: []string{"filter", "pcap", "capture/segment", "capture/index"}},
 	"capture":           {Layer: Engine, MayImport: []string{"capture/...", "filter", "filter/cbpf", "point", "pcap"}},
 	"flow":              {Layer: Engine, MayImport: []string{"point", "wire/netflow"}},
