@@ -1,3 +1,5 @@
+//go:build linux
+
 package e2e
 
 import (
@@ -179,7 +181,10 @@ func (d *daemon) exec(name string, args ...string) result {
 func (d *daemon) execEnv(env []string, name string, args ...string) result {
 	d.t.Helper()
 	var stdout, stderr bytes.Buffer
-	cmd := exec.Command(name, args...)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = time.Second
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.Env = append(append(os.Environ(), "TZ=UTC", "LC_ALL=C"), env...)
 	cmd.Dir = filepath.Dir(d.log)

@@ -1,3 +1,5 @@
+//go:build linux
+
 package e2e
 
 import (
@@ -211,7 +213,7 @@ func TestNetnsKillAnytime(t *testing.T) {
 							return true
 						}
 					}
-					return v.Status.State == "failed"
+					return v.final() // it may have ended before
 				})
 			}
 			if k.tag != "" {

@@ -1,3 +1,5 @@
+//go:build linux
+
 package e2e
 
 import (
@@ -209,4 +211,11 @@ func subset(t testing.TB, got []stored, sent [][]byte) {
 		}
 		i++
 	}
+}
+
+// again lays the cable once more, after it was taken away.
+func (l *lab) again(t testing.TB) {
+	t.Helper()
+	nettest.Veth(t, l.far, "wire0", l.near, "tap0")
+	l.Sender = nettest.NewSender(t, l.far, "wire0")
 }
