@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"opentap/flow"
+	"opentap/flow/csvout"
+	flowparquet "opentap/flow/parquetout"
+	"opentap/packet"
+	"opentap/pcap"
+	"opentap/want"
+)
+
+// meterRun is one run of opentap meter.
+type meterRun struct {
+	a           *app
+	cfg         flow.Config
+	format      string
+	file        string
+	jobs        int
+	communityID bool
+	outer       bool
+
+	records uint64
+	octets  uint64 // of files read
+	err     error  // of writing
+}
+
+func (a *app) meterCmd() *cobra.Command {
+	m := &meterRun{a: a, cfg: flow.DefaultConfig()}
+	cmd := &cobra.Command{
+		Use:   "meter FILE...",
+		Short: "Meter capture files into flow records",
+		Long: `meter reads pcap and pcapng files and writes the flow records of their packets. It needs no server. Several files are
+metered one after the other, as if they were one; - is standard input.
+
+The totals are exact: each packet is in a record, or counted as not IP, truncated (cut before the end of its IP
+header) or malformed. The same files give the same octets, whatever --jobs says; only when flows are ended early
+because more than --max-flows are open does the number of jobs matter.
+
+With --sampling N the packets are taken for one in N: packets, octets, rev_packets, rev_octets and fragments of the
+records are multiplied by N, and their column sampling says so. The summary counts what was read.`,
+		Args: cobra.MinimumNArgs(1),
+		Example: `  opentap meter trace.pcapng -w flows.csv
+  opentap meter --biflow --community-id -o ndjson trace.pcap
+  opentap meter --inner --jobs 2 -w flows.parquet monday.pcap tuesday.pcap`,
+		RunE: a.do(m.run),
+	}
+	fl := cmd.Flags()
+	fl.StringVarP(&m.format, "output", "o", "", "csv, classic, ndjson or parquet (default: as the file's name ends, else csv)")
+	fl.StringVarP(&m.file, "write", "w", "-", "file to write; - is standard output")
+	fl.DurationVar(&m.cfg.IdleTimeout, "idle", m.cfg.IdleTimeout, "a flow ends this long after its last packet")
+	fl.DurationVar(&m.cfg.ActiveTimeout, "active", m.cfg.ActiveTimeout, "a flow is reported, and begins anew, this long after its first packet")
+	fl.IntVar(&m.cfg.MaxFlows, "max-flows", 1<<22, "most flows open at one time, 128 octets each")
+	fl.BoolVar(&m.cfg.Bidirectional, "biflow", false, "both directions in one record (RFC 5103)")
+	fl.BoolVar(&m.cfg.Inner, "inner", false, "of VXLAN, Geneve, GRE, GTP-U and IP in IP, meter what they carry")
+	fl.BoolVar(&m.outer, "outer", false, "meter the tunnels themselves (default)")
+	fl.Uint32Var(&m.cfg.Sampling, "sampling", 0, "the packets are one in `N`; multiply the counts")
+	fl.BoolVar(&m.communityID, "community-id", false, "add the column community_id to csv and ndjson")
+	fl.IntVar(&m.jobs, "jobs", 1, "cores to use")
+	cmd.MarkFlagsMutuallyExclusive("inner", "outer")
+	return cmd
+}
+
+// recordWriter is a format of flow records.
+type recordWriter interface {
+	Write(r *flow.Record) error
+	Close() error
+}
+
+func (m *meterRun) writer(w io.Writer) (recordWriter, error) {
+	o := csvout.Options{CommunityID: m.communityID}
+	f := want.Format(m.format)
+	if f == "" {
+		f = want.CSV
+		if m.file != "-" {
+			f = formatOf(m.file, want.Flows)
+		}
+	}
+	if m.communityID && f != want.CSV && f != want.NDJSON {
+		return nil, usagef("--community-id: %s has no column for it; csv and ndjson have", f)
+	}
+	switch f {
+	case want.CSV:
+		return csvout.NewCSV(w, o), nil
+	case want.NDJSON:
+		return csvout.NewNDJSON(w, o), nil
+	case want.Classic:
+		return csvout.NewClassic(w), nil
+	case want.Parquet:
+		if m.file == "-" && isTerminal(m.a.stdout) {
+			return nil, usagef("standard output is a terminal, and parquet is not text; -w FILE names a file")
+		}
+		return flowparquet.NewWriter(w), nil
+	}
+	return nil, usagef("-o %s: csv, classic, ndjson or parquet", f)
+}
+
+func (m *meterRun) run(ctx context.Context, files []string) (err error) {
+	if m.jobs < 1 || m.jobs > 16 {
+		return usagef("--jobs %d: 1 to 16", m.jobs)
+	}
+	dst, done, err := m.open()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		var format *pcap.FormatError
+		err = errors.Join(err, done(err == nil || errors.As(err, &format))) // what a damaged file holds before its damage is worth keeping
+	}()
+	out, err := m.writer(dst)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	stats, err := m.meter(ctx, files, func(r *flow.Record) {
+		if m.err == nil {
+			m.err = out.Write(r)
+		}
+	})
+	var format *pcap.FormatError
+	if err != nil && !errors.As(err, &format) {
+		return err
+	}
+	if m.err == nil {
+		m.err = out.Close()
+	}
+	if m.err != nil {
+		return fmt.Errorf("write the records: %w", m.err)
+	}
+	m.summary(&stats, time.Since(began))
+	return err
+}
+
+// open opens what the records are written to. done closes it; a file that is not to be kept was never there.
+func (m *meterRun) open() (dst io.Writer, done func(keep bool) error, err error) {
+	if m.file == "-" {
+		return m.a.stdout, func(bool) error { return nil }, nil
+	}
+	if st, err := os.Stat(m.file); err == nil && !st.Mode().IsRegular() { // a pipe or a device
+		f, err := os.OpenFile(m.file, os.O_WRONLY, 0)
+		if err != nil {
+			return nil, nil, err
+		}
+		return f, func(bool) error { return f.Close() }, nil
+	}
+	part, err := os.OpenFile(m.file+".part", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make room for the records: %w", err)
+	}
+	return part, func(keep bool) error {
+		if err := part.Close(); err != nil || !keep {
+			return errors.Join(err, os.Remove(part.Name()))
+		}
+		return os.Rename(part.Name(), m.file)
+	}, nil
+}
+
+// meter reads the files and gives their records to sink.
+func (m *meterRun) meter(ctx context.Context, files []string, sink func(*flow.Record)) (flow.Stats, error) {
+	if m.jobs > 1 {
+		var ferr error
+		s, err := flow.Parallel(m.cfg, m.jobs, func(add addFrame) error { ferr = m.read(ctx, files, add); return ferr }, sink)
+		if err != nil && ferr == nil {
+			return s, usageError{err}
+		}
+		return s, err
+	}
+	t, err := flow.NewMeter(m.cfg, sink)
+	if err != nil {
+		return flow.Stats{}, usageError{err}
+	}
+	err = m.read(ctx, files, t.AddFrame)
+	t.Flush(flow.EndForced)
+	return t.Stats(), err
+}
+
+type addFrame = func(ts packet.Timestamp, link packet.LinkType, frame []byte, origLen uint32)
+
+// read gives all frames of the files to add.
+func (m *meterRun) read(ctx context.Context, files []string, add addFrame) error {
+	p := m.a.progress()
+	defer p.done()
+	for _, name := range files {
+		if err := m.readFile(ctx, name, p, add); err != nil {
+			if name != "-" {
+				err = fmt.Errorf("%s: %w", name, err)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *meterRun) readFile(ctx context.Context, name string, p *progress, add addFrame) error {
+	in, size := m.a.stdin, int64(0)
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return errors.Unwrap(err) // the name is in front already
+		}
+		defer f.Close()
+		if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
+			size = st.Size()
+		}
+		in = f
+	}
+	r, err := pcap.NewReader(in)
+	if err != nil {
+		return err
+	}
+	var pk pcap.Packet
+	faces := r.Interfaces()
+	told := 0
+	began := time.Now()
+	for n := uint64(1); ; n++ {
+		if err := r.Next(&pk); err != nil {
+			if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				return nil
+			}
+			return err
+		}
+		if pk.Interface >= len(faces) {
+			faces = r.Interfaces()
+		}
+		link := faces[pk.Interface].Link
+		if link != packet.LinkEthernet && link != packet.LinkRaw && told <= pk.Interface {
+			told = pk.Interface + 1
+			m.a.say("warning: %s: packets of link type %d are not understood; they are counted as not IP", name, link)
+		}
+		add(pk.Time, link, pk.Data, pk.OrigLen)
+		if n&0xffff == 0 {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if m.err != nil {
+				return nil // nobody takes the records; run says why
+			}
+			if now := time.Now(); p.due(now) {
+				line := fmt.Sprintf("metering  %d packets  %.1f M/s", n, float64(n)/1e6/now.Sub(began).Seconds())
+				if at := r.Offset(); size > 0 && at > 0 {
+					left := time.Duration(float64(now.Sub(began)) * float64(size-at) / float64(at))
+					line += fmt.Sprintf("  %d%%  %s left", at*100/size, short(left))
+				}
+				p.show(line)
+			}
+		}
+	}
+}
+
+// summary tells the accounts.
+func (m *meterRun) summary(s *flow.Stats, took time.Duration) {
+	a := m.a
+	a.tell("%d packets: %d metered (%d octets of IP), %d not IP, %d truncated, %d malformed", s.Packets, s.Metered, s.Octets, s.NonIP, s.Truncated, s.Malformed)
+	a.tell("of the metered: %d fragments, %d without known ports; %d out of order", s.Fragments, s.PortsUnknown, s.Late)
+	a.tell("%d records in %s", s.RecordsGiven, short(took))
+	if s.ClockSteps > 0 {
+		a.say("warning: packet time stepped back %d times; flows were ended there", s.ClockSteps)
+	}
+	if s.FlowsEvicted > 0 {
+		a.say("warning: %d flows were ended early for want of room; see --max-flows", s.FlowsEvicted)
+	}
+}
