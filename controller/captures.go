@@ -58,9 +58,7 @@ func (c *Controller) CreateCapture(ctx context.Context, id auth.Identity, r want
 	rev, err := c.store.Txn(ctx, []store.Compare{store.Absent(nameKey)},
 		[]store.Op{store.Put(nameKey, []byte(uid)), store.Put(capturePrefix+uid, value)})
 	if errors.Is(err, store.ErrConflict) { // somebody was quicker with the same id
-		if err := c.await(ctx, func() bool { _, ok := c.byID[captureKey{id.Project, s.Capture.ID}]; return ok }); err != nil {
-			return want.View{}, false, err
-		}
+		c.settle(ctx, func() bool { _, ok := c.byID[captureKey{id.Project, s.Capture.ID}]; return ok })
 		v, err := c.repeated(id, r)
 		if err != nil {
 			return want.View{}, false, err
@@ -209,11 +207,7 @@ func (c *Controller) view(uid string) (want.View, error) {
 
 func (c *Controller) viewLocked(e *entry) want.View {
 	v := want.View{Capture: e.Capture, Node: e.Node, Formats: want.FormatsOf(e.Capture.Kind)}
-	if e.Capture.Query.Filter != "" {
-		if expr, err := filter.Parse(e.Capture.Query.Filter); err == nil {
-			v.Filtering = expr.Explain()
-		}
-	}
+	v.Filtering = e.filtering
 	n := c.nodes[e.NodeID]
 	away := n == nil || !n.connected
 	st, known := c.status[e.Capture.UID]
@@ -355,23 +349,39 @@ func (c *Controller) DeleteCapture(ctx context.Context, id auth.Identity, captur
 	if err != nil {
 		return err
 	}
-	return c.remove(ctx, id, e, "capture.delete")
-}
-
-func (c *Controller) remove(ctx context.Context, id auth.Identity, e *entry, action string) error {
-	uid := e.Capture.UID
-	if err := c.record(ctx, id, action, e.Capture.ID, e.Capture.Project, map[string]string{"uid": uid}); err != nil {
-		return err
-	}
-	rev, err := c.store.Txn(ctx, nil, []store.Op{store.Delete(capturePrefix + uid), store.Delete(idKey(e.Capture.Project, e.Capture.ID))})
+	rev, err := c.remove(ctx, id, e, "capture.delete")
 	if err != nil {
-		return storeFault(err)
-	}
-	if err := c.await(ctx, func() bool { return c.revision >= rev }); err != nil {
 		return err
 	}
 	c.settle(ctx, func() bool { n := c.nodes[e.NodeID]; return n != nil && n.revision >= rev })
 	return nil
+}
+
+// remove deletes a capture from the store and returns the revision of that. Its id is given free only together with it:
+// another capture may have the same id by now.
+func (c *Controller) remove(ctx context.Context, id auth.Identity, e *entry, action string) (rev int64, err error) {
+	uid := e.Capture.UID
+	if err := c.record(ctx, id, action, e.Capture.ID, e.Capture.Project, map[string]string{"uid": uid}); err != nil {
+		return 0, err
+	}
+	for {
+		kv, err := c.store.Get(ctx, capturePrefix+uid)
+		if errors.Is(err, store.ErrNotFound) {
+			return 0, fault.New(fault.NotFound, "the capture was deleted")
+		}
+		if err != nil {
+			return 0, storeFault(err)
+		}
+		rev, err = c.store.Txn(ctx, []store.Compare{store.Unchanged(kv)},
+			[]store.Op{store.Delete(kv.Key), store.Delete(idKey(e.Capture.Project, e.Capture.ID))})
+		if errors.Is(err, store.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return 0, storeFault(err)
+		}
+		return rev, c.await(ctx, func() bool { return c.revision >= rev })
+	}
 }
 
 // OpenCapture opens the data for reading.

@@ -19,6 +19,7 @@ import (
 	"opentap/audit"
 	"opentap/auth"
 	"opentap/fault"
+	"opentap/filter"
 	"opentap/point"
 	"opentap/store"
 	"opentap/want"
@@ -85,7 +86,8 @@ type stored struct {
 
 type entry struct {
 	stored
-	rev int64 // mod revision
+	rev       int64  // mod revision
+	filtering string // the filter in plain words
 }
 
 type node struct {
@@ -160,6 +162,11 @@ func (c *Controller) follow(ctx context.Context) error {
 	for uid, e := range fresh {
 		c.byID[captureKey{e.Capture.Project, e.Capture.ID}] = uid
 	}
+	for uid := range c.status {
+		if fresh[uid] == nil {
+			delete(c.status, uid)
+		}
+	}
 	c.revision = max(rev, 1)
 	c.tell()
 	all := make([]string, 0, len(c.nodes))
@@ -184,6 +191,11 @@ func (c *Controller) decode(kv store.KV) *entry {
 	if err := json.Unmarshal(kv.Value, &e.stored); err != nil || e.Capture.UID == "" {
 		c.log.Error("the store holds a capture that cannot be read; it is left alone", "key", kv.Key, "err", err)
 		return nil
+	}
+	if text := e.Capture.Query.Filter; text != "" {
+		if expr, err := filter.Parse(text); err == nil {
+			e.filtering = expr.Explain()
+		}
 	}
 	return e
 }

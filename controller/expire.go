@@ -22,7 +22,7 @@ func (c *Controller) expire(ctx context.Context) {
 			return
 		case now := <-t.C:
 			for _, e := range c.expired(now) {
-				if err := c.remove(ctx, system, e, "capture.expire"); err != nil && ctx.Err() == nil {
+				if _, err := c.remove(ctx, system, e, "capture.expire"); err != nil && !fault.Is(err, fault.NotFound) && ctx.Err() == nil {
 					c.log.Warn("cannot delete an expired capture; it is tried again", "capture", e.Capture.ID, "err", err)
 				}
 			}
@@ -35,7 +35,7 @@ func (c *Controller) expired(now time.Time) []*entry {
 	defer c.mu.Unlock()
 	var out []*entry
 	for _, e := range c.captures {
-		if e.Final != nil && now.After(e.Final.Ended.Add(time.Duration(e.Capture.Retain))) {
+		if e.Final != nil && !e.Final.Ended.IsZero() && now.After(e.Final.Ended.Add(time.Duration(e.Capture.Retain))) {
 			out = append(out, e)
 		}
 	}

@@ -78,9 +78,14 @@ func (c *Controller) Desired(ctx context.Context, nodeID string) (int64, []want.
 	defer c.mu.Unlock()
 	var out []want.Capture
 	for _, e := range c.captures {
-		if e.NodeID == nodeID {
-			out = append(out, e.Capture)
+		if e.NodeID != nodeID {
+			continue
 		}
+		k := e.Capture
+		if e.Final != nil && k.StopAt.IsZero() {
+			k.StopAt = e.Final.Ended // what has ended stays so, also for an agent that has lost its memory
+		}
+		out = append(out, k)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].UID < out[j].UID })
 	return c.revision, out, nil

@@ -201,6 +201,12 @@ func (c *Controller) planWindow(s *stored, r want.Request, now time.Time) error 
 	if from.After(now.Add(farthest)) {
 		return fault.Field("from", "begins more than a year from now")
 	}
+	if from.Before(time.Unix(0, 0)) {
+		return fault.Field("from", "is before 1970, and so is no packet")
+	}
+	if to.After(now.Add(maxRetained)) {
+		return fault.Field("to", "is more than a hundred years from now; leave it out to capture until it is stopped")
+	}
 	if from.Before(now) {
 		since := c.recordedSince(s)
 		switch {
