@@ -43,6 +43,9 @@ func newCounters(j *job) taker {
 	return &samples[ifcount.Row]{j: j, rows: rowLog[ifcount.Row]{dir: filepath.Join(j.dir, "rows"), codec: ifcount.Codec{}}, form: counterForm, ended: make(chan struct{}),
 		read: func(_ context.Context, due packet.Timestamp) (ifcount.Row, string, error) {
 			row, err := ifcount.Read(name)
+			if fault.Is(err, fault.NotFound) { // a gap that may end, and not zeros
+				row, err = ifcount.Row{Point: name, Missing: "device " + name + " is not there"}, nil
+			}
 			row.Time = due
 			return row, row.Missing, err
 		}}
