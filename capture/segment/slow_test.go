@@ -9,6 +9,7 @@ import (
 
 	"opentap/ledger"
 	"opentap/packet"
+	"opentap/pcap"
 )
 
 // TestSlowDisk has a disk that does not move: Append must refuse, not wait, and all that it took must be written later.
@@ -44,6 +45,47 @@ func TestSlowDisk(t *testing.T) {
 	}
 	defer r.Close()
 	sameSamples(t, readAll(t, r), kept)
+}
+
+// TestRoomIsKept appends as much as there is said to be room for, to a disk that does not move: nothing may be refused.
+func TestRoomIsKept(t *testing.T) {
+	for _, chunk := range []int{MinChunkBytes, 64 << 10, 1 << 20} {
+		cfg := testConfig(t.TempDir())
+		cfg.Buffers, cfg.ChunkBytes = 4, chunk
+		cfg.SegmentBytes = 4 << 20
+		w, err := prepare(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.sink.begin(); err != nil {
+			t.Fatal(err)
+		}
+		rng := rand.New(rand.NewPCG(3, 9))
+		data := make([]byte, 9000)
+		most := min(len(data), chunk/4)
+		n := 0
+		for used, room := 0, w.Room(); ; {
+			d := data[:rng.IntN(most)]
+			size := pcap.PacketSize(len(d), pcap.DirectionIn)
+			if used+size > room {
+				if used, room = 0, w.Room(); room < size {
+					break
+				}
+			}
+			if !w.Append(1, uint32(len(d)), d, pcap.DirectionIn) {
+				t.Fatalf("chunk %d: packet %d refused with room for %d, %d of them used", chunk, n, room, used)
+			}
+			used += size
+			n++
+		}
+		if n*most/2 < chunk {
+			t.Errorf("chunk %d: no more room after %d packets: the test proves little", chunk, n)
+		}
+		go w.run()
+		if err := w.Close(ledger.Account{}); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestReadBeside reads while another goroutine writes: every position that Durable told is readable, with all before it.

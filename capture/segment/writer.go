@@ -161,6 +161,23 @@ func (b *Batch) Append(ts packet.Timestamp, origLen uint32, data []byte, dir pca
 // End lets go of the Writer.
 func (b *Batch) End() { b.mu.Unlock() }
 
+// Room is how many octets of packet blocks (pcap.PacketSize) can be appended now whatever the disk does. It grows when
+// the disk is done with a buffer.
+func (w *Writer) Room() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	// The end of a chunk that the next packet does not fit in stays empty.
+	each := w.cfg.ChunkBytes - chunkHeaderSize - pcap.PacketSize(pcap.MaxPacket, pcap.DirectionIn)
+	if w.cfg.ChunkBytes < 2*pcap.MaxPacket {
+		each = w.cfg.ChunkBytes / 2
+	}
+	room := len(w.free) * each
+	if w.open != nil {
+		room += max(each-len(w.open.b), 0)
+	}
+	return room
+}
+
 func (w *Writer) append(ts packet.Timestamp, origLen uint32, data []byte, dir pcap.Direction) bool {
 	if limit := min(pcap.MaxPacket, w.cfg.ChunkBytes-chunkHeaderSize-64); len(data) > limit {
 		data = data[:limit]

@@ -123,7 +123,7 @@ func TestWriteReadContinue(t *testing.T) {
 		if err := w.Close(acc); err != nil {
 			t.Fatal(err)
 		}
-		if s := w.Stats(); s.Packets-s.WrittenPackets != 0 || s.FreeBuffers != 16 {
+		if s := w.Stats(); s.Packets-s.WrittenPackets != 0 || s.FreeBuffers != DefaultConfig("").Buffers {
 			t.Fatalf("stats after close: %+v", s)
 		}
 		if w.Append(1, 1, []byte{1}, 0) {
