@@ -105,6 +105,9 @@ func (s *stream) Begin() { s.batch = s.w.Begin() }
 // End implements capture.Consumer.
 func (s *stream) End() { s.batch.End() }
 
+// Ready implements capture.Patient.
+func (s *stream) Ready(octets int) bool { return s.w.Room() >= octets || s.w.Err() != nil }
+
 // Frame implements capture.Consumer.
 func (s *stream) Frame(f *capture.Frame) capture.Verdict {
 	v := s.limit.take(len(f.Data))

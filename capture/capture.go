@@ -49,6 +49,18 @@ type Consumer interface {
 	Idle(now packet.Timestamp, a *ledger.Account)
 }
 
+// Patient is a Consumer that would rather have a block later than lose packets of it: one that writes to a disk.
+type Patient interface {
+	// Ready reports whether the consumer can take a block of so many octets of ring memory now. While it cannot, the
+	// source lets packets gather in the ring, which is there for that: until the ring is three quarters full, so that others
+	// who share it lose nothing, and for at most Patience.
+	Ready(octets int) bool
+}
+
+// Patience bounds how long a block is held back for a consumer that is not ready. One that let it pass is not waited for
+// again until it was ready once.
+const Patience = 500 * time.Millisecond
+
 // Verdict is what a consumer did with a packet.
 type Verdict uint8
 

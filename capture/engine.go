@@ -74,6 +74,7 @@ func (e *Engine) Attach(spec Spec, c Consumer) (*Attachment, error) {
 		return nil, fmt.Errorf("attach to %s: the engine is closed", spec.Point)
 	}
 	a := &Attachment{spec: spec, consumer: c, open: make(chan struct{}), done: make(chan struct{})}
+	a.patient, _ = c.(Patient)
 	for have, s := range e.sources {
 		if have.serves(k) {
 			a.src = s

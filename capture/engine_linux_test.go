@@ -269,6 +269,52 @@ func TestNetnsDiskLossIsAccounted(t *testing.T) {
 	}
 }
 
+// diskTaker is a taker that is not ready at first.
+type diskTaker struct {
+	taker
+	ready atomic.Bool
+	asked atomic.Int32
+}
+
+func (c *diskTaker) Ready(octets int) bool {
+	c.asked.Add(1)
+	return c.ready.Load()
+}
+
+func TestNetnsAPatientConsumerIsWaitedFor(t *testing.T) {
+	s := newStage(t, ring.Config{Blocks: 8, BlockSize: 64 << 10, Retire: 5 * time.Millisecond})
+	c := &diskTaker{}
+	a := s.attach(t, Spec{}, c)
+	s.begun(t, a)
+	s.send(20, udp(53, 100))
+	until(t, "it was asked again and again", func() bool { return c.asked.Load() > 10 })
+	if n := c.count(); n != 0 {
+		t.Errorf("shown %d packets before it was ready", n)
+	}
+	c.ready.Store(true)
+	until(t, "it got what was held back", func() bool { return c.count() == 20 })
+
+	// It never is again: it is waited for once, not for every block.
+	c.ready.Store(false)
+	s.send(20, udp(53, 100))
+	until(t, "it got the rest", func() bool { return c.count() == 40 })
+	asked := c.asked.Load()
+	for range 5 {
+		n := c.count()
+		s.send(1, udp(53, 100))
+		until(t, "it got one more", func() bool { return c.count() == n+1 })
+	}
+	if more := c.asked.Load() - asked; more > 5 {
+		t.Errorf("asked %d times for 5 blocks", more)
+	}
+	if err := a.Detach(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if acc := a.Progress().Account; acc.Captured != 45 || acc.Seen != 45 {
+		t.Errorf("account = %+v", acc)
+	}
+}
+
 func TestNetnsADeviceThatLeavesAndReturns(t *testing.T) {
 	s := newStage(t, ring.Config{})
 	c := &taker{}

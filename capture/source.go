@@ -85,6 +85,8 @@ type Attachment struct {
 	detach  bool
 	inBlock bool
 	drained bool
+	patient Patient // the consumer, if it is one
+	late    bool    // it was waited for in vain
 
 	mu       sync.Mutex
 	progress Progress
@@ -295,6 +297,11 @@ func (s *source) counts() ring.Counts {
 func (s *source) block(b *ring.Block) {
 	var f ring.Frame
 	frame := Frame{Frame: &f, src: s}
+	for _, a := range s.active { // before the first Begin: nobody holds a lock while we wait for another
+		if !a.ended && a.patient != nil {
+			s.await(a, b.Octets())
+		}
+	}
 	for _, a := range s.active {
 		if !a.ended {
 			a.consumer.Begin()
@@ -328,6 +335,20 @@ func (s *source) block(b *ring.Block) {
 			a.consumer.End()
 			a.inBlock = false
 		}
+	}
+}
+
+// await gives a consumer time to get ready for a block, as long as the ring has room for what comes meanwhile.
+func (s *source) await(a *Attachment, octets int) {
+	if a.patient.Ready(octets) {
+		a.late = false
+		return
+	}
+	for began := time.Now(); !a.late && !s.ring.Pressed(); time.Sleep(time.Millisecond) {
+		if a.patient.Ready(octets) {
+			return
+		}
+		a.late = time.Since(began) > Patience
 	}
 }
 

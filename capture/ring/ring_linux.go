@@ -148,6 +148,13 @@ func (r *Ring) lend(fn func(*Block)) int {
 	return r.cfg.Blocks
 }
 
+// Pressed reports whether the ring is at least three quarters full: a reader that can wait should not any more. Only the reading
+// goroutine may call it, also inside a callback.
+func (r *Ring) Pressed() bool {
+	at := (r.next + r.cfg.Blocks*3/4) % r.cfg.Blocks * r.cfg.BlockSize
+	return atomic.LoadUint32((*uint32)(unsafe.Pointer(&r.mem[at+blockStatus])))&unix.TP_STATUS_USER != 0
+}
+
 // gonePoll is how often a Read looks whether an interface that went down still exists: the kernel tells the socket
 // nothing more when it is removed (af_packet.c, packet_notifier), not even whether it came up in between.
 const gonePoll = 200 * time.Millisecond

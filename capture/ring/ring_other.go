@@ -36,6 +36,9 @@ func (r *Ring) Stop() error { return unsupported() }
 // Drain returns an error that wraps errors.ErrUnsupported.
 func (r *Ring) Drain(func(*Block)) error { return unsupported() }
 
+// Pressed returns false.
+func (r *Ring) Pressed() bool { return false }
+
 // Wake does nothing.
 func (r *Ring) Wake() {}
 
