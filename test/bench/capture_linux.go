@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"opentap/internal/nettest"
@@ -62,6 +63,9 @@ func (b *bench) capture(ctx context.Context) error {
 	defer l.close()
 	var use []*tool
 	for _, t := range tools {
+		if b.tools != nil && !slices.Contains(b.tools, t.name) {
+			continue
+		}
 		if !t.ours && (b.quick && t.name != "tcpdump" || !b.has(t.name)) {
 			continue
 		}
@@ -70,7 +74,8 @@ func (b *bench) capture(ctx context.Context) error {
 	if b.quick {
 		b.note("-quick: capture is compared with tcpdump alone")
 	}
-	for _, mix := range []nettest.Mix{nettest.Mix64, nettest.MixIMIX} {
+	for _, m := range b.mixes {
+		mix := nettest.Mix(m)
 		if err := l.do(func() error { return l.setMix(mix) }); err != nil {
 			return err
 		}

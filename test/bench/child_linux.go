@@ -61,6 +61,8 @@ type recorder struct {
 func (r *recorder) Begin() { r.batch = r.w.Begin() }
 func (r *recorder) End()   { r.batch.End() }
 
+func (r *recorder) Ready(octets int) bool { return r.w.Room() >= octets || r.w.Err() != nil }
+
 func (r *recorder) Frame(f *capture.Frame) capture.Verdict {
 	dir := pcap.DirectionIn
 	if f.Outgoing {

@@ -7,7 +7,7 @@
 // docs/performance.md says how each is measured. Capture needs root; without it that part is left out. Whatever bench
 // makes is gone when it ends, also on an interrupt.
 //
-//	go run ./test/bench [-quick] [-only capture,flow,retrieve,filter] [-dir DIR] [-install=false] [-v]
+//	go run ./test/bench [-quick] [-only capture,flow,retrieve,filter] [-mix 64,imix] [-tools opentap,tcpdump] [-dir DIR] [-install=false] [-v]
 package main
 
 import (
@@ -34,6 +34,8 @@ type bench struct {
 	dir     string
 	quick   bool
 	verbose bool
+	mixes   []string
+	tools   []string // of capture; nil = all
 	rows    table
 	notes   []string
 	start   time.Time
@@ -56,6 +58,8 @@ func main() {
 func run() error {
 	quick := flag.Bool("quick", false, "smaller inputs and fewer peers: at most 90 s")
 	only := flag.String("only", "", "comma-separated parts: capture, flow, retrieve, filter (default all)")
+	mixes := flag.String("mix", "64,imix", "comma-separated frame lengths of capture")
+	chosen := flag.String("tools", "", "comma-separated tools of capture (default all that are there)")
 	dir := flag.String("dir", "/var/tmp", "where files are made; should be the disk captures go to")
 	install := flag.Bool("install", true, "install missing peers with apt-get, as root")
 	verbose := flag.Bool("v", false, "print every single run")
@@ -77,7 +81,10 @@ func run() error {
 	if free := int64(fs.Bavail) * fs.Bsize; free < diskNeeded {
 		return fmt.Errorf("%s has %d MiB free, the files need %d MiB: choose another with -dir", *dir, free>>20, diskNeeded>>20)
 	}
-	b := &bench{quick: *quick, verbose: *verbose, start: time.Now()}
+	b := &bench{quick: *quick, verbose: *verbose, start: time.Now(), mixes: strings.Split(*mixes, ",")}
+	if *chosen != "" {
+		b.tools = strings.Split(*chosen, ",")
+	}
 	var err error
 	if b.dir, err = os.MkdirTemp(*dir, "opentap-bench-"); err != nil {
 		return err
