@@ -157,6 +157,12 @@ func (p *parser) protoNumber(v uint32, pos int, q quals) Node {
 		layer = LayerIPv4
 	case IP6:
 		layer = LayerIPv6
+	case ISO:
+		if v > 255 {
+			p.fail(pos, "", "protocol number %d is more than 255, so it never matches", v)
+			return nil
+		}
+		return &OSI{Pos: pos, NLPID: uint8(v)}
 	default:
 		p.fail(q.pos, "ip proto, ip6 proto, ether proto or proto alone", "%s carries no protocol number", q.proto)
 		return nil
@@ -179,6 +185,9 @@ func (p *parser) protoName(name string, pos int, q quals) Node {
 		table = linkNames
 	}
 	v, ok := table[name]
+	if o, is := osiWords[name]; q.proto == ISO {
+		v, ok = uint32(o.NLPID), is && o.PDUs == nil
+	}
 	if !ok {
 		p.fail(pos, "give its number", "unknown protocol %q", clip(name))
 		return nil

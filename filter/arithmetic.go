@@ -45,12 +45,34 @@ func (p *parser) climb(o operand, level int) operand {
 			case (op.op == OpShl || op.op == OpShr) && c.V > 31:
 				p.fail(opTok.pos, "", "shift by more than 31 bits")
 			}
-		} else if op.op == OpShl || op.op == OpShr {
-			p.fail(opTok.pos, "", "a shift by a computed number of bits means different things to different kernels, so it is refused")
 		}
-		o = operand{arith: &Binary{Op: op.op, L: o.arith, R: r.arith}, pos: o.pos}
+		b := &Binary{Op: op.op, L: o.arith, R: r.arith}
+		o = operand{arith: b, pos: o.pos}
+		if p.err == nil && shifts(b) > maxShifts {
+			p.fail(opTok.pos, "", "more than %d shifts by a computed number of bits inside one another", maxShifts)
+		}
 	}
 	return o
+}
+
+// maxShifts bounds how deep shifts by a computed number of bits are nested: each computes that number twice.
+const maxShifts = 3
+
+// shifts is how many of them are nested in a.
+func shifts(a Arith) int {
+	switch a := a.(type) {
+	case *Neg:
+		return shifts(a.X)
+	case *Load:
+		return shifts(a.Index)
+	case *Binary:
+		n := max(shifts(a.L), shifts(a.R))
+		if _, ok := a.R.(*Const); !ok && (a.Op == OpShl || a.Op == OpShr) {
+			n++
+		}
+		return n
+	}
+	return 0
 }
 
 // slots is how many intermediate values must be kept to compute a.
@@ -63,6 +85,9 @@ func slots(a Arith) int {
 	case *Binary:
 		if _, ok := a.R.(*Const); ok {
 			return slots(a.L)
+		}
+		if a.Op == OpShl || a.Op == OpShr {
+			return max(slots(a.R), slots(a.L)+1) + 2 // see cbpf: a factor that is zero for shifts beyond 31
 		}
 		return max(slots(a.R), slots(a.L)+1)
 	}

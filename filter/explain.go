@@ -44,7 +44,23 @@ func explain(n Node, not, inner bool) string {
 		}
 		return "that are " + negation(not) + "sent to the " + kind + " broadcast address"
 	case *VLAN:
-		return with(not, numbered("a VLAN tag", n.HasID, "VLAN", uint32(n.ID)))
+		return with(not, n.explain())
+	case *Geneve:
+		return with(not, numbered("a Geneve tunnel", n.HasVNI, "a Geneve tunnel of VNI", n.VNI))
+	case *Inner:
+		return with(not, "a tunnel payload ("+explain(n.X, false, false)+")")
+	case *Bound:
+		if n.Out {
+			return "that are " + negation(not) + "sent by this host"
+		}
+		return "that are " + negation(not) + "received by this host"
+	case *LLC:
+		if n.Kind == "" {
+			return "that are " + negation(not) + "802.2 LLC frames"
+		}
+		return "that are " + negation(not) + "802.2 LLC frames of kind " + strings.ToUpper(n.Kind)
+	case *OSI:
+		return "that are " + negation(not) + "OSI packets (" + n.text() + ")"
 	case *MPLS:
 		return with(not, numbered("an MPLS label", n.HasLabel, "MPLS label", n.Label))
 	case *PPPoE:
@@ -92,6 +108,24 @@ func numbered(any string, has bool, one string, v uint32) string {
 		return fmt.Sprintf("%s %d", one, v)
 	}
 	return any
+}
+
+// text prints the word.
+func (n *Bound) text() string {
+	if n.Out {
+		return "outbound"
+	}
+	return "inbound"
+}
+
+func (n *VLAN) explain() string {
+	switch {
+	case len(n.IDs) == 0:
+		return "a VLAN tag"
+	case len(n.IDs) == 1 && n.IDs[0].Lo == n.IDs[0].Hi:
+		return fmt.Sprintf("VLAN %d", n.IDs[0].Lo)
+	}
+	return "a VLAN of " + n.text()
 }
 
 // end says which end a direction means.

@@ -92,15 +92,12 @@ func (l *lexer) next() (token, *SyntaxError) {
 			return token{kind: tOp, pos: start, text: op}, nil
 		}
 	}
-	if strings.IndexByte("+-*/%:[]!<>()&|^=", c) >= 0 {
+	if strings.IndexByte("+-*/%:[]!<>()&|^=,", c) >= 0 {
 		l.pos++
 		return token{kind: tOp, pos: start, text: rest[:1]}, nil
 	}
 	if c == '"' || c == '\'' {
 		return token{}, l.fail(start, "write the filter without quotes", "quotes are not part of the language")
-	}
-	if c == ',' {
-		return token{}, l.fail(start, "join values with or: port 80 or 443", "lists with commas are not supported")
 	}
 	return token{}, l.fail(start, "", "character %q is not part of the language", []rune(rest[:min(4, len(rest))])[0])
 }

@@ -32,6 +32,11 @@ const (
 	wMPLS
 	wPPPoED
 	wPPPoES
+	wGeneve
+	wInner
+	wBound
+	wLLC
+	wOSI
 	wConst
 	wRefused // known to pcap-filter, not to us; refused[] says why
 )
@@ -47,7 +52,12 @@ func buildWords() map[string]word {
 		"less": {kind: wLess}, "greater": {kind: wGreater}, "len": {kind: wLen}, "length": {kind: wLen},
 		"broadcast": {kind: wBroadcast}, "multicast": {kind: wMulticast},
 		"vlan": {kind: wVLAN}, "mpls": {kind: wMPLS}, "pppoed": {kind: wPPPoED}, "pppoes": {kind: wPPPoES},
+		"geneve": {kind: wGeneve}, "inner": {kind: wInner}, "inbound": {kind: wBound}, "outbound": {kind: wBound},
+		"llc":  {kind: wLLC},
 		"link": {kind: wProto, proto: Link},
+	}
+	for n := range osiWords {
+		m[n] = word{kind: wOSI}
 	}
 	for p := Link; int(p) < len(protocols); p++ {
 		m[protocols[p].word] = word{kind: wProto, proto: p}
@@ -84,18 +94,11 @@ var constants = map[string]uint32{
 // refused are words of pcap-filter that are not obeyed, with the hint to give.
 var refused = map[string]string{
 	"protochain": "following header chains needs a loop, which no kernel filter has; ip6 proto N also looks behind a fragment header",
-	"gateway":    "give the gateway's address: ether host MAC and not host ADDRESS",
-	"geneve":     "not supported yet; outer packets: udp port 6081",
-	"inner":      "not supported yet; write the outer packet's filter",
-	"inbound":    "not supported yet; the direction is no part of the packet",
-	"outbound":   "not supported yet; the direction is no part of the packet",
-	"ifindex":    "choose the interface by the capture's points",
-	"byte":       "write ether[N] & MASK = VALUE",
-	"llc":        "not supported yet; write ether proto SAP",
-	"clnp":       "not supported yet", "esis": "not supported yet", "es-is": "not supported yet", "isis": "not supported yet",
-	"is-is": "not supported yet", "l1": "not supported yet", "l2": "not supported yet", "iih": "not supported yet",
-	"lsp": "not supported yet", "snp": "not supported yet", "csnp": "not supported yet", "psnp": "not supported yet",
-	"type": "802.11 frames are not supported", "subtype": "802.11 frames are not supported",
+	"gateway": "it means the host's Ethernet address but not its IP address, and which belong together only a name server and the " +
+		"hosts file know: write ether host MAC and not host ADDRESS",
+	"ifindex": "choose the interface by the capture's points",
+	"byte":    "write ether[N] & MASK = VALUE",
+	"type":    "802.11 frames are not supported", "subtype": "802.11 frames are not supported",
 	"wlan": "802.11 frames are not supported; write ether", "ppp": "PPP links are not supported",
 	"slip": "SLIP links are not supported", "fddi": "FDDI links are not supported; write ether",
 	"tr": "Token Ring is not supported; write ether", "radio": "802.11 frames are not supported",

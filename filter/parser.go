@@ -109,6 +109,8 @@ func (p *parser) unexpected() {
 		hint = didYouMean(t.text)
 	case t.kind == tOp && t.text == ")":
 		hint = "there is no ( for it"
+	case t.kind == tOp && t.text == ",":
+		hint = "only VLAN ids come as lists; join values with or: port 80 or 443"
 	case t.kind == tNum || t.kind == tIP4 || t.kind == tIP6 || t.kind == tMAC:
 		hint = "join conditions with and, or; a value needs host, net, port, proto before it"
 	case t.kind == tWord && t.word.kind == wProto:
@@ -308,9 +310,7 @@ func (p *parser) keyword() operand {
 		return operand{node: &Relation{Pos: t.pos, Op: op, L: &Len{}, R: &Const{V: n.value}}, pos: t.pos}
 	case wVLAN:
 		p.advance()
-		v := &VLAN{Pos: t.pos}
-		v.ID = uint16(p.optionalNumber(&v.HasID, 4095, "VLAN id"))
-		return operand{node: v, pos: t.pos}
+		return operand{node: &VLAN{Pos: t.pos, IDs: p.vlanIDs()}, pos: t.pos}
 	case wMPLS:
 		p.advance()
 		m := &MPLS{Pos: t.pos}
@@ -324,12 +324,51 @@ func (p *parser) keyword() operand {
 		s := &PPPoE{Pos: t.pos}
 		s.Session = uint16(p.optionalNumber(&s.HasSession, 0xffff, "PPPoE session"))
 		return operand{node: s, pos: t.pos}
+	case wGeneve:
+		p.advance()
+		g := &Geneve{Pos: t.pos}
+		g.VNI = p.optionalNumber(&g.HasVNI, 0xffffff, "Geneve VNI")
+		return operand{node: g, pos: t.pos}
+	case wInner:
+		return p.inner()
+	case wBound:
+		p.advance()
+		return operand{node: &Bound{Pos: t.pos, Out: t.text == "outbound"}, pos: t.pos}
+	case wLLC:
+		return p.llc()
+	case wOSI:
+		return p.osi()
 	case wRefused:
 		p.fail(t.pos, refused[t.text], "%s is not supported", t)
 		return operand{}
 	}
 	p.unexpected()
 	return operand{}
+}
+
+// inner reads inner(EXPR). Qualifiers carry over neither into it nor out of it.
+func (p *parser) inner() operand {
+	pos := p.tok.pos
+	if !p.enter() {
+		return operand{}
+	}
+	defer p.leave()
+	p.advance()
+	open := p.tok.pos
+	if !p.isOp("(") {
+		p.fail(open, "as in inner(host 10.0.0.1)", "( must follow inner, not %s", p.tok)
+		return operand{}
+	}
+	p.advance()
+	o := p.condition(p.sequence(quals{}), quals{})
+	if p.err == nil && !p.isOp(")") {
+		if p.tok.kind == tEOF {
+			p.fail(p.tok.pos, "", "the parenthesis opened at character %d is not closed", open+1)
+		}
+		p.unexpected()
+	}
+	p.advance()
+	return operand{node: &Inner{Pos: pos, X: o.node}, pos: pos}
 }
 
 // optionalNumber reads a number in any number of parentheses, if there is one.
@@ -353,9 +392,6 @@ func (p *parser) optionalNumber(has *bool, limit uint32, what string) uint32 {
 	p.advance()
 	if v > limit {
 		p.fail(n.pos, "", "%s %d is more than %d", what, v, limit)
-	}
-	if p.isOp("-") || p.tok.kind == tOp && p.tok.text == "," {
-		p.fail(p.tok.pos, "ranges and lists are not supported yet; join with or", "did not expect %s here", p.tok)
 	}
 	for ; open > 0; open-- {
 		if !p.isOp(")") {

@@ -51,7 +51,25 @@ func write(b *strings.Builder, n Node, inner bool) {
 		}
 		fmt.Fprintf(b, "%s %s", n.Proto, what)
 	case *VLAN:
-		writeNumbered(b, "vlan", n.HasID, uint32(n.ID))
+		b.WriteString("vlan")
+		if len(n.IDs) > 0 {
+			b.WriteString(" " + n.text())
+		}
+	case *Geneve:
+		writeNumbered(b, "geneve", n.HasVNI, n.VNI)
+	case *Inner:
+		b.WriteString("inner(")
+		write(b, n.X, false)
+		b.WriteByte(')')
+	case *Bound:
+		b.WriteString(n.text())
+	case *LLC:
+		b.WriteString("llc")
+		if n.Kind != "" {
+			b.WriteString(" " + n.Kind)
+		}
+	case *OSI:
+		b.WriteString(n.text())
 	case *MPLS:
 		writeNumbered(b, "mpls", n.HasLabel, n.Label)
 	case *PPPoE:

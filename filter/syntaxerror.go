@@ -12,7 +12,11 @@ type SyntaxError struct {
 	Pos  int    // byte offset into Expr of the character that is wrong; len(Expr) = the text ended too early
 	Msg  string // what is wrong
 	Hint string // what to write instead; may be ""
+	Err  error  // what errors.Is finds in it; may be nil
 }
+
+// Unwrap returns Err.
+func (e *SyntaxError) Unwrap() error { return e.Err }
 
 // errWindow is how much of a long expression Error shows, in bytes.
 const errWindow = 72

@@ -6,8 +6,8 @@ type Expr struct {
 	Text string // what the user wrote
 }
 
-// Node is one condition of the tree: *And, *Or, *Not, *Host, *MAC, *Port, *Proto, *Cast, *VLAN, *MPLS, *PPPoE or
-// *Relation.
+// Node is one condition of the tree: *And, *Or, *Not, *Host, *MAC, *Port, *Proto, *Cast, *VLAN, *MPLS, *PPPoE, *Geneve,
+// *Inner, *Bound, *LLC, *OSI or *Relation.
 type Node interface{ node() }
 
 // And holds when all terms hold. Terms are tested in order.
@@ -83,10 +83,12 @@ type Cast struct {
 
 // VLAN is an 802.1Q or 802.1ad tag. A VLAN to the right of another means the next tag inwards.
 type VLAN struct {
-	Pos   int
-	HasID bool
-	ID    uint16
+	Pos int
+	IDs []VLANRange // one of these; none: any id. In order as written
 }
+
+// VLANRange is VLAN ids from Lo to Hi, inclusive.
+type VLANRange struct{ Lo, Hi uint16 }
 
 // MPLS is a label stack entry. An MPLS to the right of another means the next entry inwards.
 type MPLS struct {
@@ -101,6 +103,26 @@ type PPPoE struct {
 	Discovery  bool
 	HasSession bool
 	Session    uint16
+}
+
+// Geneve is a Geneve tunnel (RFC 8926) on its UDP port. As in libpcap, conditions to the right of it mean what the tunnel
+// carries.
+type Geneve struct {
+	Pos    int
+	HasVNI bool
+	VNI    uint32
+}
+
+// Inner holds if X does for the payload of the frame's outermost tunnel: VXLAN, Geneve, GRE or GTP-U.
+type Inner struct {
+	Pos int
+	X   Node
+}
+
+// Bound is the direction of a packet at the capture point.
+type Bound struct {
+	Pos int
+	Out bool
 }
 
 // RelOp compares two unsigned 32-bit values.
@@ -146,7 +168,7 @@ type Neg struct{ X Arith }
 // ArithOp is an arithmetic operation modulo 2^32.
 type ArithOp uint8
 
-// Operations. Division and modulus by zero reject the packet.
+// Operations. Division and modulus by zero reject the packet; a shift by more than 31 bits leaves 0.
 const (
 	OpAdd ArithOp = iota
 	OpSub
@@ -178,6 +200,11 @@ func (*VLAN) node()     {}
 func (*MPLS) node()     {}
 func (*PPPoE) node()    {}
 func (*Relation) node() {}
+func (*Geneve) node()   {}
+func (*Inner) node()    {}
+func (*Bound) node()    {}
+func (*LLC) node()      {}
+func (*OSI) node()      {}
 
 func (*Const) arith()  {}
 func (*Len) arith()    {}

@@ -14,7 +14,9 @@ import (
 // possible in it.
 func compileCompact(e *filter.Expr, o Options) ([]bpf.RawInstruction, error) {
 	g := newGraph()
-	l := &lowerer{g: g, o: o, text: e.Text, compact: true, sc: scope{linkType: 12, network: 14}}
+	l := &lowerer{g: g, o: o, text: e.Text, compact: true,
+		sc: scope{link: o.Link, linkType: 12, network: 14, typ: shiftWord, net: shiftWord}}
+	g.reserve(shiftWord)
 	c := l.node(e.Root)
 	if l.err != nil {
 		return nil, l.err

@@ -44,8 +44,8 @@ type registers struct {
 
 var unknown = registers{-1, -1}
 
-// holdsShift is registers.x when X holds the length of the tags.
-const holdsShift = -2
+// holds is registers.x when X holds a memory word.
+func holds(slot uint8) int64 { return -2 - int64(slot) }
 
 // emit lays the graph out. Code is written from the end, so that the distance of every jump is known when it is written.
 func (g *graph) emit(root int32, snapLen uint32) ([]bpf.RawInstruction, error) {
@@ -67,6 +67,16 @@ func (g *graph) emit(root int32, snapLen uint32) ([]bpf.RawInstruction, error) {
 		}
 		nd := g.nodes[n]
 		st, sf := start[nd.t], start[nd.f]
+		if g.tests[nd.test].op == cmpSto {
+			if d := len(rev) - 1 - st; d > 0 {
+				rev = append(rev, bpf.RawInstruction{Op: opJa, K: uint32(d)})
+			}
+			for i := len(code) - 1; i >= 0; i-- {
+				rev = append(rev, code[i])
+			}
+			start[n] = len(rev) - 1
+			continue
+		}
 		// A jump reaches 255 instructions; further ways go through an unconditional jump beside it.
 		if len(rev)-1-sf > 254 {
 			rev = append(rev, bpf.RawInstruction{Op: opJa, K: uint32(len(rev) - 1 - sf)})
@@ -168,8 +178,11 @@ func (g *graph) after(n int32, in registers) registers {
 	case x.kind == xMSH && x.a == nil:
 		out.x = int64(x.base)
 	case x.kind == xSft && x.a == nil:
-		out.x = holdsShift
-	case x.kind != xAbs && x.kind != xLen:
+		out.x = holds(x.slot)
+	case x.kind != xAbs && x.kind != xLen && x.kind != xMem:
+		out.x = -1
+	}
+	if t.op == cmpSto && t.k <= 0xff && out.x == holds(uint8(t.k)) {
 		out.x = -1
 	}
 	return out
@@ -180,7 +193,7 @@ func (g *graph) code(n int32, in registers) (code []bpf.RawInstruction, jump bpf
 	t := g.tests[g.nodes[n].test]
 	v := g.values[t.val]
 	jump = bpf.RawInstruction{Op: opJmp | uint16(t.op), K: t.k}
-	c := coder{}
+	c := coder{limit: g.words}
 	switch {
 	case t.rhs >= 0:
 		c.eval(g.values[t.rhs].x, 0)
@@ -190,12 +203,12 @@ func (g *graph) code(n int32, in registers) (code []bpf.RawInstruction, jump bpf
 		jump.Op |= srcX
 		jump.K = 0
 		return c.code, jump, c.err
-	case in.a == t.val:
+	case in.a == t.val && t.op != cmpSto:
 		return nil, jump, nil
 	case in.a == v.full:
 	case v.x.kind == xMSH && v.x.a == nil && in.x == int64(v.x.base):
 		c.put(opLdInd|sizeBits(v.x.size), v.x.off)
-	case v.x.kind == xSft && v.x.a == nil && in.x == holdsShift:
+	case v.x.kind == xSft && v.x.a == nil && in.x == holds(v.x.slot):
 		c.put(opLdInd|sizeBits(v.x.size), v.x.off)
 	default:
 		c.eval(v.x, 0)
@@ -203,13 +216,17 @@ func (g *graph) code(n int32, in registers) (code []bpf.RawInstruction, jump bpf
 	if v.mask != 0xffffffff {
 		c.put(opAlu|aluAnd, v.mask)
 	}
+	if t.op == cmpSto {
+		c.put(opSt, t.k)
+	}
 	return c.code, jump, c.err
 }
 
 // coder writes straight code.
 type coder struct {
-	code []bpf.RawInstruction
-	err  error
+	code  []bpf.RawInstruction
+	limit uint32 // memory words below it may be used
+	err   error
 }
 
 func (c *coder) put(op uint16, k uint32) {
@@ -218,8 +235,8 @@ func (c *coder) put(op uint16, k uint32) {
 
 // eval leaves x in the accumulator, using memory words from slot on. X is overwritten.
 func (c *coder) eval(x *expr, slot uint32) {
-	if slot >= shiftWord {
-		c.err = fmt.Errorf("compile filter: %w: a calculation needs more than 15 memory words", ErrTooBig)
+	if slot >= c.limit {
+		c.err = fmt.Errorf("compile filter: %w: a calculation needs more than %d memory words", ErrTooBig, c.limit)
 		return
 	}
 	switch x.kind {
@@ -243,11 +260,13 @@ func (c *coder) eval(x *expr, slot uint32) {
 			c.put(opTax, 0)
 		}
 		c.put(opLdInd|sizeBits(x.size), x.off)
+	case xMem:
+		c.put(opLdMem, uint32(x.slot))
 	case xSft:
 		if x.a != nil {
 			c.eval(x.a, slot)
 		}
-		c.put(opLdxMem, shiftWord)
+		c.put(opLdxMem, uint32(x.slot))
 		if x.a != nil {
 			c.put(opAlu|aluAdd|srcX, 0)
 			c.put(opTax, 0)
@@ -258,7 +277,7 @@ func (c *coder) eval(x *expr, slot uint32) {
 			c.eval(x.a, slot)
 			c.put(opSt, slot)
 		}
-		c.put(opLdxMem, shiftWord)
+		c.put(opLdxMem, uint32(x.slot))
 		c.put(opLdInd|sizeB, x.base)
 		c.put(opAlu|aluAnd, 15)
 		c.put(opAlu|aluLsh, 2)

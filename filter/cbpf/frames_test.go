@@ -44,11 +44,19 @@ func genFrame(r *rand.Rand, raw bool) []byte {
 
 // genPayload makes what follows the EtherType, and the EtherType.
 func genPayload(r *rand.Rand, raw bool) (uint16, []byte) {
-	kind := r.IntN(20)
+	kind := r.IntN(23)
 	if raw {
-		kind %= 12
+		if kind < 20 {
+			kind %= 12
+		}
 	}
 	switch {
+	case kind >= 20: // tunnels
+		l4, proto := genTunnel(r, 0)
+		if r.IntN(3) == 0 {
+			return 0x86dd, ip6Around(r, proto, l4)
+		}
+		return 0x0800, ip4Around(r, proto, l4)
 	case kind < 7:
 		return 0x0800, genIPv4(r)
 	case kind < 12:
@@ -94,8 +102,11 @@ func genPayload(r *rand.Rand, raw bool) (uint16, []byte) {
 
 func genIPv4(r *rand.Rand) []byte {
 	proto := pick(r, []byte{6, 6, 6, 17, 17, 132, 1, 2, 50, 51, 103, 112, 4, 9})
+	return ip4Around(r, proto, genTransport(r, proto))
+}
+
+func ip4Around(r *rand.Rand, proto byte, l4 []byte) []byte {
 	opts := []int{0, 0, 0, 4, 12, 40}[r.IntN(6)]
-	l4 := genTransport(r, proto)
 	b := []byte{byte(0x45 + opts/4), byte(r.Uint32())}
 	b = binary.BigEndian.AppendUint16(b, uint16(20+opts+len(l4)))
 	b = binary.BigEndian.AppendUint16(b, uint16(r.Uint32()))
@@ -113,6 +124,10 @@ func genIPv6(r *rand.Rand) []byte {
 		next := pick(r, []byte{6, 17, 58, 132})
 		l4 = append([]byte{next, 0, 0, byte(r.IntN(2)), 1, 2, 3, 4}, genTransport(r, next)...)
 	}
+	return ip6Around(r, proto, l4)
+}
+
+func ip6Around(r *rand.Rand, proto byte, l4 []byte) []byte {
 	b := []byte{0x60, byte(r.IntN(4)), 0, 0}
 	b = binary.BigEndian.AppendUint16(b, uint16(len(l4)))
 	b = append(b, proto, byte(r.IntN(8)))
@@ -135,6 +150,79 @@ func genTransport(r *rand.Rand, proto byte) []byte {
 		p[i] = byte(r.IntN(5))
 	}
 	return append(b, p...)
+}
+
+// genTunnel makes a transport header, a tunnel's header and its payload, and says the protocol.
+func genTunnel(r *rand.Rand, depth int) (b []byte, proto byte) {
+	udp := func(port uint16) []byte {
+		b := binary.BigEndian.AppendUint16([]byte{0xc0, byte(r.Uint32())}, port)
+		return append(b, 0, 60, 0, 0)
+	}
+	ether := func() []byte {
+		if depth == 0 && r.IntN(3) == 0 {
+			l4, proto := genTunnel(r, depth+1)
+			return append(append([]byte(genMAC[0]), genMAC[1]...), append([]byte{8, 0}, ip4Around(r, proto, l4)...)...)
+		}
+		return genFrame(r, false)
+	}
+	raw := func() []byte {
+		if depth == 0 && r.IntN(4) == 0 {
+			l4, proto := genTunnel(r, depth+1)
+			return ip4Around(r, proto, l4)
+		}
+		return genFrame(r, true)
+	}
+	vni := []byte{0, 0, byte(r.IntN(8)), 0}
+	switch r.IntN(4) {
+	case 0: // VXLAN
+		b = append(udp([]uint16{4789, 8472}[r.IntN(2)]), []byte{8, 8, 8, 0}[r.IntN(4)], 0, 0, 0)
+		return append(append(b, vni...), ether()...), 17
+	case 1: // Geneve
+		opts := []int{0, 0, 1, 2, 5}[r.IntN(5)]
+		b = append(udp(6081), []byte{0, 0, 0, 0x40}[r.IntN(4)]|byte(opts), byte(r.Uint32()))
+		typ := []uint16{0x6558, 0x6558, 0x0800, 0x86dd, 0x0806, 0x8847}[r.IntN(6)]
+		b = append(binary.BigEndian.AppendUint16(b, typ), vni...)
+		b = append(b, make([]byte, 4*opts)...)
+		if typ == 0x6558 {
+			return append(b, ether()...), 17
+		}
+		return append(b, raw()...), 17
+	case 2: // GRE
+		flags := []byte{0, 0, 0x20, 0x30, 0x80, 0xb0, 0x10, 0x40}[r.IntN(8)]
+		typ := []uint16{0x6558, 0x6558, 0x0800, 0x86dd, 0x88be, 0x880b}[r.IntN(6)]
+		b = binary.BigEndian.AppendUint16([]byte{flags, []byte{0, 0, 0, 1}[r.IntN(4)]}, typ)
+		for _, f := range []byte{0x80, 0x20, 0x10} {
+			if flags&f != 0 {
+				b = append(b, 0, 0, 0, 7)
+			}
+		}
+		switch {
+		case typ == 0x88be && flags&0x10 != 0:
+			b = append(b, 0x10, 0, 0, 1, 0, 0, 0, 0)
+		case typ != 0x6558 && typ != 0x88be:
+			return append(b, raw()...), 47
+		}
+		return append(b, ether()...), 47
+	}
+	flags := []byte{0, 0, 1, 2, 4, 4, 7}[r.IntN(7)] // GTP-U
+	b = append(udp(2152), []byte{0x30, 0x30, 0x30, 0x20, 0x50}[r.IntN(5)]|flags, []byte{0xff, 0xff, 0xff, 1}[r.IntN(4)], 0, 60, 0, 0, 0, 9)
+	if flags == 0 {
+		return append(b, raw()...), 17
+	}
+	n := r.IntN(4)
+	if flags&4 == 0 {
+		n = 0
+	}
+	b = append(b, 0, 1, 0, []byte{0, 0x85}[min(n, 1)])
+	for ; n > 0; n-- {
+		words := []byte{1, 1, 1, 2, 0}[r.IntN(5)]
+		b = append(b, words)
+		if words > 0 {
+			b = append(b, make([]byte, 4*int(words)-2)...)
+			b = append(b, []byte{0, 0x85}[min(n-1, 1)])
+		}
+	}
+	return append(b, raw()...), 17
 }
 
 // genFrames makes n frames, the same for the same seed.

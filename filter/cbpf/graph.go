@@ -10,6 +10,7 @@ const (
 	cmpGT  cmpOp = 0x20
 	cmpGE  cmpOp = 0x30
 	cmpSet cmpOp = 0x40
+	cmpSto cmpOp = 0 // no comparison: the value is put into memory word k, and both ways are the same
 )
 
 // test compares (value & mask) with k, or value with another value.
@@ -24,7 +25,8 @@ type test struct {
 type value struct {
 	x    *expr
 	mask uint32
-	full int32 // the same expression without mask; itself if mask is all ones
+	full int32  // the same expression without mask; itself if mask is all ones
+	uses uint32 // bit n: memory word n is read
 }
 
 // node is one test with its two ways on. Indices 0 and 1 are the ends.
@@ -51,10 +53,12 @@ type graph struct {
 	nodeIdx  map[node]int32
 	keyBuf   []byte
 	overflow bool
+	words    uint32 // memory words from here on are taken
 }
 
 func newGraph() *graph {
 	return &graph{
+		words:    allWords,
 		valueIdx: map[string]int32{}, testIdx: map[test]int32{}, nodeIdx: map[node]int32{},
 		nodes: []node{{test: -1}, {test: -1}},
 	}
@@ -75,7 +79,7 @@ func (g *graph) value(x *expr, mask uint32) int32 {
 	if full < 0 {
 		full = i
 	}
-	g.values = append(g.values, value{x: x, mask: mask, full: full})
+	g.values = append(g.values, value{x: x, mask: mask, full: full, uses: x.words()})
 	g.valueIdx[key] = i
 	return i
 }
@@ -109,9 +113,10 @@ func (g *graph) node(testIdx, t, f int32) int32 {
 	return i
 }
 
+// testRejects reports whether a node of the test must be kept even if both its ways are the same.
 func (g *graph) testRejects(i int32) bool {
 	t := g.tests[i]
-	return g.values[t.val].x.mayReject() || t.rhs >= 0 && g.values[t.rhs].x.mayReject()
+	return t.op == cmpSto || g.values[t.val].x.mayReject() || t.rhs >= 0 && g.values[t.rhs].x.mayReject()
 }
 
 // choose builds a node that is only there to select a way: if both ways are the same, it is left away even if its load
@@ -134,7 +139,22 @@ type (
 	condBool bool
 	// condGuard rejects the packet, whatever is around it, if the test holds.
 	condGuard int32
+	// condStore puts a value into a memory word, and holds.
+	condStore int32
+	// condIf is yes if c holds, no otherwise. One that only selects is left away if both are the same, even if c could
+	// reject.
+	condIf struct {
+		c, yes, no cond
+		selects    bool
+	}
+	// condShared is built once for the same ways on.
+	condShared struct {
+		c     cond
+		built map[[2]int32]int32
+	}
 )
+
+func shared(c cond) *condShared { return &condShared{c, map[[2]int32]int32{}} }
 
 // build returns the entry of a graph that goes to t if c holds and to f if not.
 func (g *graph) build(c cond, t, f int32) int32 {
@@ -153,6 +173,21 @@ func (g *graph) build(c cond, t, f int32) int32 {
 		return g.build(c.c, f, t)
 	case condTest:
 		return g.node(int32(c), t, f)
+	case condStore:
+		return g.node(int32(c), t, t)
+	case condIf:
+		t, f = g.build(c.yes, t, f), g.build(c.no, t, f)
+		if c.selects && t == f {
+			return t
+		}
+		return g.build(c.c, t, f)
+	case *condShared:
+		n, ok := c.built[[2]int32{t, f}]
+		if !ok {
+			n = g.build(c.c, t, f)
+			c.built[[2]int32{t, f}] = n
+		}
+		return n
 	case condGuard:
 		return g.node(int32(c), nodeReject, t)
 	case condBool:

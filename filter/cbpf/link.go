@@ -17,9 +17,9 @@ func (l *lowerer) linkType(num uint32, pos int) cond {
 		if v, ok := pppTypes[num]; ok {
 			num = v
 		}
-		return l.test(l.at(l.sc.linkType, 2), 0xffffffff, cmpEQ, num)
+		return l.test(l.typeField(), 0xffffffff, cmpEQ, num)
 	}
-	if l.o.Link != packet.LinkEthernet {
+	if l.sc.link != packet.LinkEthernet {
 		switch num {
 		case 0x0800:
 			return l.test(l.at(0, 1), 0xf0, cmpEQ, 0x40)
@@ -28,7 +28,7 @@ func (l *lowerer) linkType(num uint32, pos int) cond {
 		}
 		return condBool(false)
 	}
-	typ := l.at(l.sc.linkType, 2)
+	typ := l.typeField()
 	is := func(v uint32) cond { return l.test(typ, 0xffffffff, cmpEQ, v) }
 	length := condNot{l.test(typ, 0xffffffff, cmpGT, etherMTU)}
 	llc := func(off uint32, size uint8, v uint32) cond {
@@ -65,12 +65,15 @@ func (l *lowerer) tagType(num uint32) cond {
 	if l.compact {
 		return l.fail(0, "", "the types of tags cannot be tested in a compact program")
 	}
+	if l.sc.geneve {
+		return l.fail(0, "use inner(...)", "the types of tags behind geneve are tested in strict mode only")
+	}
 	c := condOr{}
 	if l.meta {
 		c = append(c, l.test(abs(ancVLANTPID, 4), 0xffffffff, cmpEQ, num))
 	}
 	for i := range l.tags + 1 {
-		c = append(c, l.test(abs(12+4*uint32(i), 2), 0xffffffff, cmpEQ, num))
+		c = append(c, l.test(l.frame(12+4*uint32(i), 2), 0xffffffff, cmpEQ, num))
 	}
 	return c
 }
@@ -88,7 +91,7 @@ func (l *lowerer) mplsPayload(num uint32, pos int) cond {
 }
 
 func (l *lowerer) vlan(v *filter.VLAN) cond {
-	if l.o.Link != packet.LinkEthernet {
+	if l.sc.link != packet.LinkEthernet {
 		return l.fail(v.Pos, "", "packets of a raw IP link have no VLAN tags")
 	}
 	if l.sc.labels > 0 {
@@ -100,13 +103,9 @@ func (l *lowerer) vlan(v *filter.VLAN) cond {
 	if !l.o.Strict {
 		return l.vlanTransparent(v)
 	}
-	typ := l.at(l.sc.linkType, 2)
-	c := condAnd{condOr{}}
-	for _, t := range tagTypes {
-		c[0] = append(c[0].(condOr), l.test(typ, 0xffffffff, cmpEQ, t))
-	}
-	if v.HasID {
-		c = append(c, l.test(l.at(l.sc.network, 2), 0x0fff, cmpEQ, uint32(v.ID)))
+	c := condAnd{l.hasFrame(), l.isTag(l.typeField())}
+	if len(v.IDs) > 0 {
+		c = append(c, l.vlanID(v, l.at(l.sc.network, 2)))
 	}
 	l.sc.linkType += 4
 	l.sc.network += 4
@@ -116,6 +115,9 @@ func (l *lowerer) vlan(v *filter.VLAN) cond {
 
 // vlanTransparent: the tags of this shape of frame are known; only the id is looked at.
 func (l *lowerer) vlanTransparent(v *filter.VLAN) cond {
+	if l.sc.geneve {
+		return l.fail(v.Pos, "write inner(vlan ...)", "a VLAN tag behind geneve is recognised in strict mode only")
+	}
 	if l.compact {
 		return l.fail(v.Pos, "", "tags cannot be tested in a compact program")
 	}
@@ -131,21 +133,46 @@ func (l *lowerer) vlanTransparent(v *filter.VLAN) cond {
 	switch {
 	case depth >= total:
 		return condBool(false)
-	case !v.HasID:
+	case len(v.IDs) == 0:
 		return condBool(true)
 	case l.meta && depth == 0:
-		return l.test(abs(ancVLANTag, 4), 0x0fff, cmpEQ, uint32(v.ID))
+		return l.vlanID(v, abs(ancVLANTag, 4))
 	case l.meta:
 		depth--
 	}
-	return l.test(abs(14+4*uint32(depth), 2), 0x0fff, cmpEQ, uint32(v.ID))
+	return l.vlanID(v, l.frame(14+4*uint32(depth), 2))
+}
+
+// isTag holds if the EtherType is one of a VLAN tag.
+func (l *lowerer) isTag(typ *expr) cond {
+	var c condOr
+	for _, t := range tagTypes {
+		c = append(c, l.test(typ, 0xffffffff, cmpEQ, t))
+	}
+	return c
+}
+
+// vlanID tests the id in the tag's control information.
+func (l *lowerer) vlanID(v *filter.VLAN, tci *expr) cond {
+	var c condOr
+	for _, r := range v.IDs {
+		switch {
+		case r.Lo == r.Hi:
+			c = append(c, l.test(tci, 0x0fff, cmpEQ, uint32(r.Lo)))
+		case r.Hi == 0x0fff:
+			c = append(c, l.test(tci, 0x0fff, cmpGE, uint32(r.Lo)))
+		default:
+			c = append(c, condAnd{l.test(tci, 0x0fff, cmpGE, uint32(r.Lo)), condNot{l.test(tci, 0x0fff, cmpGT, uint32(r.Hi))}})
+		}
+	}
+	return c
 }
 
 func (l *lowerer) mpls(m *filter.MPLS) cond {
 	if l.sc.ppp {
 		return l.fail(m.Pos, "", "MPLS behind PPPoE is not recognised")
 	}
-	if l.o.Link != packet.LinkEthernet {
+	if l.sc.link != packet.LinkEthernet {
 		return l.fail(m.Pos, "", "packets of a raw IP link have no MPLS labels")
 	}
 	var c condAnd
@@ -173,7 +200,7 @@ func (l *lowerer) pppoe(p *filter.PPPoE) cond {
 	if p.HasSession {
 		c = append(c, l.test(l.at(l.sc.network, 4), 0xffff, cmpEQ, uint32(p.Session)))
 	}
-	l.sc.linkType = l.sc.network + 6
+	l.sc.linkType, l.sc.typ = l.sc.network+6, l.sc.net
 	l.sc.network += 8
 	l.sc.ppp = true
 	return c

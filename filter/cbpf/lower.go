@@ -17,10 +17,17 @@ const maxTags = 2
 // etherMTU is the largest value of the type field that is a length (802.3).
 const etherMTU = 1500
 
-// scope says where the headers are for the next condition; vlan, mpls and pppoes move it.
+// scope says where the headers are for the next condition; vlan, mpls, pppoes and geneve move it.
 type scope struct {
+	link     packet.LinkType
 	linkType uint32 // where the EtherType is
 	network  uint32 // where the network header is
+	start    uint8  // memory word to add to offsets from the start of the frame; 0 = none
+	typ      uint8  // likewise to linkType
+	net      uint8  // likewise to network
+	geneve   bool   // behind geneve
+	unset    bool   // geneve stands to the left, but it may not have held
+	pos      int    // of that geneve
 	vlans    int    // tags that were asked for
 	labels   int    // MPLS entries that were asked for
 	ppp      bool   // the type field is PPP's
@@ -36,6 +43,7 @@ type lowerer struct {
 	tags int  // tag-transparent: tags in the octets
 	err  error
 
+	depth   int  // of inner(...)
 	compact bool // tag-transparent: one way for all shapes, see compileCompact
 }
 
@@ -46,8 +54,9 @@ func lowerAll(g *graph, e *filter.Expr, o Options) (int32, error) {
 	}
 	shape := func(meta bool, tags int) (int32, error) {
 		l := &lowerer{g: g, o: o, text: e.Text, meta: meta, tags: tags}
+		l.sc.link = o.Link
 		if o.Link == packet.LinkEthernet {
-			l.sc = scope{linkType: 12 + 4*uint32(tags), network: 14 + 4*uint32(tags)}
+			l.sc.linkType, l.sc.network = 12+4*uint32(tags), 14+4*uint32(tags)
 		}
 		c := l.node(e.Root)
 		if l.err != nil {
@@ -125,15 +134,50 @@ func (l *lowerer) test(x *expr, mask uint32, op cmpOp, k uint32) cond {
 }
 
 // strictMeta says that the tag in the metadata must be seen as octets 12 to 15.
-func (l *lowerer) strictMeta() bool { return l.meta && l.o.Strict }
+func (l *lowerer) strictMeta() bool { return l.meta && l.o.Strict && l.sc.net == 0 }
+
+// reserve keeps memory words from w on from the arithmetic.
+func (g *graph) reserve(w uint32) { g.words = min(g.words, w) }
+
+// store puts x into a memory word.
+func (l *lowerer) store(word uint32, x *expr) cond {
+	l.g.reserve(word)
+	return condStore(l.g.test(test{val: l.g.value(x, 0xffffffff), rhs: -1, op: cmpSto, k: word}))
+}
+
+// frame loads octets at an offset from the start of the frame.
+func (l *lowerer) frame(off uint32, size uint8) *expr {
+	l.known()
+	if l.sc.start != 0 && off < beyond-64 {
+		return &expr{kind: xSft, slot: l.sc.start, off: off, size: size}
+	}
+	return abs(off, size)
+}
+
+// typeField loads the EtherType.
+func (l *lowerer) typeField() *expr {
+	if l.known(); l.sc.typ != 0 {
+		return &expr{kind: xSft, slot: l.sc.typ, off: l.sc.linkType, size: 2}
+	}
+	return l.at(l.sc.linkType, 2)
+}
+
+// known complains if the scope depends on whether a geneve held.
+func (l *lowerer) known() {
+	if l.sc.unset {
+		l.fail(l.sc.pos, "write (geneve and ...) or ..., or use inner(...)",
+			"a condition to the right of this geneve would not know whether it means the tunnel's payload or the outer packet")
+	}
+}
 
 // at loads octets of the header area: offsets are those of the frame with all tags in it.
 func (l *lowerer) at(off uint32, size uint8) *expr {
+	l.known()
 	if off >= beyond-64 {
 		return abs(beyond, size)
 	}
-	if l.compact {
-		return &expr{kind: xSft, off: off, size: size}
+	if l.sc.net != 0 {
+		return &expr{kind: xSft, slot: l.sc.net, off: off, size: size}
 	}
 	if !l.strictMeta() || off+uint32(size) <= 12 {
 		return abs(off, size)
@@ -185,16 +229,27 @@ func (l *lowerer) node(n filter.Node) cond {
 	case *filter.Or:
 		c := make(condOr, 0, len(n.Terms))
 		start, deepest := l.sc, l.sc
+		geneves := 0
 		for _, t := range n.Terms {
 			if !l.o.Strict {
 				l.sc = start
+			} else if l.sc.geneve && !start.geneve {
+				l.sc.unset = true
 			}
 			c = append(c, l.node(t))
+			if l.sc.geneve {
+				geneves++
+			}
 			if l.sc.network > deepest.network || l.sc.vlans > deepest.vlans {
 				deepest = l.sc
 			}
 		}
-		if !l.o.Strict {
+		switch {
+		case l.o.Strict:
+			l.sc.unset = l.sc.unset || l.sc.geneve && !start.geneve
+		case geneves > 0 && !start.geneve:
+			l.sc.unset = l.sc.unset || geneves < len(n.Terms)
+		default:
 			l.sc = deepest
 		}
 		return c
@@ -203,8 +258,20 @@ func (l *lowerer) node(n filter.Node) cond {
 		c := condNot{l.node(n.X)}
 		if !l.o.Strict {
 			l.sc = start
+		} else if l.sc.geneve && !start.geneve {
+			l.sc.unset = true
 		}
 		return c
+	case *filter.Geneve:
+		return l.geneve(n)
+	case *filter.Inner:
+		return l.inner(n)
+	case *filter.Bound:
+		return l.bound(n)
+	case *filter.LLC:
+		return l.llc(n)
+	case *filter.OSI:
+		return l.osi(n)
 	case *filter.Host:
 		return l.host(n, n.Proto)
 	case *filter.MAC:
@@ -275,18 +342,18 @@ func (l *lowerer) host(h *filter.Host, p filter.Protocol) cond {
 }
 
 func (l *lowerer) mac(m *filter.MAC) cond {
-	if l.o.Link != packet.LinkEthernet {
+	if l.sc.link != packet.LinkEthernet {
 		return l.fail(m.Pos, "", "packets of a raw IP link have no Ethernet addresses")
 	}
 	side := func(off uint32) func() cond {
 		return func() cond {
 			return condAnd{
-				l.test(abs(off+2, 4), 0xffffffff, cmpEQ, binary.BigEndian.Uint32(m.Addr[2:])),
-				l.test(abs(off, 2), 0xffffffff, cmpEQ, uint32(binary.BigEndian.Uint16(m.Addr[:]))),
+				l.test(l.frame(off+2, 4), 0xffffffff, cmpEQ, binary.BigEndian.Uint32(m.Addr[2:])),
+				l.test(l.frame(off, 2), 0xffffffff, cmpEQ, uint32(binary.BigEndian.Uint16(m.Addr[:]))),
 			}
 		}
 	}
-	return dirs(m.Dir, side(6), side(0))
+	return condAnd{l.hasFrame(), dirs(m.Dir, side(6), side(0))}
 }
 
 // transports lists the protocol numbers that a port condition tests, in libpcap's order.
@@ -352,10 +419,11 @@ func (l *lowerer) transport(index *expr, off uint32, size uint8) *expr {
 		off = beyond - base - 64
 	}
 	kind := xMSH
-	if l.compact {
+	if l.sc.net != 0 {
 		kind = xSMH
 	}
-	return &expr{kind: kind, size: size, base: base, off: base + off, a: index}
+	l.known()
+	return &expr{kind: kind, slot: l.sc.net, size: size, base: base, off: base + off, a: index}
 }
 
 func (l *lowerer) proto(layer filter.Layer, num uint32, pos int) cond {
@@ -378,11 +446,11 @@ func (l *lowerer) cast(c *filter.Cast) cond {
 	case filter.IP6:
 		return condAnd{l.linkType(0x86dd, c.Pos), l.test(l.at(l.sc.network+24, 1), 0xffffffff, cmpEQ, 255)}
 	}
-	if l.o.Link != packet.LinkEthernet {
+	if l.sc.link != packet.LinkEthernet {
 		return l.fail(c.Pos, "ip multicast and ip6 multicast work there", "packets of a raw IP link have no Ethernet addresses")
 	}
 	if c.Multicast {
-		return l.test(abs(0, 1), 0xffffffff, cmpSet, 1)
+		return condAnd{l.hasFrame(), l.test(l.frame(0, 1), 0xffffffff, cmpSet, 1)}
 	}
-	return condAnd{l.test(abs(2, 4), 0xffffffff, cmpEQ, 0xffffffff), l.test(abs(0, 2), 0xffffffff, cmpEQ, 0xffff)}
+	return condAnd{l.hasFrame(), l.test(l.frame(2, 4), 0xffffffff, cmpEQ, 0xffffffff), l.test(l.frame(0, 2), 0xffffffff, cmpEQ, 0xffff)}
 }

@@ -2,6 +2,7 @@ package cbpf
 
 import (
 	"encoding/binary"
+	"errors"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ type skb struct {
 	length    uint32
 	present   bool
 	tci, tpid uint16
+	pktType   uint32
 }
 
 // tagsOf counts the tags in the octets, at most n.
@@ -52,6 +54,9 @@ func run(t testing.TB, p []bpf.RawInstruction, s skb) bool {
 			return uint32(s.tci), true
 		case ancVLANTPID:
 			return uint32(s.tpid), true
+		}
+		if off == ancPktType {
+			return s.pktType, true
 		}
 		if off >= 0x80000000 {
 			t.Fatalf("load at %#x", off)
@@ -137,7 +142,7 @@ func run(t testing.TB, p []bpf.RawInstruction, s skb) bool {
 // transparentCorpus is every expression that transparent mode takes.
 func compileAll(t *testing.T, o Options, keep func(string) bool) map[string][]bpf.RawInstruction {
 	out := map[string][]bpf.RawInstruction{}
-	for _, x := range expressions(t) {
+	for _, x := range ownExpressions(t) {
 		e, err := filter.Parse(x)
 		if err != nil || keep != nil && !keep(x) {
 			continue
@@ -155,7 +160,7 @@ func compileAll(t *testing.T, o Options, keep func(string) bool) map[string][]bp
 // strict mode says of the frame with up to two tags removed.
 func TestTransparentIsStrictWithoutTags(t *testing.T) {
 	keep := func(x string) bool {
-		for _, w := range []string{"vlan", "len", "less", "greater", "0x8100", "mpls", "pppoes"} {
+		for _, w := range []string{"vlan", "len", "less", "greater", "0x8100", "mpls", "pppoes", "geneve", "inner("} {
 			if strings.Contains(x, w) {
 				return false
 			}
@@ -206,6 +211,9 @@ func TestKernelIsFile(t *testing.T) {
 			t.Errorf("strict %v: only %d expressions", strict, len(kernel))
 		}
 		for x, k := range kernel {
+			if file[x] == nil && strings.Contains(x, "bound") {
+				continue // the direction is not in the file
+			}
 			m, err := NewProgramMatcher(file[x])
 			if err != nil {
 				t.Fatal(err)
@@ -300,7 +308,7 @@ func TestCompactIsShapes(t *testing.T) {
 	for _, target := range []Target{File, Kernel} {
 		o := Options{Link: packet.LinkEthernet, Target: target, SnapLen: DefaultSnapLen}
 		n := 0
-		for _, x := range expressions(t) {
+		for _, x := range ownExpressions(t) {
 			e, err := filter.Parse(x)
 			if err != nil {
 				t.Fatal(err)
@@ -311,6 +319,10 @@ func TestCompactIsShapes(t *testing.T) {
 			}
 			n++
 			p, err := compileShapes(e, o)
+			if errors.Is(err, ErrTooBig) {
+				t.Logf("%q: %d instructions, and too many with shapes", x, len(c))
+				continue
+			}
 			if err != nil {
 				t.Fatal(err)
 			}

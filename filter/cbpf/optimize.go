@@ -40,11 +40,29 @@ func (s *facts) merge(o *facts) {
 	}
 }
 
+// forget drops what is known of values that read a memory word, as it is about to change.
+func (g *graph) forget(s *facts, word uint32) {
+	bit := uint32(1) << word
+	for i, v := range g.values {
+		if v.uses&bit != 0 {
+			s.known[i], s.loaded[i] = false, false
+		}
+	}
+	for i, t := range g.tests {
+		if t.op == cmpSto && t.k == word || g.values[t.val].uses&bit != 0 || t.rhs >= 0 && g.values[t.rhs].uses&bit != 0 {
+			s.outcome[i] = 0
+		}
+	}
+}
+
 // learn adds the outcome of a test.
 func (g *graph) learn(s *facts, i int32, outcome bool) {
 	t := g.tests[i]
+	if t.op == cmpSto {
+		g.forget(s, t.k)
+	}
 	s.outcome[i] = 2
-	if outcome {
+	if outcome || t.op == cmpSto {
 		s.outcome[i] = 1
 	}
 	v := g.values[t.val]
@@ -152,7 +170,7 @@ func (g *graph) pass(root int32) (int32, bool) {
 					if outcome {
 						to = m.t
 					}
-				} else if m.t == m.f && g.alreadyLoaded(scratch, m.test) {
+				} else if m.t == m.f && g.tests[m.test].op != cmpSto && g.alreadyLoaded(scratch, m.test) {
 					to = m.t
 				} else {
 					break

@@ -57,10 +57,14 @@ func (l *lowerer) arith(a filter.Arith, guards *condAnd) (x *expr, checks condAn
 		if l.compact && l.o.Target == Kernel {
 			l.fail(0, "", "the length cannot be tested in a compact program for the kernel")
 		}
+		length := &expr{kind: xLen}
 		if l.meta {
-			return combine(aluAdd, &expr{kind: xLen}, constant(4)), nil
+			length = combine(aluAdd, length, constant(4))
 		}
-		return &expr{kind: xLen}, nil
+		if l.depth > 0 { // where a tag is in the metadata, the payload's offset does not count it either
+			length = combine(aluSub, &expr{kind: xLen}, &expr{kind: xMem, slot: l.sc.start})
+		}
+		return length, nil
 	case *filter.Neg:
 		x, checks = l.arith(a.X, guards)
 		return negate(x), checks
@@ -70,6 +74,9 @@ func (l *lowerer) arith(a filter.Arith, guards *condAnd) (x *expr, checks condAn
 		if len(dropped) > 0 && l.strictMeta() && l.sc.network < 16 {
 			l.fail(0, "write the packet's octets to the left of the operator, and the number to the right",
 				"octets to the right of an operator are read without checking the protocol, which a kernel filter cannot do on tagged frames")
+		}
+		if a.Op == filter.OpShl || a.Op == filter.OpShr {
+			return shift(aluOf[a.Op], left, right), checks
 		}
 		return combine(aluOf[a.Op], left, right), checks
 	case *filter.Load:
@@ -120,17 +127,42 @@ func (l *lowerer) networkLoad(index *expr, off uint32, size uint8) *expr {
 		at -= 4
 	}
 	kind := xInd
-	if l.compact {
+	if l.sc.net != 0 {
 		kind = xSft
 	}
-	return &expr{kind: kind, size: size, off: at, a: index}
+	l.known()
+	return &expr{kind: kind, slot: l.sc.net, size: size, off: at, a: index}
+}
+
+// shift moves a by b bits; more than 31 leave nothing. Kernels do not agree on that, so the program never shifts by more:
+// the result is multiplied by 1 or 0.
+func shift(op uint16, a, b *expr) *expr {
+	if b.kind == xConst {
+		if b.off > 31 {
+			return combine(aluAnd, a, constant(0))
+		}
+		return combine(op, a, b)
+	}
+	fits := combine(aluRsh, combine(aluSub, combine(aluRsh, b, constant(5)), constant(1)), constant(31))
+	return combine(aluMul, combine(op, a, combine(aluAnd, b, constant(31))), fits)
 }
 
 // etherLoad reads from the start of the frame. In tag-transparent mode the tags are not there.
 func (l *lowerer) etherLoad(a *filter.Load, index *expr) *expr {
 	shift := 4 * uint32(l.tags)
-	if l.o.Strict || l.o.Link != packet.LinkEthernet {
+	if l.o.Strict || l.sc.link != packet.LinkEthernet {
 		shift = 0
+	}
+	if l.sc.geneve && (!l.o.Strict || index.kind != xConst) {
+		l.fail(a.Pos, "use inner(...)", "octets of the frame behind geneve are read in strict mode at a fixed offset only")
+	}
+	if l.depth > 0 || l.sc.geneve {
+		if index.kind == xConst && (shift == 0 || index.off+uint32(a.Size) <= 12 || index.off >= 12 && index.off < beyond-1024) {
+			if index.off >= 12 {
+				return l.frame(index.off+shift, a.Size)
+			}
+			return l.frame(index.off, a.Size)
+		}
 	}
 	if index.kind == xConst {
 		switch {
@@ -141,17 +173,20 @@ func (l *lowerer) etherLoad(a *filter.Load, index *expr) *expr {
 		case index.off >= 12:
 			return l.shifted(index.off+shift, a.Size)
 		case index.off+uint32(a.Size) <= 12:
-			return abs(index.off, a.Size)
+			return l.frame(index.off, a.Size)
 		}
 		return joinOctets(a.Size, func(i uint32) *expr {
 			if o := index.off + i; o >= 12 {
 				return l.shifted(o+shift, 1)
 			}
-			return abs(index.off+i, 1)
+			return l.frame(index.off+i, 1)
 		})
 	}
-	if l.o.Link == packet.LinkEthernet && (!l.o.Strict || l.o.Target == Kernel) {
+	if l.sc.link == packet.LinkEthernet && (!l.o.Strict || l.o.Target == Kernel && l.depth == 0) {
 		l.fail(a.Pos, "use a fixed offset, or ip[...]", "a computed offset into ether is supported in strict mode on files only")
+	}
+	if l.sc.start != 0 {
+		return &expr{kind: xSft, slot: l.sc.start, size: a.Size, a: index}
 	}
 	return &expr{kind: xInd, size: a.Size, a: index}
 }
@@ -161,5 +196,5 @@ func (l *lowerer) shifted(off uint32, size uint8) *expr {
 	if l.compact {
 		return l.at(off, size)
 	}
-	return abs(off, size)
+	return l.frame(off, size)
 }

@@ -5,6 +5,7 @@ import "encoding/binary"
 // Ancillary offsets of the kernel's extended loads (linux/filter.h: SKF_AD_OFF + SKF_AD_*).
 const (
 	ancBase        = 0xfffff000
+	ancPktType     = ancBase + 4
 	ancVLANTag     = ancBase + 44
 	ancVLANPresent = ancBase + 48
 	ancVLANTPID    = ancBase + 60
@@ -24,17 +25,27 @@ const (
 	xMSH // size octets at off + 4*(octet base & 15) [+ a]
 	xBin // a op b
 	xNeg // -a
-	xSft // size octets at off + the length of the tags [+ a], which the prologue put into memory word shiftWord
-	xSMH // size octets at off + the length of the tags + 4*(octet base behind them & 15) [+ a]
+	xMem // memory word slot
+	xSft // size octets at off + memory word slot [+ a]
+	xSMH // size octets at off + memory word slot + 4*(octet base + memory word slot & 15) [+ a]
 )
 
-// shiftWord is the memory word that holds the length of the tags in a compact program.
-const shiftWord = 15
+// Memory words.
+const (
+	shiftWord      = 15 // the length of the tags, in a compact program
+	innerWord      = 14 // where the payload of the outermost tunnel begins; of the next, the word below
+	geneveFrame    = 12 // behind geneve: where the frame begins that it carries
+	geneveLinkType = 11 // its EtherType
+	geneveNetwork  = 10 // its network header
+	transportWord  = 9  // where the transport header is in which inner looks for a tunnel; of the tunnel in it, the word below
+	allWords       = 16
+)
 
 // expr computes the accumulator. Exprs are immutable.
 type expr struct {
 	kind exprKind
 	size uint8
+	slot uint8  // xMem, xSft, xSMH
 	op   uint16 // xBin: BPF_ALU operation
 	off  uint32 // xConst: the value
 	base uint32
@@ -145,7 +156,7 @@ func bound(e *expr) uint64 {
 
 // appendKey writes a unique description of e, used to find equal ones.
 func (e *expr) appendKey(b []byte) []byte {
-	b = append(b, byte(e.kind), e.size, byte(e.op))
+	b = append(b, byte(e.kind), e.size, e.slot, byte(e.op))
 	b = binary.BigEndian.AppendUint32(b, e.off)
 	b = binary.BigEndian.AppendUint32(b, e.base)
 	for _, s := range [...]*expr{e.a, e.b} {
@@ -159,10 +170,24 @@ func (e *expr) appendKey(b []byte) []byte {
 	return b
 }
 
-// mayReject reports whether computing e can reject the packet: all but constants, len and ancillary data.
+// words says which memory words e reads: bit n for word n.
+func (e *expr) words() uint32 {
+	w := uint32(0)
+	if e.kind == xMem || e.kind == xSft || e.kind == xSMH {
+		w = 1 << e.slot
+	}
+	for _, s := range [...]*expr{e.a, e.b} {
+		if s != nil {
+			w |= s.words()
+		}
+	}
+	return w
+}
+
+// mayReject reports whether computing e can reject the packet: all but constants, len, memory and ancillary data.
 func (e *expr) mayReject() bool {
 	switch e.kind {
-	case xConst, xLen:
+	case xConst, xLen, xMem:
 		return false
 	case xAbs:
 		return e.off < ancBase
