@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"net/netip"
@@ -18,7 +19,6 @@ import (
 	"opentap/agent"
 	"opentap/auth"
 	"opentap/controller"
-	"opentap/filter"
 	"opentap/point"
 	"opentap/store/etcd"
 )
@@ -186,6 +186,33 @@ func (c *config) check() error {
 	if c.Retention.Default <= 0 {
 		return errors.New("retention.default: must be longer than 0s")
 	}
+	if c.Retention.Max > 0 && c.Retention.Default > c.Retention.Max {
+		return fmt.Errorf("retention.default: %s is longer than retention.max, %s", time.Duration(c.Retention.Default), time.Duration(c.Retention.Max))
+	}
+	if c.Captures.MaxPerProject < 1 {
+		return fmt.Errorf("captures.max_per_project: is %d; at least 1", c.Captures.MaxPerProject)
+	}
+	for i, a := range c.Points.Aliases {
+		if a.Point == "" || a.Name == "" {
+			return fmt.Errorf("points.aliases[%d]: point and name are both needed", i)
+		}
+	}
+	if err := c.checkRecorders(); err != nil {
+		return err
+	}
+	ag := c.agent("", "")
+	if err := ag.Check(); err != nil {
+		return err
+	}
+	if _, err := newLogger(*c, io.Discard); err != nil {
+		return err
+	}
+	_, err = c.grants()
+	return err
+}
+
+// checkRecorders finds recorders that could not run.
+func (c *config) checkRecorders() error {
 	seen := make(map[string]bool)
 	for i, r := range c.Recorders {
 		if r.Point == "" {
@@ -198,14 +225,8 @@ func (c *config) check() error {
 		if r.Bytes <= 0 {
 			return fmt.Errorf("recorders[%d]: bytes is missing: say how much of the disk %s may take, such as 2GiB", i, r.Point)
 		}
-		if r.Filter != "" {
-			if _, err := filter.Parse(r.Filter); err != nil {
-				return fmt.Errorf("recorders[%d]: filter: %w", i, err)
-			}
-		}
 	}
-	_, err = c.grants()
-	return err
+	return nil
 }
 
 func (c *config) captureDir() string {
