@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// freeOctets is what an ordinary user may still write in the file system of dir.
-func freeOctets(dir string) (int64, error) {
+// FreeOctets is what an ordinary user may still write in the file system of dir.
+func FreeOctets(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("statfs %s: %w", dir, err)

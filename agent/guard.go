@@ -77,7 +77,7 @@ func (a *Agent) guardDisk() {
 	for _, r := range a.recorders {
 		shrink(r, r.cfg.Bytes)
 	}
-	free, err := freeOctets(a.cfg.CaptureDir)
+	free, err := FreeOctets(a.cfg.CaptureDir)
 	for _, r := range a.recorders {
 		over := a.cfg.Quota.MinFree - free
 		if a.cfg.Quota.Bytes > 0 {
@@ -85,7 +85,7 @@ func (a *Agent) guardDisk() {
 		}
 		if err == nil && over > 0 {
 			shrink(r, max(held[r]-over, 0))
-			free, err = freeOctets(a.cfg.CaptureDir)
+			free, err = FreeOctets(a.cfg.CaptureDir)
 		}
 	}
 	problem := ""

@@ -138,6 +138,9 @@ func sameRequest(a, b want.Request) bool {
 
 // room refuses a capture too many.
 func (c *Controller) room(project string) error {
+	if err := c.refusedForRoom(); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := 0

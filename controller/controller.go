@@ -13,6 +13,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"opentap/agentapi"
@@ -61,6 +62,7 @@ type Controller struct {
 	audit Auditor
 	hub   Hub
 	keys  Keys
+	full  atomic.Pointer[string] // why nothing new is taken; nil = it is
 	log   *slog.Logger
 
 	mu       sync.Mutex

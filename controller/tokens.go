@@ -28,6 +28,9 @@ func (c *Controller) CreateToken(ctx context.Context, id auth.Identity, r want.T
 	if !id.May(auth.Administer) {
 		return want.Token{}, c.refuse(ctx, id, "token.create", r.Name, auth.Administer)
 	}
+	if err := c.refusedForRoom(); err != nil {
+		return want.Token{}, err
+	}
 	if r.Project == "" {
 		r.Project = id.Project
 	}
