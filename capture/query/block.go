@@ -50,8 +50,23 @@ func (k *block) direction() pcap.Direction {
 // It reports false where the header and the block contradict each other.
 func (p *piece) unpad(b []byte) ([]byte, bool) {
 	body := b[p.header:]
-	at := int64(p.last) - int64(p.header)
-	size := int64(p.epb) - at
+	return unpad(body, int64(p.last)-int64(p.header), int64(p.header)+int64(p.epb)-int64(p.last))
+}
+
+// unpadSpans is unpad for the spans of the piece, read one after the other.
+func (p *piece) unpadSpans(b []byte) ([]byte, bool) {
+	s := p.spans[len(p.spans)-1]
+	if s.To != p.length {
+		return b, true
+	}
+	if p.last < s.From {
+		return nil, false
+	}
+	return unpad(b, int64(len(b))-int64(s.To-p.last), int64(p.header)+int64(p.epb)-int64(p.last))
+}
+
+// unpad removes the padding of the last block of body, at at, which is size octets without it.
+func unpad(body []byte, at, size int64) ([]byte, bool) {
 	if at < 0 || at+epbHeader+4 > int64(len(body)) || size < epbHeader+4 || at+size > int64(len(body)) {
 		return nil, false
 	}
@@ -65,7 +80,7 @@ func (p *piece) unpad(b []byte) ([]byte, bool) {
 		le.PutUint32(k[size-8:], 0) // opt_endofopt, where the padding option began
 	}
 	le.PutUint32(k[size-4:], uint32(size))
-	return body[:p.epb], true
+	return body[:at+size], true
 }
 
 // maxFiller is the longest single block of a filler in octets: readers, ours among them, refuse very long blocks.

@@ -75,8 +75,23 @@ func (c *cursor) step(ctx context.Context) error {
 func (c *cursor) load(i int) error {
 	g := &c.src.pieces[i]
 	c.rest, c.left = nil, 0
+	if g.kept != nil {
+		c.rest, c.left = g.kept, g.wanted
+		return nil
+	}
 	var err error
 	h := g.chunk()
+	if len(g.spans) > 0 {
+		if c.buf, err = c.rec.ReadSpans(&h, g.spans, c.buf); err != nil {
+			return err
+		}
+		body, ok := g.unpadSpans(c.buf)
+		if !ok {
+			return &segment.CorruptionError{Path: c.src.Dir, Chunk: g.sequence, Offset: g.offset, Msg: "last packet block contradicts the header"}
+		}
+		c.rest, c.left = body, g.wanted
+		return nil
+	}
 	if c.buf, err = c.rec.ReadChunk(&h, c.buf); err != nil {
 		return err
 	}

@@ -14,6 +14,26 @@ import (
 // outBuffer is how much of a merge is gathered before it is written, in octets.
 const outBuffer = 256 << 10
 
+// keepOctets is how much of what a filter takes a plan keeps in memory from when it finds out its size, so that it need not
+// be read again.
+const keepOctets = 32 << 20
+
+// expectPieces is how many pieces ahead of the one that is read the disk is told about.
+const expectPieces = 64
+
+// expect tells the disk about the pieces behind i, of which those before told know. Pieces that are read whole in a row
+// are left to the kernel's own reading ahead.
+func (c *cursor) expect(i, told int) int {
+	told = max(told, i+1)
+	for ; told < len(c.src.pieces) && told <= i+expectPieces; told++ {
+		if g := &c.src.pieces[told]; len(g.spans) > 0 {
+			h := g.chunk()
+			c.rec.Expect(&h, g.spans)
+		}
+	}
+	return told
+}
+
 // Size returns the exact number of octets of the output. For pcapng without Match, limits over several sources or Snap
 // it follows from the chunk headers, and at most the chunks at the ends of the window are read; otherwise all chunks
 // are read once (for pcap, whose size cannot be kept when a chunk turns out to be damaged, to verify them).
@@ -39,6 +59,7 @@ func (p *Plan) resolve(ctx context.Context) error {
 	size := int64(len(p.head))
 	for _, s := range p.sources {
 		s.bad, s.badPackets, s.packets, s.octets = 0, 0, 0, 0 // a resolve before may have been interrupted
+		s.looked.Read, s.looked.OctetsRead, s.looked.Packets = 0, 0, 0
 		if err := p.resolveSource(ctx, s, l, &size); err != nil {
 			return err
 		}
@@ -71,8 +92,12 @@ func (l *limit) use(packets, octets uint64) {
 func (p *Plan) resolveSource(ctx context.Context, s *source, l *limit, size *int64) error {
 	c := cursor{plan: p, src: s, rec: s.rec.Clone()}
 	defer c.rec.Close()
+	expected := 0
 	for i := range s.pieces {
 		g := &s.pieces[i]
+		if p.window.Match != nil {
+			expected = c.expect(i, expected)
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -94,11 +119,13 @@ func (p *Plan) resolveSource(ctx context.Context, s *source, l *limit, size *int
 				s.badPackets += uint64(g.packets)
 				continue
 			}
+			s.looked.Read++
+			s.looked.OctetsRead += uint64(len(c.rest))
 			if all {
 				g.out = int64(pcap.ClassicPacketSize(0))*int64(g.packets) + int64(g.stored)
 			} else {
 				var err error
-				if full, err = p.scan(g, c.rest, l); err != nil {
+				if full, err = p.scan(s, g, c.rest, l); err != nil {
 					return err
 				}
 			}
@@ -120,14 +147,17 @@ func (p *Plan) resolveSource(ctx context.Context, s *source, l *limit, size *int
 }
 
 // scan looks at every packet of a piece. It reports whether a limit ends the output there.
-func (p *Plan) scan(g *piece, body []byte, l *limit) (full bool, err error) {
+func (p *Plan) scan(s *source, g *piece, body []byte, l *limit) (full bool, err error) {
 	var k block
 	g.stored = 0
+	keep := p.window.Match != nil && g.kept == nil
+	defer func() { p.held += cap(g.kept) }()
 	for len(body) > 0 {
 		if !k.parse(body) {
 			return false, fmt.Errorf("read chunk %d of segment %08d: its checksum is right and its packet blocks are not", g.sequence, g.segment)
 		}
 		body = body[len(k.raw):]
+		s.looked.Packets++
 		if !p.wants(&k) {
 			continue
 		}
@@ -139,6 +169,13 @@ func (p *Plan) scan(g *piece, body []byte, l *limit) (full bool, err error) {
 		g.wanted++
 		g.stored += n
 		g.out += p.encodedSize(&k)
+		if keep {
+			if keep = p.held+len(g.kept)+len(k.raw) <= keepOctets; keep {
+				g.kept = append(g.kept, k.raw...)
+			} else {
+				g.kept = nil
+			}
+		}
 	}
 	return false, nil
 }

@@ -7,10 +7,12 @@
 package query
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
 
+	"opentap/capture/index"
 	"opentap/capture/segment"
 	"opentap/ledger"
 	"opentap/packet"
@@ -34,6 +36,10 @@ type Window struct {
 	// Match decides about each packet, on the whole stored frame; nil = all. It must always decide the same, and is
 	// called by one goroutine at a time for each call of a Plan's methods.
 	Match func(frame []byte, origLen uint32) bool
+
+	// Need is what every packet that Match takes necessarily is (index.Necessary of the same filter); nil = not known. Chunks
+	// that cannot hold such a packet are not read, and damage to them is not noticed.
+	Need *index.Cond
 
 	MaxPackets uint64 // 0 = no limit
 	MaxOctets  uint64 // stored octets, after Snap: the packet that would exceed it is the first left out; 0 = no limit
@@ -64,6 +70,28 @@ type Result struct {
 	CorruptChunks  uint64 // that could not be read; damaged places without a header count as one each
 	CorruptPackets uint64 // that were lost with them, as far as known: of the whole chunks, not only of the window
 	Sources        []SourceResult
+	Explain        Explain
+}
+
+// Explain says what a Plan looked at.
+type Explain struct {
+	Chunks         uint64 // in the recordings
+	SkippedByTime  uint64 // of those: outside the window
+	SkippedByIndex uint64 // without what Window.Need demands
+	NotIndexed     uint64 // read whole, since no index speaks of them
+	Read           uint64 // chunks read, wholly or in part, until the size was known
+	OctetsRead     uint64
+	Packets        uint64 // looked at
+}
+
+func (e *Explain) add(o *Explain) {
+	e.Chunks += o.Chunks
+	e.SkippedByTime += o.SkippedByTime
+	e.SkippedByIndex += o.SkippedByIndex
+	e.NotIndexed += o.NotIndexed
+	e.Read += o.Read
+	e.OctetsRead += o.OctetsRead
+	e.Packets += o.Packets
 }
 
 // SourceResult is the part of one source.
@@ -83,6 +111,7 @@ type Plan struct {
 	head    []byte
 
 	mu       sync.Mutex
+	held     int // octets of packets that pieces keep
 	resolved bool
 	size     int64
 	tail     []byte
@@ -98,6 +127,7 @@ type source struct {
 
 	gaps, gapPackets uint64 // damage without a header
 	bad, badPackets  uint64 // chunks that do not verify
+	looked           Explain
 	packets, octets  uint64 // in the output
 }
 
@@ -120,6 +150,9 @@ type piece struct {
 	headCRC  uint32
 	partial  bool // the window cuts it
 	scan     bool // packets must be looked at one by one
+
+	spans []segment.Span // what must be read of it; none: all
+	kept  []byte         // the wanted packet blocks, if they are kept in memory
 }
 
 func (p *piece) chunk() segment.ChunkHeader {
@@ -159,6 +192,16 @@ func open(s Source, w *Window) (*source, error) {
 	}
 	defer rec.Close()
 	src := &source{Source: s, rec: rec}
+	var found *segment.Selection
+	if w.Match != nil && w.Need != nil {
+		if found, err = rec.Select(context.Background(), w.Need, w.From, w.To); err != nil {
+			return nil, err
+		}
+	}
+	for _, in := range rec.Segments() {
+		src.looked.Chunks += uint64(in.Chunks)
+	}
+	src.looked.SkippedByTime = src.looked.Chunks
 	first := true
 	for h, err := range rec.Chunks(w.From, w.To) {
 		var damage *segment.CorruptionError
@@ -177,10 +220,21 @@ func open(s Source, w *Window) (*source, error) {
 			}
 		}
 		src.last = h.Account
+		src.looked.SkippedByTime--
+		var spans []segment.Span
+		if found != nil {
+			known := false
+			if spans, known = found.Chunk(h); known && len(spans) == 0 {
+				src.looked.SkippedByIndex++
+				continue
+			} else if !known {
+				src.looked.NotIndexed++
+			}
+		}
 		src.pieces = append(src.pieces, piece{offset: h.Offset, earliest: h.Earliest, out: -1, segment: h.Segment,
 			sequence: h.Sequence, length: uint32(h.Length), last: h.Last, header: uint32(h.Header), epb: h.PacketOctets,
 			packets: h.Packets, stored: h.StoredOctets, bodyCRC: h.BodyCRC, headCRC: h.HeaderCRC,
-			partial: h.Earliest < w.From || w.To != 0 && h.Latest >= w.To})
+			partial: h.Earliest < w.From || w.To != 0 && h.Latest >= w.To, spans: spans})
 	}
 	return src, nil
 }
@@ -196,6 +250,7 @@ func (p *Plan) Result() Result {
 	}
 	for _, s := range p.sources {
 		r.Packets += s.packets
+		r.Explain.add(&s.looked)
 		r.Octets += s.octets
 		r.Chunks += uint64(len(s.pieces))
 		r.CorruptChunks += s.bad + s.gaps

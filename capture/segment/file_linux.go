@@ -35,6 +35,11 @@ func clearDirect(f *os.File) error {
 	return err
 }
 
+// willRead starts reading a range into the page cache (posix_fadvise(2), POSIX_FADV_WILLNEED). Only advice.
+func willRead(f *os.File, offset, length int64) {
+	_ = unix.Fadvise(int(f.Fd()), offset, length, unix.FADV_WILLNEED)
+}
+
 func dataSync(f *os.File) error {
 	for {
 		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -234,6 +235,7 @@ func lastNonZero(f *os.File, from, to int64) (int64, error) {
 // mend cuts and seals the segment.
 func (p *patient) mend(dir string, lock *os.File) error {
 	os.Remove(tablePath(dir, p.Number))
+	removeIndex(dir, p.Number)
 	if p.Removed {
 		if err := os.Remove(p.Path); err != nil {
 			return err
@@ -261,5 +263,9 @@ func (p *patient) mend(dir string, lock *os.File) error {
 	if len(p.Damage) == 0 {
 		writeTable(tablePath(dir, p.Number), p.in.recordID, p.Number, &p.totals, p.table)
 	}
-	return nil
+	in, err := inspect(dir, p.Number)
+	if err != nil {
+		return err
+	}
+	return buildIndex(context.Background(), dir, &in)
 }

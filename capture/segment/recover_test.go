@@ -283,7 +283,7 @@ func TestRecoverLeftovers(t *testing.T) {
 	if rep.Account != c.chunks[len(c.chunks)-1].Account {
 		t.Fatalf("account %+v", rep.Account)
 	}
-	if got := slices.Sorted(maps.Keys(snapshot(t, dir))); !slices.Equal(got, []string{"00000001.chunks", "00000001.pcapng", "notes.txt", "trace.pcapng"}) {
+	if got := slices.Sorted(maps.Keys(snapshot(t, dir))); !slices.Equal(got, []string{"00000001.chunks", "00000001.index", "00000001.pcapng", "notes.txt", "trace.pcapng"}) {
 		t.Fatalf("files %v", got)
 	}
 	if rep, err := Recover(filepath.Join(dir, "nothing")); err != nil || rep.Next != 1 {

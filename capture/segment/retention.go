@@ -16,6 +16,7 @@ func (r *Recording) DropOldest() (Info, error) {
 	}
 	in := r.segments[0]
 	os.Remove(tablePath(r.dir, in.Number))
+	removeIndex(r.dir, in.Number)
 	if err := os.Remove(in.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return Info{}, fmt.Errorf("drop segment %08d: %w", in.Number, err)
 	}

@@ -38,6 +38,7 @@ type Config struct {
 	FlushEvery   time.Duration // age after which a chunk that is not full is written; <= 0: only Flush and Close do
 	SyncEvery    time.Duration // fdatasync at most this often while writing; 0 = only at rotation and close
 	NoSync       bool          // never sync: for tests and data that may vanish with the power
+	NoIndex      bool          // write no index beside the segments: queries then read every chunk of their window
 	Interface    pcap.Interface
 	Section      pcap.Section
 }

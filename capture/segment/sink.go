@@ -33,6 +33,7 @@ type sink struct {
 	octets  uint64         // written to files
 	syncs   uint64
 	begun   uint64
+	index   *indexer // nil: none is written
 }
 
 func newSink(cfg *Config, dir *os.File) (*sink, error) {
@@ -56,6 +57,9 @@ func newSink(cfg *Config, dir *os.File) (*sink, error) {
 		s.recordID = le.Uint64(id[:])
 	}
 	s.lastAcc, s.packets = s.account, s.before
+	if !cfg.NoIndex {
+		s.index = &indexer{dir: cfg.Dir}
+	}
 	return s, nil
 }
 
@@ -92,6 +96,9 @@ func (s *sink) begin() error {
 	}
 	s.number, s.offset, s.totals, s.table = n, int64(h.length), totals{}, s.table[:0]
 	s.begun++
+	if s.index != nil {
+		s.index.begin(indexPath(s.cfg.Dir, n), s.recordID, n, s.cfg.Interface.Link)
+	}
 	return nil
 }
 
@@ -136,6 +143,7 @@ func (s *sink) chunk(c *buffer) error {
 	s.offset += int64(h.Length)
 	s.totals.add(h)
 	s.table = appendEntry(s.table, h.Offset, c.b)
+	s.index.chunk(c.b, h, c.marks)
 	s.lastAcc = h.Account
 	s.packets = h.Before + uint64(h.Packets)
 	if e := s.cfg.SyncEvery; e > 0 && time.Since(s.synced) >= e {
@@ -157,6 +165,7 @@ func (s *sink) rotate() error {
 
 // seal ends the open segment with the account a.
 func (s *sink) seal(a ledger.Account) error {
+	s.index.end()
 	b := s.page[:Page]
 	h := ChunkHeader{Segment: s.number, Offset: s.offset, RecordID: s.recordID, Account: a, Before: s.packets}
 	putSeal(b, &h, &s.totals)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"unsafe"
 
+	"opentap/capture/index"
 	"opentap/ledger"
 	"opentap/packet"
 	"opentap/pcap"
@@ -67,10 +68,11 @@ type buffer struct {
 	crc      uint32 // of the body up to summed
 	summed   int
 	finished bool
+	marks    []index.Mark // where blocks start: wherever the sum stopped
 }
 
 // crcWindow is how much of a chunk is summed at once: small enough to be still in the first or second level cache.
-const crcWindow = 32 << 10
+const crcWindow = index.BlockOctets
 
 // Create makes a new recording in cfg.Dir, or continues the one that is there with the next segment number. It takes
 // hold of the directory (flock), makes the first segment and starts the writing goroutine. ErrNotRecovered means that
@@ -122,7 +124,8 @@ func prepare(cfg Config) (*Writer, error) {
 	w.release = release
 	for i := range cfg.Buffers {
 		at := i * cfg.ChunkBytes
-		w.free = append(w.free, &buffer{b: pool[at : at+cfg.ChunkBytes : at+cfg.ChunkBytes]})
+		w.free = append(w.free, &buffer{b: pool[at : at+cfg.ChunkBytes : at+cfg.ChunkBytes],
+			marks: make([]index.Mark, 0, cfg.ChunkBytes/crcWindow+1)})
 	}
 	return w, nil
 }
@@ -213,6 +216,7 @@ func (w *Writer) append(ts packet.Timestamp, origLen uint32, data []byte, dir pc
 	if at-c.summed >= crcWindow { // the last block may still be padded: never summed here
 		c.crc = crc32.Update(c.crc, castagnoli, c.b[c.summed:at])
 		c.summed = at
+		c.marks = append(c.marks, index.Mark{Offset: uint32(at), CRC: c.crc})
 	}
 	return true
 }
@@ -228,6 +232,7 @@ func (w *Writer) take() *buffer {
 	c.b = c.b[:chunkHeaderSize]
 	c.h = ChunkHeader{Header: chunkHeaderSize, Before: w.packets}
 	c.crc, c.summed, c.finished = 0, chunkHeaderSize, false
+	c.marks = append(c.marks[:0], index.Mark{Offset: chunkHeaderSize})
 	w.open = c
 	return c
 }
