@@ -61,6 +61,10 @@ func (b *bench) capture(ctx context.Context) error {
 		return err
 	}
 	defer l.close()
+	l.limit = 2500 * time.Millisecond
+	if b.quick {
+		l.limit = 1500 * time.Millisecond
+	}
 	var use []*tool
 	for _, t := range tools {
 		if b.tools != nil && !slices.Contains(b.tools, t.name) {
@@ -74,7 +78,7 @@ func (b *bench) capture(ctx context.Context) error {
 	if b.quick {
 		b.note("-quick: capture is compared with tcpdump alone")
 	}
-	for _, m := range b.mixes {
+	for i, m := range b.mixes {
 		mix := nettest.Mix(m)
 		if err := l.do(func() error { return l.setMix(mix) }); err != nil {
 			return err
@@ -87,7 +91,7 @@ func (b *bench) capture(ctx context.Context) error {
 			}
 			all = append(all, c)
 		}
-		if err := b.contest(ctx, l, mix, all); err != nil {
+		if err := b.contest(ctx, l, mix, all, captureShare*float64(i+1)/float64(len(b.mixes))); err != nil {
 			return err
 		}
 		b.captureRows(mix, all)
@@ -95,16 +99,23 @@ func (b *bench) capture(ctx context.Context) error {
 	return nil
 }
 
+// captureShare is how much of the time of a run capture may take.
+const captureShare = 0.72
+
 // pace is the rate of the paced runs in packets a second: what every tool but dumpcap takes without loss.
 const pace = 1_300_000
 
-// contest lets the tools capture in turns: paced, then as fast as it goes.
-func (b *bench) contest(ctx context.Context, l *lab, mix nettest.Mix, all []*contest) error {
-	paced, flood, rounds := uint64(2_600_000), uint64(4_000_000), 4
+// contest lets the tools capture in turns: paced, then as fast as it goes. When share of the time is over, the rest of
+// the repeats is left out.
+func (b *bench) contest(ctx context.Context, l *lab, mix nettest.Mix, all []*contest, share float64) error {
+	paced, flood, rounds := uint64(2_600_000), uint64(4_000_000), 3
 	if b.quick {
 		paced, flood, rounds = 1_300_000, 2_000_000, 2
 	}
 	for range 3 {
+		if b.late(share) {
+			break
+		}
 		for _, c := range all {
 			tr, err := b.try(ctx, l, c, paced, pace)
 			if err != nil {
@@ -119,6 +130,9 @@ func (b *bench) contest(ctx context.Context, l *lab, mix nettest.Mix, all []*con
 		}
 	}
 	for range rounds {
+		if b.late(share) {
+			return nil
+		}
 		for _, c := range all {
 			rate := uint64(0)
 			if c.lossy > 0 { // between what was whole and what was not
@@ -276,6 +290,7 @@ func (b *bench) captureRows(mix nettest.Mix, all []*contest) {
 		case c.lossless > 0:
 			c.kpps.values = []float64{c.lossless}
 			c.kpps.extra = fmt.Sprintf("bisected, loss at %.0f", c.lossy)
+		case c.lossy == 0: // no time left
 		default:
 			c.kpps.values = []float64{0}
 			c.kpps.extra = fmt.Sprintf("no lossless run, loss at %.0f", c.lossy)

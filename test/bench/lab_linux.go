@@ -31,6 +31,8 @@ type lab struct {
 	gen  *nettest.Generator
 	mix  nettest.Mix
 	rx   int // interface index
+
+	limit time.Duration // of sending in one run, whatever the machine manages
 }
 
 var errNotPermitted = errors.New("needs root (network namespace, packet sockets, eBPF)")
@@ -78,6 +80,10 @@ func (l *lab) build() error {
 			return errNotPermitted
 		}
 		return fmt.Errorf("make network namespace: %w", err)
+	}
+	// Generator and tools alike go before what else the machine does: a generator that waits for its CPU proves nothing.
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, -5); err != nil {
+		return fmt.Errorf("raise priority: %w", err)
 	}
 	// No packets of the kernel's own (neighbour discovery); the file stands for the namespace of this thread.
 	if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -192,7 +198,10 @@ func (l *lab) run(ctx context.Context, t *tool, out string, count, rate uint64) 
 		}
 		p.ready()
 		began := time.Now()
-		if err := l.gen.Run(ctx, count, rate); err != nil {
+		sending, cancel := context.WithTimeout(ctx, l.limit)
+		err = l.gen.Run(sending, count, rate)
+		cancel()
+		if err != nil {
 			return err
 		}
 		took := time.Since(began)

@@ -125,6 +125,19 @@ func (b *bench) logf(format string, args ...any) {
 	}
 }
 
+// late reports whether a share of the time that a run may take is over. Repeats are then left out.
+func (b *bench) late(share float64) bool {
+	budget := 340 * time.Second
+	if b.quick {
+		budget = 85 * time.Second
+	}
+	if time.Since(b.start).Seconds() < share*budget.Seconds() {
+		return false
+	}
+	b.note("the machine is slow: some repeats are left out, see the column of runs")
+	return true
+}
+
 func (b *bench) note(format string, args ...any) {
 	n := fmt.Sprintf(format, args...)
 	if !slices.Contains(b.notes, n) {
