@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -113,6 +114,7 @@ type visit struct {
 	client agentpb.HubClient
 	out    chan *agentpb.AgentMessage
 	work   sync.WaitGroup
+	newest atomic.Int64 // revision of the desired set that came last
 
 	mu   sync.Mutex
 	open map[uint64]*opened
@@ -243,15 +245,10 @@ func (v *visit) receive(ctx context.Context, m *agentpb.HubMessage) error {
 				return fmt.Errorf("desired set %d: capture %d: %w", k.Desired.Revision, i, err)
 			}
 		}
-		if err := v.l.local.Obey(k.Desired.Revision, captures); errors.Is(err, ErrStale) {
-			v.l.log.Warn("desired set refused", "err", err)
-		} else if err != nil {
-			return fmt.Errorf("take desired set %d: %w", k.Desired.Revision, err) // it is sent again in the next session
+		v.newest.Store(k.Desired.Revision)
+		if !v.obey(k.Desired.Revision, captures) {
+			v.work.Go(func() { v.insist(ctx, k.Desired.Revision, captures) })
 		}
-		v.l.mu.Lock()
-		v.l.revision = true
-		v.l.mu.Unlock()
-		v.l.poke()
 	case *agentpb.HubMessage_Open:
 		v.work.Go(func() { v.answerOpen(ctx, k.Open) })
 	case *agentpb.HubMessage_Read:
@@ -262,6 +259,40 @@ func (v *visit) receive(ctx context.Context, m *agentpb.HubMessage) error {
 		return fmt.Errorf("unexpected message %T", m.Kind)
 	}
 	return nil
+}
+
+// obeyAgain is how long after a failure a desired set is tried again.
+const obeyAgain = time.Second
+
+// obey has the set taken, and reports whether it need not be tried again.
+func (v *visit) obey(revision int64, captures []want.Capture) bool {
+	err := v.l.local.Obey(revision, captures)
+	if err != nil {
+		v.l.log.Warn("desired set not taken", "revision", revision, "err", err)
+	}
+	if err != nil && !errors.Is(err, ErrStale) {
+		return false
+	}
+	v.l.mu.Lock()
+	v.l.revision = true
+	v.l.mu.Unlock()
+	v.l.poke()
+	return true
+}
+
+// insist tries a set until it is taken or a newer one has come. Meanwhile the session goes on: an agent that cannot write
+// its state can still be read.
+func (v *visit) insist(ctx context.Context, revision int64, captures []want.Capture) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(obeyAgain):
+		}
+		if v.newest.Load() != revision || v.obey(revision, captures) {
+			return
+		}
+	}
 }
 
 func (v *visit) answer(ctx context.Context, m *agentpb.AgentMessage) bool {
