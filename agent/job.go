@@ -195,8 +195,11 @@ func (j *job) run(ctx context.Context) {
 		m.Status.State, m.Status.Reason = want.Running, ""
 		if m.Status.Started.IsZero() {
 			m.Status.Started = time.Now().UTC()
-			if from := c.Query.From; from.After(m.Status.Started) {
+			from := c.Query.From
+			if from.After(m.Status.Started) {
 				m.Status.Started = from
+			} else if from.After(c.Created.Add(capture.Lead)) && m.Status.Started.After(from) { // there had been time
+				m.Status.Gaps = append(m.Status.Gaps, want.Gap{From: from, To: m.Status.Started, Reason: "the capture began late"})
 			}
 		}
 	})

@@ -99,7 +99,7 @@ func (e *Engine) Attach(spec Spec, c Consumer) (*Attachment, error) {
 }
 
 // Lead is how long before a window begins its consumer should be attached, so that no packet of it is missed.
-const Lead = 250 * time.Millisecond
+const Lead = 500 * time.Millisecond
 
 // Close detaches everybody, waits until the rings are drained and closed, and lets nobody attach any more.
 func (e *Engine) Close() {
