@@ -30,7 +30,7 @@ func TestNetnsLossIsCounted(t *testing.T) {
 	defer gen.Close()
 
 	d.create(m{"kind": "pcap", "id": "flood", "points": []string{"tap0"}})
-	d.create(m{"kind": "pcap", "id": "part", "points": []string{"tap0"}, "filter": "tcp or udp port 53"})
+	d.create(m{"kind": "pcap", "id": "part", "points": []string{"tap0"}, "filter": "ip6"})
 	before, err := sink.Delivered()
 	if err != nil {
 		t.Fatal(err)
