@@ -42,6 +42,7 @@ type Config struct {
 	Flow       flow.Config
 	Quota      Quota
 	Recorders  []Recorder
+	Exporters  []Exporter
 }
 
 // Quota bounds what captures take of the disk.
@@ -75,6 +76,7 @@ type Agent struct {
 	link    Link
 
 	recorders map[string]*recording         // by point; never changes
+	exporters []*exporting                  // never changes
 	devices   atomic.Pointer[[]point.Point] // read by the sources' goroutines, which must not wait for mu
 
 	mu         sync.Mutex
@@ -111,6 +113,13 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 	a.sensors = openSensors(cfg)
 	for _, r := range cfg.Recorders {
 		a.recorders[r.Point] = newRecording(a, r)
+	}
+	for _, x := range cfg.Exporters {
+		e, err := newExporting(a, x)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("exporter %s: %w", x.Name, err), k.close())
+		}
+		a.exporters = append(a.exporters, e)
 	}
 	if err := a.load(); err != nil {
 		return nil, errors.Join(err, k.close())
@@ -181,6 +190,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, r := range a.cfg.Recorders {
 		rec := a.recorders[r.Point]
 		a.running.Go(func() { rec.run(ctx) })
+	}
+	for _, e := range a.exporters {
+		a.running.Go(func() { e.run(ctx) })
 	}
 	for _, j := range a.jobs {
 		a.start(j)
@@ -350,6 +362,9 @@ func (a *Agent) Inventory() ([]point.Point, want.Node) {
 		if since := r.since(); !since.IsZero() {
 			n.Recorders[name] = since
 		}
+	}
+	for _, e := range a.exporters {
+		n.Exporters = append(n.Exporters, e.status())
 	}
 	return points, n
 }

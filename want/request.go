@@ -159,4 +159,5 @@ type Node struct {
 	Missing    map[string]string `json:"missing,omitempty"`  // kind → why it cannot be had here
 
 	Recorders map[string]time.Time `json:"recorders,omitempty"` // point → since when its packets have been recorded
+	Exporters []Exporter           `json:"exporters,omitempty"` // of flow records
 }

@@ -69,6 +69,22 @@ type config struct {
 		Age    duration `yaml:"age"`
 	} `yaml:"recorders"`
 
+	Exporters []struct {
+		Name          string   `yaml:"name"`
+		Protocol      string   `yaml:"protocol"`
+		Transport     string   `yaml:"transport"`
+		Address       string   `yaml:"address"`
+		Points        []string `yaml:"points"`
+		Filter        string   `yaml:"filter"`
+		Bidirectional bool     `yaml:"bidirectional"`
+		Domain        uint32   `yaml:"domain"`
+		Message       int      `yaml:"message"`
+		Queue         int      `yaml:"queue"`
+		CA            string   `yaml:"ca"`
+		Cert          string   `yaml:"cert"`
+		Key           string   `yaml:"key"`
+	} `yaml:"exporters"` // where flow records are sent
+
 	Ring struct {
 		Blocks    int  `yaml:"blocks"`
 		BlockSize size `yaml:"block_size"`
@@ -207,6 +223,9 @@ func (c *config) check() error {
 	if _, err := newLogger(*c, io.Discard); err != nil {
 		return err
 	}
+	if _, err = c.exporters(); err != nil {
+		return err
+	}
 	_, err = c.grants()
 	return err
 }
@@ -280,6 +299,7 @@ func (c *config) agent(version, node string) agent.Config {
 	for _, r := range c.Recorders {
 		out.Recorders = append(out.Recorders, agent.Recorder{Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age)})
 	}
+	out.Exporters, _ = c.exporters() // check has seen them
 	return out
 }
 

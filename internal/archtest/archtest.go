@@ -55,7 +55,7 @@ var Rooms = map[string]Room{
 	"flow":              {Layer: Engine, MayImport: []string{"point", "wire/netflow"}},
 	"flow/csvout":       {Layer: Engine, MayImport: []string{"flow"}},
 	"flow/parquetout":   {Layer: Engine, MayImport: []string{"flow"}, Heavy: true},
-	"flow/ipfixout":     {Layer: Engine, MayImport: []string{"flow", "wire/netflow"}},
+	"flow/export":       {Layer: Engine, MayImport: []string{"flow", "wire/netflow"}},
 	"record":            {Layer: Engine},
 	"sensor":            {Layer: Engine, MayImport: []string{"point", "netdev"}},
 	"sensor/ifcount":    {Layer: Engine, MayImport: []string{"sensor", "point", "netdev"}, Unix: true},
@@ -100,7 +100,7 @@ var Rooms = map[string]Room{
 	"client":       {Layer: Door, MayImport: []string{"pcap", "filter", "point", "tap"}},
 
 	"cmd/opentapd": {Layer: Main, Unix: true, MayImport: []string{"agent", "agentapi", "controller", "api/...", "store", "store/...", "auth", "audit", "filter", "point",
-		"internal/metrics", "client"}},
+		"internal/metrics", "client", "flow/export", "wire/netflow"}},
 	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "flow", "flow/..."}},
 
 	"internal/metrics":  {Layer: Aid},
