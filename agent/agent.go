@@ -74,6 +74,7 @@ type Agent struct {
 	netdevs *netdev.Watcher
 	sensors []sensor.Source
 	link    Link
+	live    atomic.Int32 // readers of live streams
 
 	recorders map[string]*recording         // by point; never changes
 	exporters []*exporting                  // never changes

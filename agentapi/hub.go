@@ -53,7 +53,7 @@ type session struct {
 	opening map[uint64]chan *agentpb.Opened
 }
 
-// delivery is a Read under way: the Deliver stream that answers it writes into the pipe, and the one who asked reads from
+// delivery is a Read or Stream under way: the Deliver stream that answers it writes into the pipe, and the one who asked reads from
 // it, so that no write happens behind the back of a caller that has gone.
 type delivery struct {
 	node string
@@ -333,42 +333,12 @@ func (h *Hub) release(s *session, opened uint64) {
 }
 
 func (h *Hub) read(ctx context.Context, s *session, opened uint64, w io.Writer, offset, length int64) error {
-	pr, pw := io.Pipe()
-	defer pr.Close()
-	defer context.AfterFunc(ctx, func() { _ = pr.CloseWithError(ctx.Err()) })()
-	d := &delivery{node: s.id.NodeID, pw: pw}
-	h.mu.Lock()
-	h.next++
-	request := h.next
-	h.reads[request] = d
-	gone := h.sessions[s.id.NodeID] != s
-	h.mu.Unlock()
-	defer func() {
-		h.mu.Lock()
-		delete(h.reads, request)
-		h.mu.Unlock()
-	}()
-	if gone {
-		return unavailable(s.id.NodeName)
-	}
-	m := &agentpb.HubMessage{Kind: &agentpb.HubMessage_Read{Read: &agentpb.Read{Request: request, Opened: opened, Offset: offset, Length: length}}}
-	select {
-	case s.out <- m:
-	case <-s.done:
-		return unavailable(s.id.NodeName)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if _, err := io.Copy(w, pr); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return err
-	}
-	return nil
+	return h.deliver(ctx, nil, s, w, func(request uint64) *agentpb.HubMessage {
+		return &agentpb.HubMessage{Kind: &agentpb.HubMessage_Read{Read: &agentpb.Read{Request: request, Opened: opened, Offset: offset, Length: length}}}
+	})
 }
 
-// Deliver receives the octets of one Read and hands them to whoever asked.
+// Deliver receives the octets of one Read or Stream and hands them to whoever asked.
 func (h *Hub) Deliver(stream grpc.ClientStreamingServer[agentpb.Chunk, agentpb.Delivered]) error {
 	c, err := stream.Recv()
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -26,6 +27,9 @@ type Local interface {
 	Obey(revision int64, captures []want.Capture) error
 	// Open makes a stable snapshot of a capture's data.
 	Open(ctx context.Context, uid string, o want.OpenOptions) (*want.Retrieval, error)
+	// Live writes packets to w as they come: a pcapng section in whole blocks, until what spec says has ended it, end is
+	// closed, or ctx ends. Only the first two are a good end, after which nil is returned.
+	Live(ctx context.Context, end <-chan struct{}, spec want.LiveSpec, w io.Writer) error
 	// Actual returns the revision taken and the states of all captures.
 	Actual() (revision int64, statuses []want.Status)
 	// Inventory returns all points and the node's facts.
@@ -116,8 +120,9 @@ type visit struct {
 	work   sync.WaitGroup
 	newest atomic.Int64 // revision of the desired set that came last
 
-	mu   sync.Mutex
-	open map[uint64]*opened
+	mu      sync.Mutex
+	open    map[uint64]*opened
+	streams map[uint64]chan struct{} // closed to end one
 }
 
 func (l *Link) session(ctx context.Context, client agentpb.HubClient) error {
@@ -138,7 +143,7 @@ func (l *Link) session(ctx context.Context, client agentpb.HubClient) error {
 	if w := m.GetWelcome(); w == nil || w.Protocol != Protocol {
 		return fmt.Errorf("the controller did not welcome us: %v", m)
 	}
-	v := &visit{l: l, client: client, out: make(chan *agentpb.AgentMessage, 16), open: make(map[uint64]*opened)}
+	v := &visit{l: l, client: client, out: make(chan *agentpb.AgentMessage, 16), open: make(map[uint64]*opened), streams: make(map[uint64]chan struct{})}
 	v.work.Go(func() {
 		if err := v.send(ctx, stream); err != nil {
 			cancel(err)
@@ -255,6 +260,11 @@ func (v *visit) receive(ctx context.Context, m *agentpb.HubMessage) error {
 		v.work.Go(func() { v.answerRead(ctx, k.Read) })
 	case *agentpb.HubMessage_Release:
 		v.release(k.Release.Opened)
+	case *agentpb.HubMessage_Stream:
+		end := v.beginStream(k.Stream.Request)
+		v.work.Go(func() { v.answerStream(ctx, end, k.Stream) })
+	case *agentpb.HubMessage_EndStream:
+		v.endStream(k.EndStream.Request)
 	default:
 		return fmt.Errorf("unexpected message %T", m.Kind)
 	}

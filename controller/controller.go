@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,7 @@ type Auditor interface {
 type Hub interface {
 	Kick(nodeID string)
 	Open(ctx context.Context, nodeID, nodeName, uid string, o want.OpenOptions) (*want.Retrieval, error)
+	Stream(ctx context.Context, end <-chan struct{}, nodeID, nodeName string, spec want.LiveSpec, w io.Writer) error
 }
 
 // Controller is safe for concurrent use.
@@ -64,6 +66,9 @@ type Controller struct {
 	keys  Keys
 	full  atomic.Pointer[string] // why nothing new is taken; nil = it is
 	log   *slog.Logger
+
+	liveEnd chan struct{} // closed: live streams end
+	endLive sync.Once
 
 	mu       sync.Mutex
 	changed  chan struct{}          // closed and replaced at every change below
@@ -108,7 +113,7 @@ const (
 
 // New makes a controller; Run brings it to life. SetHub must be called before Run.
 func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
-	return &Controller{cfg: cfg, store: st, audit: au, log: log, changed: make(chan struct{}), captures: make(map[string]*entry),
+	return &Controller{cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
 		byID: make(map[captureKey]string), status: make(map[string]want.Status), nodes: make(map[string]*node)}
 }
 

@@ -53,6 +53,7 @@ type hub struct {
 	node  string
 	state func(want.Capture) want.Status // nil = it does not report
 	opens int
+	live  liveFunc
 }
 
 func (h *hub) Kick(nodeID string) {

@@ -167,6 +167,8 @@ type HubMessage struct {
 	//	*HubMessage_Open
 	//	*HubMessage_Read
 	//	*HubMessage_Release
+	//	*HubMessage_Stream
+	//	*HubMessage_EndStream
 	Kind          isHubMessage_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -254,6 +256,24 @@ func (x *HubMessage) GetRelease() *Release {
 	return nil
 }
 
+func (x *HubMessage) GetStream() *Stream {
+	if x != nil {
+		if x, ok := x.Kind.(*HubMessage_Stream); ok {
+			return x.Stream
+		}
+	}
+	return nil
+}
+
+func (x *HubMessage) GetEndStream() *EndStream {
+	if x != nil {
+		if x, ok := x.Kind.(*HubMessage_EndStream); ok {
+			return x.EndStream
+		}
+	}
+	return nil
+}
+
 type isHubMessage_Kind interface {
 	isHubMessage_Kind()
 }
@@ -278,6 +298,14 @@ type HubMessage_Release struct {
 	Release *Release `protobuf:"bytes,5,opt,name=release,proto3,oneof"`
 }
 
+type HubMessage_Stream struct {
+	Stream *Stream `protobuf:"bytes,6,opt,name=stream,proto3,oneof"`
+}
+
+type HubMessage_EndStream struct {
+	EndStream *EndStream `protobuf:"bytes,7,opt,name=end_stream,json=endStream,proto3,oneof"`
+}
+
 func (*HubMessage_Welcome) isHubMessage_Kind() {}
 
 func (*HubMessage_Desired) isHubMessage_Kind() {}
@@ -287,6 +315,10 @@ func (*HubMessage_Open) isHubMessage_Kind() {}
 func (*HubMessage_Read) isHubMessage_Kind() {}
 
 func (*HubMessage_Release) isHubMessage_Kind() {}
+
+func (*HubMessage_Stream) isHubMessage_Kind() {}
+
+func (*HubMessage_EndStream) isHubMessage_Kind() {}
 
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -861,6 +893,105 @@ func (x *Release) GetOpened() uint64 {
 	return 0
 }
 
+// Stream asks for packets as they come: whole pcapng blocks, sent by Deliver under the same request number until the stream
+// ends. ReadFailed answers one that cannot begin.
+type Stream struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       uint64                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"`
+	Spec          []byte                 `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"` // JSON want.LiveSpec
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stream) Reset() {
+	*x = Stream{}
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stream) ProtoMessage() {}
+
+func (x *Stream) ProtoReflect() protoreflect.Message {
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stream.ProtoReflect.Descriptor instead.
+func (*Stream) Descriptor() ([]byte, []int) {
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Stream) GetRequest() uint64 {
+	if x != nil {
+		return x.Request
+	}
+	return 0
+}
+
+func (x *Stream) GetSpec() []byte {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+// EndStream asks for the rest of a stream, its last accounts, and its end. For one that has ended it means nothing.
+type EndStream struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       uint64                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndStream) Reset() {
+	*x = EndStream{}
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndStream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndStream) ProtoMessage() {}
+
+func (x *EndStream) ProtoReflect() protoreflect.Message {
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndStream.ProtoReflect.Descriptor instead.
+func (*EndStream) Descriptor() ([]byte, []int) {
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *EndStream) GetRequest() uint64 {
+	if x != nil {
+		return x.Request
+	}
+	return 0
+}
+
 type Chunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Request       uint64                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"` // in the first chunk
@@ -873,7 +1004,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[12]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +1016,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[12]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1029,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{12}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Chunk) GetRequest() uint64 {
@@ -937,7 +1068,7 @@ type Delivered struct {
 
 func (x *Delivered) Reset() {
 	*x = Delivered{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[13]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1080,7 @@ func (x *Delivered) String() string {
 func (*Delivered) ProtoMessage() {}
 
 func (x *Delivered) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[13]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1093,7 @@ func (x *Delivered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivered.ProtoReflect.Descriptor instead.
 func (*Delivered) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{13}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{15}
 }
 
 type Fault struct {
@@ -978,7 +1109,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[14]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -990,7 +1121,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[14]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1003,7 +1134,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{14}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Fault) GetKind() string {
@@ -1053,14 +1184,17 @@ const file_agentapi_agentpb_agent_proto_rawDesc = "" +
 	"\x06opened\x18\x04 \x01(\v2\x18.opentap.agent.v1.OpenedH\x00R\x06opened\x12?\n" +
 	"\vread_failed\x18\x05 \x01(\v2\x1c.opentap.agent.v1.ReadFailedH\x00R\n" +
 	"readFailedB\x06\n" +
-	"\x04kind\"\x95\x02\n" +
+	"\x04kind\"\x87\x03\n" +
 	"\n" +
 	"HubMessage\x125\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.opentap.agent.v1.WelcomeH\x00R\awelcome\x125\n" +
 	"\adesired\x18\x02 \x01(\v2\x19.opentap.agent.v1.DesiredH\x00R\adesired\x12,\n" +
 	"\x04open\x18\x03 \x01(\v2\x16.opentap.agent.v1.OpenH\x00R\x04open\x12,\n" +
 	"\x04read\x18\x04 \x01(\v2\x16.opentap.agent.v1.ReadH\x00R\x04read\x125\n" +
-	"\arelease\x18\x05 \x01(\v2\x19.opentap.agent.v1.ReleaseH\x00R\areleaseB\x06\n" +
+	"\arelease\x18\x05 \x01(\v2\x19.opentap.agent.v1.ReleaseH\x00R\arelease\x122\n" +
+	"\x06stream\x18\x06 \x01(\v2\x18.opentap.agent.v1.StreamH\x00R\x06stream\x12<\n" +
+	"\n" +
+	"end_stream\x18\a \x01(\v2\x1b.opentap.agent.v1.EndStreamH\x00R\tendStreamB\x06\n" +
 	"\x04kind\"s\n" +
 	"\x05Hello\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
@@ -1098,7 +1232,12 @@ const file_agentapi_agentpb_agent_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12-\n" +
 	"\x05fault\x18\x02 \x01(\v2\x17.opentap.agent.v1.FaultR\x05fault\"!\n" +
 	"\aRelease\x12\x16\n" +
-	"\x06opened\x18\x01 \x01(\x04R\x06opened\"x\n" +
+	"\x06opened\x18\x01 \x01(\x04R\x06opened\"6\n" +
+	"\x06Stream\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x12\n" +
+	"\x04spec\x18\x02 \x01(\fR\x04spec\"%\n" +
+	"\tEndStream\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\x04R\arequest\"x\n" +
 	"\x05Chunk\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
@@ -1127,7 +1266,7 @@ func file_agentapi_agentpb_agent_proto_rawDescGZIP() []byte {
 	return file_agentapi_agentpb_agent_proto_rawDescData
 }
 
-var file_agentapi_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_agentapi_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_agentapi_agentpb_agent_proto_goTypes = []any{
 	(*AgentMessage)(nil), // 0: opentap.agent.v1.AgentMessage
 	(*HubMessage)(nil),   // 1: opentap.agent.v1.HubMessage
@@ -1141,9 +1280,11 @@ var file_agentapi_agentpb_agent_proto_goTypes = []any{
 	(*Read)(nil),         // 9: opentap.agent.v1.Read
 	(*ReadFailed)(nil),   // 10: opentap.agent.v1.ReadFailed
 	(*Release)(nil),      // 11: opentap.agent.v1.Release
-	(*Chunk)(nil),        // 12: opentap.agent.v1.Chunk
-	(*Delivered)(nil),    // 13: opentap.agent.v1.Delivered
-	(*Fault)(nil),        // 14: opentap.agent.v1.Fault
+	(*Stream)(nil),       // 12: opentap.agent.v1.Stream
+	(*EndStream)(nil),    // 13: opentap.agent.v1.EndStream
+	(*Chunk)(nil),        // 14: opentap.agent.v1.Chunk
+	(*Delivered)(nil),    // 15: opentap.agent.v1.Delivered
+	(*Fault)(nil),        // 16: opentap.agent.v1.Fault
 }
 var file_agentapi_agentpb_agent_proto_depIdxs = []int32{
 	2,  // 0: opentap.agent.v1.AgentMessage.hello:type_name -> opentap.agent.v1.Hello
@@ -1156,18 +1297,20 @@ var file_agentapi_agentpb_agent_proto_depIdxs = []int32{
 	7,  // 7: opentap.agent.v1.HubMessage.open:type_name -> opentap.agent.v1.Open
 	9,  // 8: opentap.agent.v1.HubMessage.read:type_name -> opentap.agent.v1.Read
 	11, // 9: opentap.agent.v1.HubMessage.release:type_name -> opentap.agent.v1.Release
-	14, // 10: opentap.agent.v1.Opened.fault:type_name -> opentap.agent.v1.Fault
-	14, // 11: opentap.agent.v1.ReadFailed.fault:type_name -> opentap.agent.v1.Fault
-	14, // 12: opentap.agent.v1.Chunk.fault:type_name -> opentap.agent.v1.Fault
-	0,  // 13: opentap.agent.v1.Hub.Session:input_type -> opentap.agent.v1.AgentMessage
-	12, // 14: opentap.agent.v1.Hub.Deliver:input_type -> opentap.agent.v1.Chunk
-	1,  // 15: opentap.agent.v1.Hub.Session:output_type -> opentap.agent.v1.HubMessage
-	13, // 16: opentap.agent.v1.Hub.Deliver:output_type -> opentap.agent.v1.Delivered
-	15, // [15:17] is the sub-list for method output_type
-	13, // [13:15] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	12, // 10: opentap.agent.v1.HubMessage.stream:type_name -> opentap.agent.v1.Stream
+	13, // 11: opentap.agent.v1.HubMessage.end_stream:type_name -> opentap.agent.v1.EndStream
+	16, // 12: opentap.agent.v1.Opened.fault:type_name -> opentap.agent.v1.Fault
+	16, // 13: opentap.agent.v1.ReadFailed.fault:type_name -> opentap.agent.v1.Fault
+	16, // 14: opentap.agent.v1.Chunk.fault:type_name -> opentap.agent.v1.Fault
+	0,  // 15: opentap.agent.v1.Hub.Session:input_type -> opentap.agent.v1.AgentMessage
+	14, // 16: opentap.agent.v1.Hub.Deliver:input_type -> opentap.agent.v1.Chunk
+	1,  // 17: opentap.agent.v1.Hub.Session:output_type -> opentap.agent.v1.HubMessage
+	15, // 18: opentap.agent.v1.Hub.Deliver:output_type -> opentap.agent.v1.Delivered
+	17, // [17:19] is the sub-list for method output_type
+	15, // [15:17] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_agentapi_agentpb_agent_proto_init() }
@@ -1188,6 +1331,8 @@ func file_agentapi_agentpb_agent_proto_init() {
 		(*HubMessage_Open)(nil),
 		(*HubMessage_Read)(nil),
 		(*HubMessage_Release)(nil),
+		(*HubMessage_Stream)(nil),
+		(*HubMessage_EndStream)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1195,7 +1340,7 @@ func file_agentapi_agentpb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentapi_agentpb_agent_proto_rawDesc), len(file_agentapi_agentpb_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

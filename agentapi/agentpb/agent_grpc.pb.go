@@ -36,7 +36,7 @@ const (
 type HubClient interface {
 	// Session lasts as long as the agent is connected. The first message in each direction is Hello and Welcome.
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AgentMessage, HubMessage], error)
-	// Deliver carries the octets one Read asked for; the request number is in the first Chunk. Back-pressure is the stream's.
+	// Deliver carries the octets one Read or Stream asked for; the request number is in the first Chunk. Back-pressure is the stream's.
 	Deliver(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[Chunk, Delivered], error)
 }
 
@@ -80,7 +80,7 @@ type Hub_DeliverClient = grpc.ClientStreamingClient[Chunk, Delivered]
 type HubServer interface {
 	// Session lasts as long as the agent is connected. The first message in each direction is Hello and Welcome.
 	Session(grpc.BidiStreamingServer[AgentMessage, HubMessage]) error
-	// Deliver carries the octets one Read asked for; the request number is in the first Chunk. Back-pressure is the stream's.
+	// Deliver carries the octets one Read or Stream asked for; the request number is in the first Chunk. Back-pressure is the stream's.
 	Deliver(grpc.ClientStreamingServer[Chunk, Delivered]) error
 	mustEmbedUnimplementedHubServer()
 }

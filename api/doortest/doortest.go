@@ -43,10 +43,13 @@ type Controller struct {
 	SlowStop bool
 	// Finish changes a capture's status when it ends; nil = nothing.
 	Finish func(*want.Status)
+	// Live writes what OpenLive gives; nil = some packets.
+	Live func(ctx context.Context, w io.Writer) error
 
 	mu     sync.Mutex
 	views  map[string]*want.View
 	asked  map[string]want.Request
+	lives  []want.LiveRequest
 	left   map[string]int
 	opened int
 	closed int

@@ -214,7 +214,7 @@ func (g *Gate) finish(w *responseWriter, r *http.Request, q *request, started ti
 		g.log.Error("request panicked", "request_id", q.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	}
 	level := slog.LevelInfo
-	if r.Method == http.MethodGet && w.status < 400 && !strings.HasSuffix(q.pattern, "/data") {
+	if r.Method == http.MethodGet && w.status < 400 && !strings.HasSuffix(q.pattern, "/data") && !strings.HasSuffix(q.pattern, "/live") {
 		level = slog.LevelDebug // looking changes nothing and is done all the time; what opens traffic is in the audit log too
 	}
 	attrs := []any{"method", shortMethod(r.Method), "path", r.URL.EscapedPath(), "status", w.status, "octets", w.octets,

@@ -79,7 +79,7 @@ func ServeRetrieval(w http.ResponseWriter, r *http.Request, rt *want.Retrieval) 
 		}
 	}
 
-	b := &body{w: w, rc: http.NewResponseController(w), stall: DefaultConfig().StallTimeout, left: length, begin: func() {
+	b := &body{w: w, rc: http.NewResponseController(w), stall: stallOf(r), left: length, begin: func() {
 		set()
 		if length >= 0 {
 			h.Set("Content-Length", strconv.FormatInt(length, 10))
@@ -89,9 +89,6 @@ func ServeRetrieval(w http.ResponseWriter, r *http.Request, rt *want.Retrieval) 
 		}
 		w.WriteHeader(status)
 	}}
-	if q, ok := r.Context().Value(requestKey).(*request); ok {
-		b.stall = q.gate.cfg.StallTimeout
-	}
 	if r.Method == http.MethodHead || length == 0 {
 		b.start()
 		return nil
@@ -101,13 +98,24 @@ func ServeRetrieval(w http.ResponseWriter, r *http.Request, rt *want.Retrieval) 
 	case err != nil && !b.started: // it can still be told
 		return err
 	case err != nil:
-		return fmt.Errorf("stream data after %d octets: %w", b.octets, err)
+		return streamError(b.octets, err)
 	case b.left > 0:
 		b.start()
 		return fmt.Errorf("stream data: %d octets short", b.left)
 	}
 	b.start()
 	return nil
+}
+
+func stallOf(r *http.Request) time.Duration {
+	if q, ok := r.Context().Value(requestKey).(*request); ok {
+		return q.gate.cfg.StallTimeout
+	}
+	return DefaultConfig().StallTimeout
+}
+
+func streamError(octets int64, err error) error {
+	return fmt.Errorf("stream data after %d octets: %w", octets, err)
 }
 
 // body is the response body of a stream. Headers go out with the first octets, so that an early error can be answered; each

@@ -33,6 +33,7 @@ type Controller interface {
 	Tokens(ctx context.Context, id auth.Identity) ([]want.Token, error)
 	RevokeToken(ctx context.Context, id auth.Identity, idOrName string) (want.Token, error)
 	CheckFilter(ctx context.Context, expr string, strict bool) (canonical, explanation string, err error)
+	OpenLive(ctx context.Context, id auth.Identity, r want.LiveRequest) (*want.Retrieval, error)
 }
 
 // Config is what the door needs besides the controller.
@@ -122,6 +123,7 @@ func New(ctl Controller, cfg Config) httpapi.Door {
 		{Method: "GET", Path: "/v1/tokens", Serve: s.tokens},
 		{Method: "DELETE", Path: "/v1/tokens/{id}", Serve: s.revokeToken},
 		{Method: "POST", Path: "/v1/filter/check", Serve: s.checkFilter},
+		{Method: "GET", Path: "/v1/live", Serve: s.live},
 	}}
 }
 

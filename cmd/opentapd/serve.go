@@ -173,6 +173,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		log.Info("stopping")
 		patient, cancel := context.WithTimeout(context.Background(), shutdownPatience)
 		defer cancel()
+		ctl.EndLive()
 		if err := web.Shutdown(patient); err != nil {
 			log.Warn("some requests did not end in time and are cut off", "err", web.Close())
 		}
