@@ -209,7 +209,7 @@ func TestExplain(t *testing.T) {
 
 // FuzzParse: Parse gives a tree or an error, in bounded time, and the canonical text is a fixed point.
 func FuzzParse(f *testing.F) {
-	b, err := os.ReadFile("cbpf/testdata/expressions.txt")
+	b, err := os.ReadFile("filtertest/expressions.txt")
 	if err != nil {
 		f.Fatal(err)
 	}

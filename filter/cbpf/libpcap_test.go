@@ -12,6 +12,7 @@ import (
 	"golang.org/x/net/bpf"
 
 	"opentap/filter"
+	"opentap/filter/filtertest"
 	"opentap/packet"
 )
 
@@ -30,33 +31,11 @@ var links = []struct {
 	link packet.LinkType
 }{{"ethernet", packet.LinkEthernet}, {"raw", packet.LinkRaw}}
 
-func expressions(t testing.TB) []string {
-	b, err := os.ReadFile("testdata/expressions.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.Split(strings.TrimSpace(string(b)), "\n")
-}
+func expressions(testing.TB) []string { return filtertest.Libpcap() }
 
-// ownExpressions are the ones of the corpus that parse, and more that libpcap does not know.
-func ownExpressions(t testing.TB) []string {
-	b, err := os.ReadFile("testdata/own-expressions.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := strings.Split(strings.TrimSpace(string(b)), "\n")
-	for _, x := range out {
-		if _, err := filter.Parse(x); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, x := range expressions(t) {
-		if _, err := filter.Parse(x); err == nil {
-			out = append(out, x)
-		}
-	}
-	return out
-}
+func ownExpressions(testing.TB) []string { return filtertest.All() }
+
+var genFrames = filtertest.Frames
 
 // ask makes the golden of one expression.
 func ask(file, expr string) golden {

@@ -1,4 +1,4 @@
-package cbpf
+package filtertest
 
 import (
 	"encoding/binary"
@@ -16,8 +16,8 @@ var (
 
 func pick[T any](r *rand.Rand, s []T) T { return s[r.IntN(len(s))] }
 
-// genFrame makes a frame: Ethernet with 0 to 3 tags, or raw IP; sometimes cut short or damaged.
-func genFrame(r *rand.Rand, raw bool) []byte {
+// Frame makes a frame: Ethernet with 0 to 3 tags, or raw IP; sometimes cut short or damaged.
+func Frame(r *rand.Rand, raw bool) []byte {
 	var b []byte
 	etherType, payload := genPayload(r, raw)
 	if !raw {
@@ -163,14 +163,14 @@ func genTunnel(r *rand.Rand, depth int) (b []byte, proto byte) {
 			l4, proto := genTunnel(r, depth+1)
 			return append(append([]byte(genMAC[0]), genMAC[1]...), append([]byte{8, 0}, ip4Around(r, proto, l4)...)...)
 		}
-		return genFrame(r, false)
+		return Frame(r, false)
 	}
 	raw := func() []byte {
 		if depth == 0 && r.IntN(4) == 0 {
 			l4, proto := genTunnel(r, depth+1)
 			return ip4Around(r, proto, l4)
 		}
-		return genFrame(r, true)
+		return Frame(r, true)
 	}
 	vni := []byte{0, 0, byte(r.IntN(8)), 0}
 	switch r.IntN(4) {
@@ -225,12 +225,12 @@ func genTunnel(r *rand.Rand, depth int) (b []byte, proto byte) {
 	return append(b, raw()...), 17
 }
 
-// genFrames makes n frames, the same for the same seed.
-func genFrames(seed uint64, n int, raw bool) [][]byte {
+// Frames makes n frames, the same for the same seed.
+func Frames(seed uint64, n int, raw bool) [][]byte {
 	r := rand.New(rand.NewPCG(seed, 1))
 	f := make([][]byte, n)
 	for i := range f {
-		f[i] = genFrame(r, raw)
+		f[i] = Frame(r, raw)
 	}
 	return f
 }

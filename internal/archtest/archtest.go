@@ -31,15 +31,16 @@ var Shared = []string{"ledger", "want", "fault", "packet"}
 
 // Rooms is the map. A new room needs a line here, and a reason in docs/adr when it is a word that others share.
 var Rooms = map[string]Room{
-	"packet":      {Layer: Word},
-	"ledger":      {Layer: Word},
-	"fault":       {Layer: Word},
-	"filter":      {Layer: Word, MayImport: []string{"point"}},
-	"filter/cbpf": {Layer: Word, MayImport: []string{"filter"}},
-	"filter/ebpf": {Layer: Word, MayImport: []string{"filter"}},
-	"pcap":        {Layer: Word},
-	"point":       {Layer: Word},
-	"want":        {Layer: Word, MayImport: []string{"filter"}},
+	"packet":            {Layer: Word},
+	"ledger":            {Layer: Word},
+	"fault":             {Layer: Word},
+	"filter":            {Layer: Word, MayImport: []string{"point"}},
+	"filter/cbpf":       {Layer: Word, MayImport: []string{"filter"}},
+	"filter/ebpf":       {Layer: Engine, MayImport: []string{"filter"}},
+	"filter/filtertest": {Layer: Aid, MayImport: []string{"filter"}},
+	"pcap":              {Layer: Word},
+	"point":             {Layer: Word},
+	"want":              {Layer: Word, MayImport: []string{"filter"}},
 
 	"wire/netflow": {Layer: Word},
 	"wire/sflow":   {Layer: Word},
