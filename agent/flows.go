@@ -242,6 +242,7 @@ func (f *flows) watch() {
 	// The tables are ours now.
 	for _, m := range f.meters {
 		m.patient = true
+		m.report() // what had to wait makes room for what comes
 		m.table.Flush(flow.EndForced)
 		m.report()
 	}
