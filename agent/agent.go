@@ -88,6 +88,7 @@ type Agent struct {
 	sensorPts  []point.Point
 	problems   map[string]string // by what they concern
 	missing    map[string]string // kind → why
+	readBy     map[string]string // by point: how its packets got here when they last did
 	used, free int64
 	running    sync.WaitGroup // added to with mu held, and not once it is stopped
 }
@@ -106,9 +107,10 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{cfg: cfg, log: log, keep: k, jobs: make(map[string]*job), recorders: make(map[string]*recording),
-		problems: make(map[string]string), missing: make(map[string]string)}
+		problems: make(map[string]string), missing: make(map[string]string), readBy: make(map[string]string)}
 	a.devices.Store(new([]point.Point))
 	a.cfg.Capture.IsUp = a.isUp
+	a.cfg.Capture.Told = a.reading
 	a.engine = capture.NewEngine(a.cfg.Capture, log)
 	a.netdevs = netdev.New(log)
 	a.sensors = openSensors(cfg)
@@ -349,6 +351,7 @@ func (a *Agent) Inventory() ([]point.Point, want.Node) {
 	points := append(append([]point.Point(nil), *a.devices.Load()...), a.sensorPts...)
 	for i := range points {
 		points[i].Node = a.cfg.NodeName
+		a.describeReading(&points[i])
 	}
 	n := want.Node{Name: a.cfg.NodeName, ID: a.keep.nodeID, Version: a.cfg.Version, DiskFree: a.free, DiskUsed: a.used,
 		QuotaBytes: a.cfg.Quota.Bytes, Missing: make(map[string]string), Recorders: make(map[string]time.Time)}

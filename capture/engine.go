@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"opentap/capture/ring"
+	"opentap/capture/xdpring"
 	"opentap/filter"
 	"opentap/packet"
 )
@@ -20,6 +21,15 @@ type Config struct {
 	// IsUp tells whether a device is up, so that the end of a "device is down" gap is known before the next packet comes.
 	// It is called from the sources' goroutines; nil: only packets end such a gap.
 	IsUp func(point string) bool
+
+	// Dedicated names the devices that receive nothing but mirrored traffic, with the octets of memory for each (see
+	// xdpring.Config; 0 = the default). They are read by AF_XDP, and what they receive does not reach the host while
+	// anybody is attached.
+	Dedicated map[string]int
+
+	// Told is called when a source has opened its ring: how packets get here, and for a dedicated point why not by AF_XDP.
+	// It is called from the sources' goroutines; it must not block. nil: nobody wants to know.
+	Told func(point, by string, instead error)
 }
 
 // DefaultConfig is what an engine uses unless told otherwise.
@@ -52,7 +62,10 @@ func NewEngine(cfg Config, log *slog.Logger) *Engine {
 	if cfg.IsUp == nil {
 		cfg.IsUp = func(string) bool { return false }
 	}
-	return &Engine{cfg: cfg, log: log, open: openRing, sources: make(map[key]*source)}
+	if cfg.Told == nil {
+		cfg.Told = func(string, string, error) {}
+	}
+	return &Engine{cfg: cfg, log: log, open: openPoint, sources: make(map[key]*source)}
 }
 
 // Attach has the consumer shown the packets that spec asks for, from now on and at most until spec.To. The ring is opened
@@ -68,12 +81,21 @@ func (e *Engine) Attach(spec Spec, c Consumer) (*Attachment, error) {
 		}
 		k.filter = expr.String()
 	}
+	var own *filter.Expr
+	if memory, ok := e.cfg.Dedicated[spec.Point]; ok {
+		// The port is taken over once: one ring for all, and everybody's filter behind it.
+		own, expr = expr, nil
+		k = key{point: spec.Point, promis: true, dedicated: memory}
+		if memory == 0 {
+			k.dedicated = xdpring.DefaultConfig().Memory
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		return nil, fmt.Errorf("attach to %s: the engine is closed", spec.Point)
 	}
-	a := &Attachment{spec: spec, consumer: c, open: make(chan struct{}), done: make(chan struct{})}
+	a := &Attachment{spec: spec, consumer: c, expr: own, open: make(chan struct{}), done: make(chan struct{})}
 	a.patient, _ = c.(Patient)
 	for have, s := range e.sources {
 		if have.serves(k) {
@@ -83,7 +105,7 @@ func (e *Engine) Attach(spec Spec, c Consumer) (*Attachment, error) {
 			}
 		}
 	}
-	s := &source{key: k, expr: expr, cfg: e.cfg.Ring, open: e.open, isUp: e.cfg.IsUp, log: e.log, kick: make(chan struct{}, 1), done: make(chan struct{}), joining: []*Attachment{a}}
+	s := &source{key: k, expr: expr, cfg: e.cfg.Ring, open: e.open, isUp: e.cfg.IsUp, told: e.cfg.Told, log: e.log, kick: make(chan struct{}, 1), done: make(chan struct{}), joining: []*Attachment{a}}
 	s.lend = s.block
 	a.src = s
 	e.sources[k] = s

@@ -82,8 +82,8 @@ func newStage(t *testing.T, rc ring.Config) *stage {
 	far.Quiet()
 	s.up.Store(true)
 	s.Engine = NewEngine(Config{Ring: rc, IsUp: func(string) bool { return s.up.Load() }}, slog.New(slog.DiscardHandler))
-	s.open = func(cfg ring.Config, expr *filter.Expr, k key) (r *ring.Ring, err error) {
-		s.tap.Do(func() { r, err = openRing(cfg, expr, k) })
+	s.open = func(cfg ring.Config, expr *filter.Expr, k key) (r opened, err error) {
+		s.tap.Do(func() { r, err = openPoint(cfg, expr, k) })
 		return r, err
 	}
 	s.sender = nettest.NewSender(t, far, "out")

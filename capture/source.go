@@ -3,7 +3,6 @@ package capture
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -29,6 +28,8 @@ type key struct {
 	strict bool
 	snap   int // octets that the ring keeps; 0 = all
 	promis bool
+
+	dedicated int // octets of memory for AF_XDP; 0 = the host gets the packets as well
 }
 
 // serves reports whether a ring opened for k gives a consumer that asks for want all it needs. A longer snap length does:
@@ -46,6 +47,7 @@ type source struct {
 	cfg  ring.Config
 	open openFunc
 	isUp func(point string) bool
+	told func(point, by string, instead error)
 	log  *slog.Logger
 
 	// Of the packet at hand.
@@ -53,14 +55,16 @@ type source struct {
 	decoded bool
 
 	link   packet.LinkType
-	ring   *ring.Ring
-	past   ring.Counts // of rings that this source had before the present one
-	last   ring.Counts // the present ring's, as of the last look
+	ring   reader
+	order  bool             // the ring gives packets in the order of time
+	asked  packet.Timestamp // when the last Read began
+	past   ring.Counts      // of rings that this source had before the present one
+	last   ring.Counts      // the present ring's, as of the last look
 	active []*Attachment
 	read   uint64 // packets that the present ring lent us
 	newest packet.Timestamp
 	gap    string // why the point cannot be seen now; "" = it can
-	lend   func(*ring.Block)
+	lend   func(frames)
 
 	mu      sync.Mutex
 	joining []*Attachment
@@ -76,9 +80,11 @@ type Attachment struct {
 	src      *source
 	spec     Spec
 	consumer Consumer
+	expr     *filter.Expr // at a dedicated point: what the consumer wants; nil = all
 
 	// Owned by the source's goroutine.
-	base    ring.Counts // source's counts when the window began
+	match   *cbpf.Matcher // of expr
+	base    ring.Counts   // source's counts when the window began
 	own     ledger.Account
 	began   bool
 	ended   bool
@@ -212,6 +218,7 @@ func (s *source) run() {
 			}
 		}
 		s.greet()
+		s.asked = packet.TimestampOf(time.Now())
 		blocks, err := s.ring.Read(s.patience(), s.lend)
 		now := packet.TimestampOf(time.Now())
 		switch {
@@ -265,6 +272,12 @@ func (s *source) takeAsks() {
 	for _, a := range joining {
 		a.base = s.counts() // of a ring not yet open: zero, so that all it will count is this consumer's
 		s.active = append(s.active, a)
+		if s.ring != nil {
+			if err := a.sieve(s.link); err != nil {
+				a.finish(EndError, err)
+				continue
+			}
+		}
 		if s.gap != "" {
 			a.openGap(s.gap)
 		}
@@ -294,7 +307,7 @@ func (s *source) counts() ring.Counts {
 }
 
 // block shows one lent block to every consumer.
-func (s *source) block(b *ring.Block) {
+func (s *source) block(b frames) {
 	var f ring.Frame
 	frame := Frame{Frame: &f, src: s}
 	for _, a := range s.active { // before the first Begin: nobody holds a lock while we wait for another
@@ -318,7 +331,11 @@ func (s *source) block(b *ring.Block) {
 				continue
 			}
 			if a.spec.To != 0 && f.Time >= a.spec.To {
-				a.drained = true
+				a.drained = s.order
+				continue
+			}
+			if a.match != nil && !a.match.Match(frame.whole, f.OrigLen) {
+				a.own.Filtered++
 				continue
 			}
 			if snap := a.spec.Snap; snap != 0 && len(f.Data) > snap {
@@ -399,7 +416,7 @@ func (s *source) settle(now packet.Timestamp, empty bool) {
 		if a.detach {
 			why = EndDetached
 		}
-		if s.ring == nil || a.drained || s.alone(a) || empty && now >= a.spec.To.Add(2*s.cfg.Retire) {
+		if s.ring == nil || a.drained || s.alone(a) || empty && now >= a.spec.To.Add(2*s.cfg.Retire) || !s.order && s.asked >= a.spec.To.Add(s.cfg.Retire) {
 			s.end(a, why)
 		}
 	}
@@ -487,11 +504,22 @@ func (s *source) reopen() bool {
 		}
 		return false
 	}
-	s.ring, s.link = r, r.LinkType()
+	s.ring, s.link, s.order = r.reader, r.LinkType(), r.ordered
+	if r.instead != nil {
+		s.log.Warn("a dedicated point is not read by AF_XDP", "point", s.key.point, "by", r.by, "err", r.instead)
+	} else if s.key.dedicated > 0 {
+		s.log.Info("a dedicated point is taken over: its packets do not reach the host", "point", s.key.point, "by", r.by)
+	}
+	s.told(s.key.point, r.by, r.instead)
 	s.last, s.read = ring.Counts{}, 0
 	s.mu.Lock()
 	s.wakeFn = r.Wake
 	s.mu.Unlock()
+	for _, a := range s.active {
+		if err := a.sieve(s.link); err != nil {
+			a.finish(EndError, err)
+		}
+	}
 	s.setGap("")
 	return true
 }
@@ -605,36 +633,4 @@ func (a *Attachment) finish(why EndReason, err error) {
 	a.mu.Unlock()
 	a.greet()
 	close(a.done)
-}
-
-// openFunc opens a source's ring; a test has its own, for another network namespace.
-type openFunc func(cfg ring.Config, expr *filter.Expr, k key) (*ring.Ring, error)
-
-// openRing makes a ring with the filter in the kernel.
-func openRing(cfg ring.Config, expr *filter.Expr, k key) (*ring.Ring, error) {
-	cfg.Interface, cfg.SnapLen, cfg.Promiscuous = k.point, k.snap, k.promis
-	link, err := ring.LinkTypeOf(k.point)
-	if err != nil {
-		return nil, pointError(k.point, err)
-	}
-	if expr != nil {
-		prog, err := cbpf.Compile(expr, cbpf.Options{Link: link, Strict: k.strict, Target: cbpf.Kernel, SnapLen: uint32(k.snap)})
-		if err != nil {
-			return nil, fmt.Errorf("compile filter for %s: %w", k.point, err)
-		}
-		cfg.Filter = prog
-	}
-	r, err := ring.Open(cfg)
-	if err != nil {
-		return nil, pointError(k.point, err)
-	}
-	return r, nil
-}
-
-// pointError tells errors that time may mend from others.
-func pointError(name string, err error) error {
-	if errors.Is(err, ring.ErrGone) || errors.Is(err, ring.ErrDown) {
-		return fmt.Errorf("%w: %w", ErrPoint, err)
-	}
-	return fmt.Errorf("open point %s: %w", name, err)
 }

@@ -33,6 +33,9 @@ type Point struct {
 	Driver   string `json:"driver,omitempty"`     // veth, bridge, virtio_net …
 	NoPcap   string `json:"no_packets,omitempty"` // why no packets can be had here; "" = they can
 
+	Dedicated bool   `json:"dedicated,omitempty"` // receives only mirrored traffic: its packets are taken from the host while anybody captures
+	ReadBy    string `json:"read_by,omitempty"`   // how its packets got here when somebody last captured, in plain words
+
 	// Sensor only.
 	Quantity string `json:"quantity,omitempty"` // temperature, motion, vibration, voltage …
 	Unit     string `json:"unit,omitempty"`     // UCUM: Cel, m/s2, V, 1 …

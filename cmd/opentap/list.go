@@ -47,6 +47,12 @@ func (a *app) pointsCmd() *cobra.Command {
 				if !p.Present {
 					notes = append(notes, "absent")
 				}
+				if p.Dedicated {
+					notes = append(notes, "dedicated")
+				}
+				if p.ReadBy != "" {
+					notes = append(notes, "read by "+p.ReadBy)
+				}
 				if p.NoPcap != "" {
 					notes = append(notes, "no packets: "+p.NoPcap)
 				}

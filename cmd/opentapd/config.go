@@ -47,6 +47,11 @@ type config struct {
 			Point string `yaml:"point"`
 			Name  string `yaml:"name"`
 		} `yaml:"aliases"`
+		Devices []struct {
+			Point     string `yaml:"point"`
+			Dedicated bool   `yaml:"dedicated"` // receives only mirrored traffic; the host gets none of it
+			Memory    size   `yaml:"memory"`    // for AF_XDP; 0 = the default
+		} `yaml:"devices"`
 	} `yaml:"points"`
 
 	Retention struct {
@@ -213,6 +218,9 @@ func (c *config) check() error {
 			return fmt.Errorf("points.aliases[%d]: point and name are both needed", i)
 		}
 	}
+	if err := c.checkDevices(); err != nil {
+		return err
+	}
 	if err := c.checkRecorders(); err != nil {
 		return err
 	}
@@ -293,6 +301,7 @@ func (c *config) agent(version, node string) agent.Config {
 	out.StateDir, out.CaptureDir = filepath.Join(c.DataDir, "agent"), c.captureDir()
 	out.SysfsRoot = c.Sensors.Sysfs
 	out.Capture.Ring.Blocks, out.Capture.Ring.BlockSize = c.Ring.Blocks, int(c.Ring.BlockSize)
+	out.Capture.Dedicated = c.dedicated()
 	out.Flow.IdleTimeout, out.Flow.ActiveTimeout = time.Duration(c.Flow.IdleTimeout), time.Duration(c.Flow.ActiveTimeout)
 	out.Flow.MaxFlows, out.Flow.Bidirectional = c.Flow.MaxFlows, c.Flow.Bidirectional
 	out.Quota = agent.Quota{Bytes: int64(c.Retention.Quota), MinFree: int64(c.Retention.MinFree)}

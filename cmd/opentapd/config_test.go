@@ -88,14 +88,9 @@ func TestConfigErrorsSayWhere(t *testing.T) {
 		"a wrong range":    {"auth:\n  anonymous:\n    - {role: viewer, ranges: [lan]}\n", "range"},
 		"a wrong filter":   {"recorders:\n  - {point: eth0, bytes: 1GiB, filter: prot 80}\n", "filter"},
 		"an open recorder": {"recorders:\n  - {point: eth0}\n", "bytes"},
-		"a negative snap":  {"recorders:\n  - {point: eth0, bytes: 1GiB, snap: -1}\n", "snap"},
-		"no ring":          {"ring: {blocks: -1}\n", "ring"},
-		"an odd block":     {"ring: {block_size: 1000000}\n", "power of two"},
-		"no flows":         {"flow: {max_flows: -5}\n", "max flows"},
-		"no captures":      {"captures: {max_per_project: -1}\n", "max_per_project"},
-		"default over max": {"retention: {default: 2h, max: 1h}\n", "retention.default"},
-		"half an alias":    {"points:\n  aliases:\n    - {point: eth0}\n", "aliases[0]"},
-		"an unknown level": {"log: {level: loud}\n", "log.level"},
+		"devices twice":    {"points:\n  devices:\n    - {point: eth1, dedicated: true}\n    - {point: eth1}\n", "already"},
+		"no dedication":    {"points:\n  devices:\n    - {point: eth1, memory: 64MiB}\n", "dedicated"},
+		"little memory":    {"points:\n  devices:\n    - {point: eth1, dedicated: true, memory: 1MiB}\n", "4MiB"},
 		"recorded twice":   {"recorders:\n  - {point: eth0, bytes: 1}\n  - {point: eth0, bytes: 1}\n", "already"},
 	} {
 		t.Run(name, func(t *testing.T) {
