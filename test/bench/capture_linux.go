@@ -27,7 +27,10 @@ type tool struct {
 
 var tools = []*tool{
 	{name: "opentap", ours: true, quiet: 150 * time.Millisecond, command: func(out string) (string, []string) {
-		return "/proc/self/exe", []string{childCapture, rxName, out}
+		return "/proc/self/exe", []string{childCapture, rxName, out, "index"}
+	}},
+	{name: "opentap-no-index", ours: true, quiet: 150 * time.Millisecond, command: func(out string) (string, []string) {
+		return "/proc/self/exe", []string{childCapture, rxName, out, "no-index"}
 	}},
 	{name: "tcpdump", quiet: 1100 * time.Millisecond, command: func(out string) (string, []string) {
 		return "tcpdump", []string{"-i", rxName, "-n", "-s", "0", "-B", "131072", "--time-stamp-precision=nano", "-Z", "root", "-w", out}

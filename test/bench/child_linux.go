@@ -42,8 +42,8 @@ func runChild(kind string, args []string) error {
 		defer pprof.StopCPUProfile()
 	}
 	switch {
-	case kind == childCapture && len(args) == 2:
-		return runCapture(args[0], args[1])
+	case kind == childCapture && len(args) == 3:
+		return runCapture(args[0], args[1], args[2] == "index")
 	case kind == childFlow && len(args) == 1:
 		return runFlow(args[0])
 	case kind == childRetrieve && len(args) == 1:
@@ -77,10 +77,11 @@ func (r *recorder) Frame(f *capture.Frame) capture.Verdict {
 func (r *recorder) Idle(_ packet.Timestamp, a *ledger.Account) { r.w.Account(*a) }
 
 // runCapture records a device into a directory until it is interrupted, and prints its ledger.
-func runCapture(device, dir string) error {
+func runCapture(device, dir string, index bool) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	cfg := segment.DefaultConfig(dir)
+	cfg.NoIndex = !index
 	cfg.Interface = pcap.Interface{Name: device, Link: packet.LinkEthernet}
 	w, err := segment.Create(cfg)
 	if err != nil {
