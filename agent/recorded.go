@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"opentap/capture/index"
 	"opentap/capture/query"
 	"opentap/capture/segment"
 	"opentap/fault"
@@ -235,7 +236,7 @@ func (r *recorded) plan(f want.Format, e extent) (*recordedPlan, error) {
 		if err != nil {
 			return nil, err
 		}
-		out.window.Match = m.Match
+		out.window.Match, out.window.Need = m.Match, index.Necessary(expr, link, q.Strict)
 	}
 	meta := query.Meta{Section: pcap.Section{Application: "opentap " + r.j.a.cfg.Version, Hardware: r.j.a.cfg.NodeName,
 		Comment: fmt.Sprintf("capture %q (%s) from recordings on node %s", spec.ID, spec.UID, r.j.a.cfg.NodeName)}}

@@ -105,11 +105,12 @@ func (d *deriver) node(n filter.Node) *Cond {
 		d.lost = d.lost || moved
 		return nil
 	}
+	lost := d.lost
 	c, ok := d.leaf(n)
 	if !ok {
 		d.lost = true // a condition that is new here may look anywhere, and move those after it
 	}
-	if d.lost {
+	if lost {
 		return nil
 	}
 	return c
@@ -126,9 +127,13 @@ func (d *deriver) leaf(n filter.Node) (*Cond, bool) {
 		return d.proto(n.Layer, n.Num), true
 	case *filter.VLAN:
 		c := anyOf(KeyTagged())
+		if len(n.IDs) > 0 {
+			c = vlans(n.IDs)
+		}
 		if d.strict {
-			if d.tags++; d.tags > maxTags-1 {
+			if d.tags++; d.tags >= maxTags {
 				d.lost = true
+				return nil, true
 			}
 		}
 		return c, true
@@ -143,7 +148,10 @@ func (d *deriver) leaf(n filter.Node) (*Cond, bool) {
 		return anyOf(KeyType(0x8864)), true
 	case *filter.Relation:
 		return d.arith(n.L), true
-	case *filter.Cast, *filter.MAC:
+	case *filter.Geneve:
+		d.lost = true // what follows looks into the tunnel
+		return both(anyOf(KeyPort(6081)), anyOf(KeyProto(17))), true
+	case *filter.Cast, *filter.MAC, *filter.Inner, *filter.Bound, *filter.LLC, *filter.OSI:
 		return nil, true
 	}
 	return nil, false
@@ -210,6 +218,19 @@ func host(h *filter.Host) *Cond {
 			c.keys = append(c.keys, KeyIPv6(addr))
 		} else {
 			c.keys = append(c.keys, KeyIPv4(base|i))
+		}
+	}
+	return c
+}
+
+func vlans(ids []filter.VLANRange) *Cond {
+	c := &Cond{}
+	for _, r := range ids {
+		if len(c.keys)+int(r.Hi)-int(r.Lo) >= maxPorts {
+			return anyOf(KeyTagged())
+		}
+		for id := int(r.Lo); id <= int(r.Hi); id++ {
+			c.keys = append(c.keys, KeyVLAN(uint16(id)))
 		}
 	}
 	return c

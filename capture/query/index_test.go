@@ -152,14 +152,14 @@ func TestIndexDamaged(t *testing.T) {
 		same(t, dir)
 	}
 	os.Remove(path)
-	if n, err := segment.Reindex(context.Background(), dir); err != nil || n != 1 {
+	if n, err := segment.Reindex(context.Background(), dir, false); err != nil || n != 1 {
 		t.Fatalf("rebuilt %d, %v", n, err)
 	}
 	again, err := os.ReadFile(path)
 	if err != nil || !bytes.Equal(again, whole) {
 		t.Fatalf("the index that was rebuilt is another one: %d octets, %d before, %v", len(again), len(whole), err)
 	}
-	if n, err := segment.Reindex(context.Background(), dir); err != nil || n != 0 {
+	if n, err := segment.Reindex(context.Background(), dir, false); err != nil || n != 0 {
 		t.Fatalf("rebuilt %d, %v", n, err)
 	}
 }
@@ -185,7 +185,7 @@ func TestIndexCrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, dir)
-	if n, err := segment.Reindex(context.Background(), dir); err != nil || n != 0 {
+	if n, err := segment.Reindex(context.Background(), dir, false); err != nil || n != 0 {
 		t.Fatalf("recovery left %d segments without an index, %v", n, err)
 	}
 }

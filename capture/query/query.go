@@ -84,7 +84,8 @@ type Explain struct {
 	Packets        uint64 // looked at
 }
 
-func (e *Explain) add(o *Explain) {
+// Add adds o to e.
+func (e *Explain) Add(o *Explain) {
 	e.Chunks += o.Chunks
 	e.SkippedByTime += o.SkippedByTime
 	e.SkippedByIndex += o.SkippedByIndex
@@ -250,7 +251,7 @@ func (p *Plan) Result() Result {
 	}
 	for _, s := range p.sources {
 		r.Packets += s.packets
-		r.Explain.add(&s.looked)
+		r.Explain.Add(&s.looked)
 		r.Octets += s.octets
 		r.Chunks += uint64(len(s.pieces))
 		r.CorruptChunks += s.bad + s.gaps

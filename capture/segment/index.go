@@ -112,9 +112,9 @@ func marksOf(dst []index.Mark, c []byte, h *ChunkHeader) []index.Mark {
 	return dst
 }
 
-// Reindex builds the index of every sealed segment of dir that has none that fits it. It returns how many it built.
-// It may run beside readers and a Writer. ctx ends it between chunks.
-func Reindex(ctx context.Context, dir string) (built int, err error) {
+// Reindex builds the index of every sealed segment of dir that has none that fits it, or of all. It returns how many it
+// built. It may run beside readers and a Writer. ctx ends it between chunks.
+func Reindex(ctx context.Context, dir string, all bool) (built int, err error) {
 	numbers, err := list(dir)
 	if err != nil {
 		return 0, err
@@ -127,7 +127,7 @@ func Reindex(ctx context.Context, dir string) (built int, err error) {
 		if err != nil {
 			return built, err
 		}
-		if !in.Sealed || indexFits(&in, dir) {
+		if !in.Sealed || !all && indexFits(&in, dir) {
 			continue
 		}
 		if err := buildIndex(ctx, dir, &in); err != nil {

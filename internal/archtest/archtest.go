@@ -102,7 +102,7 @@ var Rooms = map[string]Room{
 
 	"cmd/opentapd": {Layer: Main, Unix: true, MayImport: []string{"agent", "agentapi", "controller", "api/...", "store", "store/...", "auth", "audit", "filter", "point",
 		"internal/metrics", "client", "flow/export", "wire/netflow"}},
-	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "flow", "flow/..."}},
+	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
 
 	"internal/metrics":  {Layer: Aid},
 	"internal/nettest":  {Layer: Aid, Unix: true},
