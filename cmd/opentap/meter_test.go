@@ -129,3 +129,30 @@ func TestMeterFiles(t *testing.T) {
 	command(t, 2, "meter", "--idle", "0s", trace)
 	command(t, 2, "meter", "--inner", "--outer", trace)
 }
+
+func TestFlows(t *testing.T) {
+	trace := traceFile(t)
+	table := filepath.Join(t.TempDir(), "flows.csv")
+	command(t, 0, "meter", "-q", "-w", table, trace)
+	for _, source := range []string{trace, table} {
+		out, told := command(t, 0, "flows", "top", "--by", "src", "--metric", "packets", "-n", "2", "-o", "csv", source)
+		if want := "src,bytes,packets,flows,share\n10.0.0.9,15000,150,3,50.0%\n10.0.0.1,5000,50,1,16.7%\n"; out != want || !strings.Contains(told, "6 records: 30000 bytes, 300 packets") {
+			t.Errorf("%s:\n%s%s", source, out, told)
+		}
+		out, _ = command(t, 0, "flows", "top", "-q", "--by", "proto,dport", "--filter", "src host 10.0.0.9", "-o", "csv", source)
+		if want := "proto,dport,bytes,packets,flows,share\nUDP,1024,15000,150,3,100.0%\n"; out != want {
+			t.Errorf("%s:\n%s", source, out)
+		}
+		out, _ = command(t, 0, "flows", "series", "--step", "100ms", "-o", "csv", source)
+		if want := "time,bytes,packets,flows\n2023-11-14T22:13:20Z,"; !strings.HasPrefix(out, want) || strings.Count(out, "\n") != 5 {
+			t.Errorf("%s:\n%s", source, out)
+		}
+	}
+	_, told := command(t, 2, "flows", "top", "--filter", "tcp[0] = 1", trace)
+	if !strings.Contains(told, "does not know octets") {
+		t.Error(told)
+	}
+	command(t, 2, "flows", "top", "--by", "colour", trace)
+	command(t, 2, "flows", "series", "--step", "0s", trace)
+	command(t, 2, "flows", "top", "--from", "yesterday", trace)
+}

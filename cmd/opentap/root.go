@@ -162,7 +162,7 @@ found by itself, in $OPENTAP_DATA, ./opentap-data or /var/lib/opentap, if you ma
 		return usagef("-o %s: table, json or csv", a.output)
 	}
 	root.AddCommand(a.pointsCmd(), a.captureCmd(), a.capturesCmd(), a.showCmd(), a.retrieveCmd(), a.stopCmd(), a.deleteCmd(),
-		a.capabilitiesCmd(), a.nodesCmd(), a.tokensCmd(), a.filterCmd(), a.meterCmd(), a.versionCmd(),
+		a.capabilitiesCmd(), a.nodesCmd(), a.tokensCmd(), a.filterCmd(), a.meterCmd(), a.flowsCmd(), a.versionCmd(),
 		a.queryCmd(), a.importCmd(), a.verifyCmd(), a.repairCmd())
 	root.InitDefaultCompletionCmd()
 	return root

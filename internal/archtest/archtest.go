@@ -56,6 +56,7 @@ var Rooms = map[string]Room{
 	"flow":              {Layer: Engine, MayImport: []string{"point", "wire/netflow"}},
 	"flow/csvout":       {Layer: Engine, MayImport: []string{"flow"}},
 	"flow/parquetout":   {Layer: Engine, MayImport: []string{"flow"}, Heavy: true},
+	"flow/query":        {Layer: Engine, MayImport: []string{"flow", "filter"}},
 	"flow/export":       {Layer: Engine, MayImport: []string{"flow", "wire/netflow"}},
 	"record":            {Layer: Engine},
 	"sensor":            {Layer: Engine, MayImport: []string{"point", "netdev"}},
