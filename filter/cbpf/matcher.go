@@ -10,7 +10,10 @@ import (
 )
 
 // Matcher runs a compiled filter. It is immutable and safe for concurrent use.
-type Matcher struct{ code []step }
+type Matcher struct {
+	code  []step
+	quick *quick // nil: the program alone
+}
 
 // step is one decoded instruction. Targets are absolute, so that no step computes one.
 type step struct {
@@ -65,6 +68,20 @@ const (
 
 // NewMatcher compiles e for frames that hold all their tags. o.Target must be File.
 func NewMatcher(e *filter.Expr, o Options) (*Matcher, error) {
+	m, err := interpreter(e, o)
+	if err != nil {
+		return nil, err
+	}
+	// A chain of a few plain tests is as quick in the interpreter, where no headers are looked for first. Ports and lists of
+	// addresses, which are many instructions a step, gain (BenchmarkQuickMixed).
+	if q := newQuick(e, o); q != nil && len(m.code) > 20+20*len(q.steps) {
+		m.quick = q
+	}
+	return m, nil
+}
+
+// interpreter is a Matcher that only interprets.
+func interpreter(e *filter.Expr, o Options) (*Matcher, error) {
 	if o.Target != File {
 		return nil, fmt.Errorf("compile filter: a matcher sees no metadata: target must be File")
 	}
@@ -95,9 +112,30 @@ func NewProgramMatcher(p []bpf.RawInstruction) (*Matcher, error) {
 	return m, nil
 }
 
+// Verdict is what a program says of a frame.
+type Verdict uint8
+
+// Verdicts.
+const (
+	NoMatch Verdict = iota
+	Match
+	Reject // the frame ends before an octet that the program reads, or it divides by zero: no match, whatever is around it
+)
+
 // Match reports whether the frame matches. origLen is the frame's length on the wire, which len, less and greater test.
 // A frame that is too short for a test that is reached does not match. It keeps nothing and does not allocate.
 func (m *Matcher) Match(frame []byte, origLen uint32) bool {
+	if m.quick != nil {
+		h := headers{frame: frame, wire: origLen}
+		if h.find(m.quick.raw, m.quick.strict) {
+			return m.quick.run(&h)
+		}
+	}
+	return m.Verdict(frame, origLen) == Match
+}
+
+// Verdict runs the program alone. It tells no match from a frame that is too short, for a part of a bigger condition.
+func (m *Matcher) Verdict(frame []byte, origLen uint32) Verdict {
 	var a, x uint32
 	var mem [16]uint32
 	code := m.code
@@ -109,7 +147,7 @@ func (m *Matcher) Match(frame []byte, origLen uint32) bool {
 		case sLdHJeq:
 			o := uint64(s.k2)
 			if o+2 > size {
-				return false
+				return Reject
 			}
 			a = uint32(binary.BigEndian.Uint16(frame[o:]))
 			if a == s.k {
@@ -120,7 +158,7 @@ func (m *Matcher) Match(frame []byte, origLen uint32) bool {
 		case sLdBJeq:
 			o := uint64(s.k2)
 			if o >= size {
-				return false
+				return Reject
 			}
 			a = uint32(frame[o])
 			if a == s.k {
@@ -131,7 +169,7 @@ func (m *Matcher) Match(frame []byte, origLen uint32) bool {
 		case sLdWJeq:
 			o := uint64(s.k2)
 			if o+4 > size {
-				return false
+				return Reject
 			}
 			a = binary.BigEndian.Uint32(frame[o:])
 			if a == s.k {
@@ -142,7 +180,7 @@ func (m *Matcher) Match(frame []byte, origLen uint32) bool {
 		case sLdIndHJeq:
 			o := uint64(s.k2) + uint64(x)
 			if o+2 > size {
-				return false
+				return Reject
 			}
 			a = uint32(binary.BigEndian.Uint16(frame[o:]))
 			if a == s.k {
@@ -153,7 +191,7 @@ func (m *Matcher) Match(frame []byte, origLen uint32) bool {
 		case sLdIndWJeq:
 			o := uint64(s.k2) + uint64(x)
 			if o+4 > size {
-				return false
+				return Reject
 			}
 			a = binary.BigEndian.Uint32(frame[o:])
 			if a == s.k {
@@ -194,7 +232,7 @@ func (m *Matcher) Match(frame []byte, origLen uint32) bool {
 				o += uint64(x)
 			}
 			if o >= size {
-				return false
+				return Reject
 			}
 			a = uint32(frame[o])
 		case sLdH, sLdIndH:
@@ -203,7 +241,7 @@ func (m *Matcher) Match(frame []byte, origLen uint32) bool {
 				o += uint64(x)
 			}
 			if o+2 > size {
-				return false
+				return Reject
 			}
 			a = uint32(binary.BigEndian.Uint16(frame[o:]))
 		case sLdW, sLdIndW:
@@ -212,18 +250,21 @@ func (m *Matcher) Match(frame []byte, origLen uint32) bool {
 				o += uint64(x)
 			}
 			if o+4 > size {
-				return false
+				return Reject
 			}
 			a = binary.BigEndian.Uint32(frame[o:])
 		case sLdxMSH:
 			if uint64(s.k) >= size {
-				return false
+				return Reject
 			}
 			x = 4 * uint32(frame[s.k]&15)
 		case sAnd:
 			a &= s.k
 		case sRet:
-			return s.k != 0
+			if s.k == 0 {
+				return NoMatch
+			}
+			return Match
 		case sJa:
 			pc = int(s.t)
 		case sLdLen:
@@ -270,7 +311,7 @@ func (m *Matcher) Match(frame []byte, origLen uint32) bool {
 			v, ok := calculate(uint16(s.k2), a, k)
 			if !ok {
 				if s.k2 == aluDiv || s.k2 == aluMod {
-					return false
+					return Reject
 				}
 				v = 0 // a shift by 32 and more leaves nothing
 			}
@@ -283,5 +324,5 @@ func (m *Matcher) Match(frame []byte, origLen uint32) bool {
 			a = x
 		}
 	}
-	return false
+	return Reject
 }
