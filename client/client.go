@@ -28,6 +28,7 @@ type Config struct {
 	Token     string       // "" = come in as whoever the server lets in
 	HTTP      *http.Client // nil = one of its own without an overall timeout, since captures stream
 	UserAgent string
+	Trust     Trust // in certificates of an https server; not used with HTTP
 }
 
 // Client is safe for concurrent use.
@@ -50,8 +51,13 @@ func New(cfg Config) (*Client, error) {
 	if c.http == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.ResponseHeaderTimeout = 2 * time.Minute
+		v, err := newVerifier(cfg.Trust, u)
+		if err != nil {
+			return nil, err
+		}
+		t.TLSClientConfig = v.config()
 		// A redirect is never followed: it would carry the token to another place.
-		c.http = &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		c.http = &http.Client{Transport: &askingTransport{t, v}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
 	return c, nil
 }
@@ -231,6 +237,10 @@ func (c *Client) answer(ctx context.Context, resp *http.Response, err error) (*h
 		if errors.As(err, &u) {
 			err = u.Err
 		}
+		var m *Mistrust
+		if errors.As(err, &m) {
+			return nil, m
+		}
 		return nil, &ConnectError{c.base, err}
 	}
 	if resp.StatusCode < 300 {
@@ -281,6 +291,9 @@ func errorOf(resp *http.Response, body []byte) error {
 		} `json:"error"`
 	}
 	if json.Unmarshal(body, &a) != nil || a.Error.Kind == "" {
+		if resp.StatusCode == http.StatusBadRequest && bytes.Contains(body, []byte("HTTP request to an HTTPS server")) {
+			return &fault.Error{Kind: fault.Unavailable, Msg: "the server speaks TLS, and was asked without", Hint: "write https:// in its URL"}
+		}
 		return &fault.Error{Kind: kindOf(resp.StatusCode), Msg: fmt.Sprintf("the server answered %s, not as OpenTap does", resp.Status),
 			Hint: "is there a proxy between, or another service at this address?"}
 	}

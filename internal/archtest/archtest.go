@@ -85,6 +85,8 @@ var Rooms = map[string]Room{
 	"store/storetest":  {Layer: Aid, MayImport: []string{"store"}},
 	"auth":             {Layer: Pipe, MayImport: []string{"store"}},
 	"audit":            {Layer: Pipe, MayImport: []string{"auth"}},
+	"cert":             {Layer: Pipe},
+	"doctor":           {Layer: Pipe, Unix: true},
 	"agentapi":         {Layer: Pipe, MayImport: []string{"agentapi/agentpb", "tap", "point", "filter", "flow"}},
 	"agentapi/agentpb": {Layer: Pipe},
 
@@ -99,11 +101,11 @@ var Rooms = map[string]Room{
 	"api/taas":     {Layer: Door, MayImport: doorImports},
 	"api/sshapi":   {Layer: Door, MayImport: doorImports},
 	"api/doortest": {Layer: Aid, MayImport: doorImports},
-	"client":       {Layer: Door, MayImport: []string{"pcap", "filter", "point", "tap"}},
+	"client":       {Layer: Door, MayImport: []string{"pcap", "filter", "point", "tap", "cert"}},
 
 	"cmd/opentapd": {Layer: Main, Unix: true, MayImport: []string{"agent", "agentapi", "controller", "api/...", "store", "store/...", "auth", "audit", "filter", "point",
-		"internal/metrics", "client", "flow/export", "wire/netflow"}},
-	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
+		"internal/metrics", "client", "flow/export", "wire/netflow", "cert", "doctor"}},
+	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "cert", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
 
 	"internal/metrics":  {Layer: Aid},
 	"internal/nettest":  {Layer: Aid, Unix: true},
