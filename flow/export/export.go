@@ -209,8 +209,10 @@ func (x *Exporter) Run(ctx context.Context) {
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastPatience)
 	defer cancel()
-	if err := x.sendAll(last); err != nil {
-		x.fail(err)
+	if x.Status().Waiting > 0 {
+		if err := x.sendAll(last); err != nil {
+			x.fail(err)
+		}
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -343,7 +345,10 @@ func (x *Exporter) write(ctx context.Context) error {
 
 func (x *Exporter) connect(ctx context.Context) error {
 	if x.conn != nil {
-		return nil
+		if x.Status().Connected {
+			return nil
+		}
+		x.close() // the collector has gone
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialPatience)
 	defer cancel()
@@ -358,21 +363,24 @@ func (x *Exporter) connect(ctx context.Context) error {
 		return err
 	}
 	x.conn = conn
-	if x.cfg.Transport != "udp" {
-		x.enc.Reset()
-		x.templated = time.Time{}
-		// A collector says nothing; but that it has gone is only heard by who listens.
-		x.listening.Go(func() {
-			_, _ = io.Copy(io.Discard, conn)
-			_ = conn.Close() // the next write fails, and connects again
-		})
-	}
 	x.mu.Lock()
 	if x.st.Messages > 0 {
 		x.st.Reconnects++
 	}
 	x.st.Connected = true
 	x.mu.Unlock()
+	if x.cfg.Transport != "udp" {
+		x.enc.Reset()
+		x.templated = time.Time{}
+		// A collector says nothing; but that it has gone is only heard by who listens.
+		x.listening.Go(func() {
+			_, _ = io.Copy(io.Discard, conn)
+			x.mu.Lock()
+			x.st.Connected = false // the next message connects again
+			x.mu.Unlock()
+			_ = conn.Close()
+		})
+	}
 	return nil
 }
 
