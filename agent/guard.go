@@ -17,8 +17,16 @@ const (
 func (a *Agent) guard(ctx context.Context) {
 	t := time.NewTicker(guardEvery)
 	defer t.Stop()
-	looked := time.Now()
+	looked, beaten := time.Now(), time.Time{}
 	for {
+		if time.Since(beaten) >= rememberEvery && a.busy() {
+			beaten = time.Now()
+			problem := ""
+			if err := a.keep.beat(beaten); err != nil {
+				problem = "the agent's state cannot be written: " + err.Error()
+			}
+			a.trouble("alive", problem)
+		}
 		a.expire(time.Now())
 		a.guardDisk()
 		if time.Since(looked) >= sensorEvery {
@@ -53,6 +61,18 @@ func (a *Agent) all() []*job {
 		jobs = append(jobs, j)
 	}
 	return jobs
+}
+
+// busy reports whether a capture is under way, so that a crash would leave a gap.
+func (a *Agent) busy() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, j := range a.jobs {
+		if st := j.snapshot().State; st == want.Running || st == want.Degraded {
+			return true
+		}
+	}
+	return false
 }
 
 // guardDisk lets recordings give up their oldest data, and when only promised data is left ends what still grows, before

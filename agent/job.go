@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"time"
 
@@ -49,6 +50,7 @@ type job struct {
 	memo    memo   // changed by set alone
 	ready   bool   // begin is over: the taker can be opened
 	full    string // why recording must stop now; "" = it need not
+	unsaved bool   // the memo is newer than what is on disk
 	dropped bool   // no longer wanted: its data is about to go
 }
 
@@ -128,20 +130,26 @@ func (j *job) get() want.Capture {
 	return j.spec
 }
 
-// set changes the status, reports it, and with durable keeps it on disk first. Only the job's goroutine calls it, and
+// set changes the status, reports it if it has changed, and with durable keeps it on disk first. Only the job's goroutine calls it, and
 // after that has ended whoever waited for it: so change works on a copy, and may take its time.
 func (j *job) set(durable bool, change func(m *memo)) {
 	j.mu.Lock()
 	m := j.memo.clone()
 	j.mu.Unlock()
+	was := m.clone()
 	change(&m)
 	m.Status.UID = j.uid
-	m.Status.Updated = time.Now().UTC()
+	changed := !reflect.DeepEqual(was, m)
+	if changed {
+		m.Status.Updated = time.Now().UTC()
+	}
 	j.mu.Lock()
 	j.memo = m.clone()
 	dropped := j.dropped
+	durable = durable && (changed || j.unsaved)
+	j.unsaved = (changed || j.unsaved) && !durable
 	j.mu.Unlock()
-	if dropped {
+	if dropped || !changed && !durable {
 		return
 	}
 	if durable {
@@ -184,7 +192,11 @@ func (j *job) run(ctx context.Context) {
 	j.set(true, func(m *memo) {
 		c := j.get()
 		if known {
-			m.Status.Gaps = appendGap(m.Status.Gaps, m.Status.Updated, time.Now().UTC(), c.End())
+			since := m.Status.Updated
+			if alive := j.a.keep.alive; alive.After(since) {
+				since = alive // nothing had changed in between
+			}
+			m.Status.Gaps = appendGap(m.Status.Gaps, since, time.Now().UTC(), c.End())
 		}
 		if err = j.taker.begin(m, resumed); err != nil {
 			return

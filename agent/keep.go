@@ -17,6 +17,7 @@ import (
 type keep struct {
 	db     *bbolt.DB
 	nodeID string
+	alive  time.Time // when the agent was last known to be alive, before this run; zero = never
 }
 
 var (
@@ -25,6 +26,7 @@ var (
 	bucketActual  = []byte("actual")  // UID → JSON memo
 	keyNodeID     = []byte("node_id")
 	keyRevision   = []byte("revision")
+	keyAlive      = []byte("alive") // Unix nanoseconds, big endian
 )
 
 // memo is what a job remembers over a restart.
@@ -56,6 +58,9 @@ func openKeep(path string) (*keep, error) {
 			}
 		}
 		meta := tx.Bucket(bucketMeta)
+		if b := meta.Get(keyAlive); len(b) == 8 {
+			k.alive = time.Unix(0, int64(binary.BigEndian.Uint64(b))).UTC()
+		}
 		if id := meta.Get(keyNodeID); id != nil {
 			k.nodeID = string(id)
 			return nil
@@ -73,6 +78,13 @@ func openKeep(path string) (*keep, error) {
 }
 
 func (k *keep) close() error { return k.db.Close() }
+
+// beat notes that the agent is alive at t, so that a later start knows since when it was not.
+func (k *keep) beat(t time.Time) error {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], uint64(t.UnixNano()))
+	return k.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyAlive, b[:]) })
+}
 
 // load reads everything back.
 func (k *keep) load() (revision int64, wanted []want.Capture, done map[string]*memo, err error) {

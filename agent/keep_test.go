@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"path/filepath"
 	"reflect"
 	"testing"
@@ -97,5 +98,27 @@ func TestAppendGapStaysInTheWindow(t *testing.T) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+func TestKeepRemembersWhenItWasAlive(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.db")
+	k, err := openKeep(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !k.alive.IsZero() {
+		t.Errorf("a new agent was alive at %v", k.alive)
+	}
+	at := time.Now().UTC().Truncate(time.Nanosecond)
+	if err := errors.Join(k.beat(at.Add(-time.Hour)), k.beat(at), k.close()); err != nil {
+		t.Fatal(err)
+	}
+	if k, err = openKeep(path); err != nil {
+		t.Fatal(err)
+	}
+	defer k.close()
+	if !k.alive.Equal(at) {
+		t.Errorf("alive at %v, want %v", k.alive, at)
 	}
 }
