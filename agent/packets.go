@@ -257,7 +257,7 @@ func (s *stream) recover() error {
 	}
 	s.base = storedAccount(rec)
 	for _, info := range rec.Segments() {
-		s.baseBytes += info.Bytes
+		s.baseBytes += info.Bytes + info.IndexBytes
 	}
 	return rec.Close()
 }

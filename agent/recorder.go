@@ -196,14 +196,14 @@ func (r *recording) shrink(most int64) (int64, error) {
 	}
 	held := int64(0)
 	for _, info := range rec.Segments() {
-		held += info.Bytes
+		held += info.Bytes + info.IndexBytes
 	}
 	for held > most && len(rec.Segments()) > 1 && rec.Segments()[0].Latest < pinned {
 		info, err := rec.DropOldest()
 		if err != nil {
 			return held, err
 		}
-		held -= info.Bytes
+		held -= info.Bytes + info.IndexBytes
 	}
 	for _, info := range rec.Segments() {
 		if info.Packets > 0 {

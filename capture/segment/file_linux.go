@@ -40,6 +40,11 @@ func willRead(f *os.File, offset, length int64) {
 	_ = unix.Fadvise(int(f.Fd()), offset, length, unix.FADV_WILLNEED)
 }
 
+// readsAnywhere says that a file is read in small pieces: nothing is read ahead (posix_fadvise(2), POSIX_FADV_RANDOM).
+func readsAnywhere(f *os.File) {
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM)
+}
+
 func dataSync(f *os.File) error {
 	for {
 		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {

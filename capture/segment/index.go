@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 
@@ -19,7 +18,7 @@ import (
 const (
 	indexSuffix     = ".index"
 	unreadySuffix   = ".index.new"
-	selectorsAtMost = 8
+	selectorsAtMost = 16 // they wait for the disk, not for the processor
 )
 
 func indexPath(dir string, n uint32) string { return numbered(dir, n, indexSuffix) }
@@ -32,6 +31,8 @@ type indexer struct {
 	f    *os.File
 	path string
 	out  []byte
+
+	octets uint64 // written
 }
 
 // begin starts the index of a segment in the file path.
@@ -61,7 +62,9 @@ func (x *indexer) chunk(c []byte, h *ChunkHeader, marks []index.Mark) {
 
 func (x *indexer) part() {
 	x.out = x.b.Part(x.out[:0])
-	if _, err := x.f.Write(x.out); err != nil {
+	n, err := x.f.Write(x.out)
+	x.octets += uint64(n)
+	if err != nil {
 		x.drop()
 		os.Remove(x.path)
 	}
@@ -131,7 +134,13 @@ func Reindex(ctx context.Context, dir string, all bool) (built int, err error) {
 			continue
 		}
 		if err := buildIndex(ctx, dir, &in); err != nil {
+			if errors.Is(err, os.ErrNotExist) {
+				continue // expired meanwhile
+			}
 			return built, err
+		}
+		if _, err := os.Stat(in.Path); errors.Is(err, os.ErrNotExist) {
+			removeIndex(dir, n)
 		}
 		built++
 	}
@@ -160,6 +169,7 @@ func eachPart(path string, in *Info, fn func(*index.Part) error) error {
 	if err != nil {
 		return err
 	}
+	readsAnywhere(f)
 	var p index.Part
 	next := uint32(0)
 	buf := make([]byte, 48<<10) // most fronts are shorter: one read
@@ -304,7 +314,7 @@ func (r *Recording) Select(ctx context.Context, c *index.Cond, from, to packet.T
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	work := make(chan *Info)
-	for range min(len(todo), selectorsAtMost, 4*runtime.GOMAXPROCS(0)) {
+	for range min(len(todo), selectorsAtMost) {
 		wg.Go(func() {
 			for in := range work {
 				x := &selected{spans: make(map[uint32][]Span)}

@@ -19,6 +19,8 @@ type Info struct {
 	Bytes     int64  // of the file; of one that is being written, what is readable
 	Damaged   string // what is wrong with the head; ""
 
+	IndexBytes int64 // of the index beside it
+
 	// Of the whole chunks. For a sealed segment they come from its seal.
 	Chunks       uint32
 	Packets      uint64
@@ -65,7 +67,11 @@ func inspect(dir string, n uint32) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	return inspectFile(f, st.Size(), n, path)
+	in, err := inspectFile(f, st.Size(), n, path)
+	if st, serr := os.Stat(indexPath(dir, n)); serr == nil {
+		in.IndexBytes = st.Size()
+	}
+	return in, err
 }
 
 func inspectFile(f io.ReaderAt, size int64, n uint32, path string) (Info, error) {

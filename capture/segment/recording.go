@@ -7,6 +7,8 @@ import (
 	"math"
 	"os"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"opentap/ledger"
 	"opentap/packet"
@@ -38,11 +40,14 @@ func OpenUpto(dir string, upto Position) (*Recording, error) {
 		return nil, err
 	}
 	r := &Recording{dir: dir, page: make([]byte, Page)}
-	for _, n := range numbers {
-		if upto != (Position{}) && n > upto.Segment {
-			break
+	if upto != (Position{}) {
+		for len(numbers) > 0 && numbers[len(numbers)-1] > upto.Segment {
+			numbers = numbers[:len(numbers)-1]
 		}
-		in, err := inspect(dir, n)
+	}
+	infos, errs := inspectAll(dir, numbers)
+	for i, n := range numbers {
+		in, err := infos[i], errs[i]
 		if errors.Is(err, os.ErrNotExist) {
 			continue // expired in between
 		}
@@ -63,6 +68,22 @@ func OpenUpto(dir string, upto Position) (*Recording, error) {
 		r.segments = append(r.segments, in)
 	}
 	return r, nil
+}
+
+// inspectAll inspects several segments at once: on a cold disk it is the waiting that takes time.
+func inspectAll(dir string, numbers []uint32) ([]Info, []error) {
+	infos, errs := make([]Info, len(numbers)), make([]error, len(numbers))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(len(numbers), 8) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(numbers); i = int(next.Add(1)) - 1 {
+				infos[i], errs[i] = inspect(dir, numbers[i])
+			}
+		})
+	}
+	wg.Wait()
+	return infos, errs
 }
 
 // survey walks a segment without a seal and sets its totals. With check, the last chunk counts only if its body is

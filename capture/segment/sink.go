@@ -218,6 +218,14 @@ func (s *sink) syncDir() error {
 	return s.dir.Sync()
 }
 
+// written is how many octets were written to files.
+func (s *sink) written() uint64 {
+	if s.index == nil {
+		return s.octets
+	}
+	return s.octets + s.index.octets
+}
+
 // run is the writing goroutine.
 func (w *Writer) run() {
 	defer close(w.stopped)
@@ -288,7 +296,7 @@ func (w *Writer) writeChunk(c *buffer) {
 func (w *Writer) publish() {
 	s := w.sink
 	w.durable = Position{Segment: s.number, Chunk: s.totals.chunks, Offset: s.offset}
-	w.stats.FileOctets, w.stats.Segments, w.stats.Syncs, w.stats.Direct = s.octets, s.begun, s.syncs, s.direct
+	w.stats.FileOctets, w.stats.Segments, w.stats.Syncs, w.stats.Direct = s.written(), s.begun, s.syncs, s.direct
 }
 
 // end seals the last segment.

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -40,7 +41,10 @@ type Writer struct {
 	closing sync.Once
 	dir     *os.File // holds the lock
 	release func()   // gives the buffers back
-	sink    *sink
+
+	indexing     sync.WaitGroup // of old segments
+	stopIndexing func()
+	sink         *sink
 }
 
 // Stats are counts since Create.
@@ -89,6 +93,11 @@ func Create(cfg Config) (*Writer, error) {
 	}
 	w.publish()
 	go w.run()
+	ctx, cancel := context.WithCancel(context.Background())
+	w.stopIndexing = cancel
+	if !cfg.NoIndex {
+		w.indexing.Go(func() { _, _ = Reindex(ctx, cfg.Dir, false) }) // segments from before there was an index; readers do without
+	}
 	return w, nil
 }
 
@@ -332,7 +341,11 @@ func (w *Writer) Close(a ledger.Account) error {
 		w.account = a
 		w.mu.Unlock()
 		close(w.stop)
+		if w.stopIndexing != nil {
+			w.stopIndexing()
+		}
 	})
 	<-w.stopped
+	w.indexing.Wait()
 	return w.Err()
 }

@@ -95,6 +95,10 @@ type config struct {
 		BlockSize size `yaml:"block_size"`
 	} `yaml:"ring"`
 
+	Segments struct {
+		Index bool `yaml:"index"` // beside recorded packets: queries then read only what can match
+	} `yaml:"segments"`
+
 	Flow struct {
 		IdleTimeout   duration `yaml:"idle_timeout"`
 		ActiveTimeout duration `yaml:"active_timeout"`
@@ -138,6 +142,7 @@ func defaultConfig() config {
 	c.Retention.Default, c.Retention.Max = duration(ctl.Retention), duration(ctl.RetentionMax)
 	c.Retention.Quota, c.Retention.MinFree = size(ag.Quota.Bytes), size(ag.Quota.MinFree)
 	c.Captures.MaxDuration, c.Captures.MaxPerProject = duration(ctl.DurationMax), ctl.CapturesMax
+	c.Segments.Index = !ag.Segment.NoIndex
 	c.Ring.Blocks, c.Ring.BlockSize = ag.Capture.Ring.Blocks, size(ag.Capture.Ring.BlockSize)
 	c.Flow.IdleTimeout, c.Flow.ActiveTimeout = duration(ag.Flow.IdleTimeout), duration(ag.Flow.ActiveTimeout)
 	c.Flow.MaxFlows, c.Flow.Bidirectional = ag.Flow.MaxFlows, ag.Flow.Bidirectional
@@ -301,6 +306,7 @@ func (c *config) agent(version, node string) agent.Config {
 	out.StateDir, out.CaptureDir = filepath.Join(c.DataDir, "agent"), c.captureDir()
 	out.SysfsRoot = c.Sensors.Sysfs
 	out.Capture.Ring.Blocks, out.Capture.Ring.BlockSize = c.Ring.Blocks, int(c.Ring.BlockSize)
+	out.Segment.NoIndex = !c.Segments.Index
 	out.Capture.Dedicated = c.dedicated()
 	out.Flow.IdleTimeout, out.Flow.ActiveTimeout = time.Duration(c.Flow.IdleTimeout), time.Duration(c.Flow.ActiveTimeout)
 	out.Flow.MaxFlows, out.Flow.Bidirectional = c.Flow.MaxFlows, c.Flow.Bidirectional
