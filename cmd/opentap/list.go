@@ -284,6 +284,6 @@ func (a *app) filterCmd() *cobra.Command {
 		}),
 	}
 	cmd := &cobra.Command{Use: "filter", Short: "Work with filters", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(check)
+	cmd.AddCommand(check, a.filterExplainCmd(), a.filterTestCmd())
 	return cmd
 }

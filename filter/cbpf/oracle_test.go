@@ -77,3 +77,34 @@ func needTcpdump(t testing.TB) {
 		t.Skip("needs tcpdump (libpcap's compiler as oracle)")
 	}
 }
+
+// TestListing: a program is written as tcpdump -d writes it.
+func TestListing(t *testing.T) {
+	needTcpdump(t)
+	file := emptyCapture(t, packet.LinkEthernet)
+	n := 0
+	for i, x := range expressions(t) {
+		if i%6 != 0 {
+			continue
+		}
+		p, msg := libpcap(file, x, true)
+		out, err := exec.Command("tcpdump", "-r", file, "-d", "--", x).Output()
+		if msg != "" || err != nil {
+			continue
+		}
+		clean := func(s string) string {
+			lines := strings.Split(strings.TrimSpace(s), "\n")
+			for i := range lines {
+				lines[i] = strings.TrimRight(lines[i], " ")
+			}
+			return strings.Join(lines, "\n")
+		}
+		if got, want := clean(Listing(p)), clean(string(out)); got != want {
+			t.Fatalf("%q:\n%s\ntcpdump:\n%s", x, got, want)
+		}
+		n++
+	}
+	if n < 50 {
+		t.Errorf("only %d programs", n)
+	}
+}
