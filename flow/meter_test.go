@@ -2,6 +2,8 @@ package flow
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -135,5 +137,74 @@ func BenchmarkMeterFile(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/packets, "ns/packet")
 		})
+	}
+}
+
+// TestInner meters what tunnels carry, and everything else as it is.
+func TestInner(t *testing.T) {
+	inner := frameOf(nil, host4(1), host4(2), 6, tcp(1000, 80, 2), 60, 200)
+	vxlan := append(udp(50000, 4789, 16+len(inner)), 8, 0, 0, 0, 0, 0, 42, 0)
+	once := frameOf(nil, host4(101), host4(102), 17, append(vxlan, inner...), 36+len(inner), 500)
+	gre := append([]byte{0, 0, 8, 0}, once[14:]...)
+	twice := frameOf(nil, host6(201), host6(202), 47, gre, 44+len(once)-14, 500)
+	other := frameOf(nil, host4(3), host4(4), 17, udp(5, 6, 40), 60, 200)
+	for _, in := range []bool{false, true} {
+		cfg := DefaultConfig()
+		cfg.Inner = in
+		var got []Record
+		sink := func(r *Record) { got = append(got, *r) }
+		m, err := NewMeter(cfg, sink)
+		if err != nil {
+			t.Fatal(err)
+		}
+		frames := [][]byte{once, twice, other, inner}
+		for i, f := range frames {
+			m.AddFrame(packet.Timestamp(i), packet.LinkEthernet, f, uint32(len(f)))
+		}
+		m.Flush(EndForced)
+		want := 4
+		if in {
+			want = 2
+			if r := got[0]; r.SrcPort != 1000 || r.DstPort != 80 || r.Packets != 3 || r.Octets != 180 {
+				t.Errorf("inner: %+v", r)
+			}
+		}
+		if s := m.Stats(); len(got) != want || s.Metered != 4 {
+			t.Errorf("inner %v: %d records, %+v", in, len(got), s)
+		}
+		alone := got
+		got = nil
+		if _, err := Parallel(cfg, 2, func(add func(packet.Timestamp, packet.LinkType, []byte, uint32)) error {
+			for i, f := range frames {
+				add(packet.Timestamp(i), packet.LinkEthernet, f, uint32(len(f)))
+			}
+			return nil
+		}, sink); err != nil || !slices.Equal(got, alone) {
+			t.Errorf("inner %v, two jobs: %v\n got %+v\nwant %+v", in, err, got, alone)
+		}
+	}
+}
+
+func TestEstimate(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Sampling = 100
+	m, err := NewMeter(cfg, func(r *Record) {
+		e := r.Estimate()
+		if r.Packets != 1 || r.Octets != 60 || r.Sampling != 100 || e.Packets != 100 || e.Octets != 6000 || e.Sampling != 100 || e.First != r.First {
+			t.Errorf("%+v, estimated %+v", r, e)
+		}
+		r.Octets, r.Sampling = math.MaxUint64/2, 3
+		if e := r.Estimate(); e.Octets != math.MaxUint64 {
+			t.Errorf("overflow gives %d", e.Octets)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := frameOf(nil, host4(3), host4(4), 17, udp(5, 6, 40), 60, 200)
+	m.AddFrame(1, packet.LinkEthernet, f, uint32(len(f)))
+	m.Flush(EndForced)
+	if m.Stats().RecordsGiven != 1 {
+		t.Error("no record")
 	}
 }
