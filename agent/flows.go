@@ -143,7 +143,7 @@ func (f *flows) lose(r *flow.Record) {
 
 func (f *flows) begin(m *memo, resumed bool) (err error) {
 	spec := f.j.get()
-	log, err := f.rows.acquire()
+	log, err := f.rows.acquire(false)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ func TestFlowRecordsOfAFlushAreKept(t *testing.T) {
 	c := asked(1, want.Flows, 1)
 	h.obey(1, c)
 	f := h.jobs[c.UID].taker.(*flows)
-	log, err := f.rows.acquire()
+	log, err := f.rows.acquire(false)
 	if err != nil {
 		t.Fatal(err)
 	}

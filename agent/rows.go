@@ -32,12 +32,13 @@ type rowLog[T any] struct {
 	users int
 }
 
-// acquire opens the log if nobody has it open. Every acquire has its release.
-func (r *rowLog[T]) acquire() (*record.Log[T], error) {
+// acquire opens the log if nobody has it open: for reading alone when the capture has ended, since its disk may be full.
+// Every acquire has its release.
+func (r *rowLog[T]) acquire(ended bool) (*record.Log[T], error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.log == nil {
-		log, _, err := record.Open(record.Config{Dir: r.dir}, r.codec)
+		log, _, err := record.Open(record.Config{Dir: r.dir, ReadOnly: ended}, r.codec)
 		if err != nil {
 			return nil, fmt.Errorf("open the capture's rows: %w", err)
 		}
@@ -236,7 +237,7 @@ func (v *window) Write(p []byte) (int, error) {
 }
 
 func (s *samples[T]) open(ctx context.Context, st want.Status, o want.OpenOptions) (*want.Retrieval, error) {
-	log, err := s.rows.acquire()
+	log, err := s.rows.acquire(st.State.Final())
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +256,7 @@ func notYet() error {
 }
 
 func (f *flows) open(ctx context.Context, st want.Status, o want.OpenOptions) (*want.Retrieval, error) {
-	log, err := f.rows.acquire()
+	log, err := f.rows.acquire(st.State.Final())
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ func newSamples(j *job) taker {
 }
 
 func (s *samples[T]) begin(_ *memo, _ bool) error {
-	log, err := s.rows.acquire()
+	log, err := s.rows.acquire(false)
 	if err != nil {
 		return err
 	}

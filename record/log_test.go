@@ -460,3 +460,44 @@ func TestSyncEvery(t *testing.T) {
 		}
 	})
 }
+
+func TestReadOnlyMakesNothing(t *testing.T) {
+	dir := t.TempDir()
+	l, _, err := Open(Config{Dir: dir}, numberCodec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		if err := l.Append(new(uint64(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _, err := Open(Config{Dir: dir, ReadOnly: true}, numberCodec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	if err := r.Each(r.Len(), func(uint64, *uint64) error { n++; return nil }); err != nil || n != 10 {
+		t.Errorf("read %d rows, %v", n, err)
+	}
+	if err := r.Append(new(uint64(1))); !errors.Is(err, ErrClosed) {
+		t.Errorf("append: %v", err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	after, err := os.ReadDir(dir)
+	if err != nil || len(after) != len(before) {
+		t.Errorf("%d files became %d, %v", len(before), len(after), err)
+	}
+	if _, _, err := Open(Config{Dir: dir + "/none", ReadOnly: true}, numberCodec{}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a directory that is not there: %v", err)
+	}
+}

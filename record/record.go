@@ -30,6 +30,10 @@ type Config struct {
 	// negative leaves it to Sync, Rotate and Close.
 	SyncEvery time.Duration
 
+	// ReadOnly opens the rows that are there, makes nothing and takes no more: a Log that is closed already. It works on a
+	// full disk.
+	ReadOnly bool
+
 	MaxFileBytes int64 // a file longer than this is sealed and the next begins; 0 is 64 MiB
 	FrameBytes   int   // rows are compressed and written in frames of about this many octets; 0 is 64 KiB
 }

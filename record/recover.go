@@ -37,8 +37,10 @@ func open[T any](cfg Config, c Codec[T], openFile func(string) (file, error)) (*
 	if name == "" || len(name) > maxSchemaName {
 		return nil, rep, fmt.Errorf("record: schema name %q is not 1 to %d octets", name, maxSchemaName)
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, rep, fmt.Errorf("open record log: %w", err)
+	if !cfg.ReadOnly {
+		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+			return nil, rep, fmt.Errorf("open record log: %w", err)
+		}
 	}
 	found, err := list(cfg.Dir)
 	if err != nil {
@@ -67,6 +69,12 @@ func open[T any](cfg Config, c Codec[T], openFile func(string) (file, error)) (*
 	}
 	if k := len(l.files); k > 0 {
 		l.written = l.files[k-1].end
+	}
+	if cfg.ReadOnly {
+		l.closed = true
+		return l, rep, nil
+	}
+	if k := len(l.files); k > 0 {
 		if last := l.files[k-1]; !last.sealed {
 			if l.journal, err = openFile(last.path); err != nil {
 				return nil, rep, fmt.Errorf("open record log: %w", err)
