@@ -76,9 +76,9 @@ type Agent struct {
 	link    Link
 	live    atomic.Int32 // readers of live streams
 
-	recorders map[string]*recording         // by point; never changes
-	exporters []*exporting                  // never changes
-	devices   atomic.Pointer[[]point.Point] // read by the sources' goroutines, which must not wait for mu
+	recorders atomic.Pointer[map[string]*recording] // by point; see allRecorders
+	exporters []*exporting                          // never changes
+	devices   atomic.Pointer[[]point.Point]         // read by the sources' goroutines, which must not wait for mu
 
 	mu         sync.Mutex
 	ctx        context.Context // Run's; nil before
@@ -106,7 +106,7 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: log, keep: k, jobs: make(map[string]*job), recorders: make(map[string]*recording),
+	a := &Agent{cfg: cfg, log: log, keep: k, jobs: make(map[string]*job),
 		problems: make(map[string]string), missing: make(map[string]string), readBy: make(map[string]string)}
 	a.devices.Store(new([]point.Point))
 	a.cfg.Capture.IsUp = a.isUp
@@ -114,8 +114,8 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 	a.engine = capture.NewEngine(a.cfg.Capture, log)
 	a.netdevs = netdev.New(log)
 	a.sensors = openSensors(cfg)
-	for _, r := range cfg.Recorders {
-		a.recorders[r.Point] = newRecording(a, r)
+	if err := a.loadRecorders(); err != nil {
+		return nil, errors.Join(err, k.close())
 	}
 	for _, x := range cfg.Exporters {
 		e, err := newExporting(a, x)
@@ -190,9 +190,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.probe()
 	a.mu.Lock()
 	a.ctx = ctx
-	for _, r := range a.cfg.Recorders {
-		rec := a.recorders[r.Point]
-		a.running.Go(func() { rec.run(ctx) })
+	for _, r := range a.allRecorders() {
+		a.startRecording(r, nil)
 	}
 	for _, e := range a.exporters {
 		a.running.Go(func() { e.run(ctx) })
@@ -277,7 +276,11 @@ func (a *Agent) trouble(what, text string) {
 }
 
 // Obey implements agentapi.Local.
-func (a *Agent) Obey(revision int64, captures []want.Capture) error {
+func (a *Agent) Obey(d want.Desired) error {
+	revision, captures := d.Revision, d.Captures
+	if err := checkRecorders(d.Recorders); err != nil {
+		return err
+	}
 	for i := range captures {
 		if !isUID(captures[i].UID) {
 			return fmt.Errorf("capture %d has the UID %q, which cannot name its data", i, captures[i].UID)
@@ -291,10 +294,12 @@ func (a *Agent) Obey(revision int64, captures []want.Capture) error {
 	if a.stopped || a.ctx != nil && a.ctx.Err() != nil {
 		return errors.New("the agent is stopping")
 	}
-	if err := a.keep.obey(revision, captures); err != nil {
+	if err := a.keep.obey(d); err != nil {
 		return err
 	}
 	a.revision = revision
+	a.obeyRecorders(d.Recorders)
+	a.link.InventoryChanged()
 	wanted := make(map[string]bool, len(captures))
 	for _, c := range captures {
 		wanted[c.UID] = true
@@ -362,7 +367,8 @@ func (a *Agent) Inventory() ([]point.Point, want.Node) {
 		n.Problems = append(n.Problems, text)
 	}
 	sort.Strings(n.Problems)
-	for name, r := range a.recorders {
+	n.Recordings = a.recorderViews()
+	for name, r := range a.allRecorders() {
 		if since := r.since(); !since.IsZero() {
 			n.Recorders[name] = since
 		}

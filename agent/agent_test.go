@@ -177,7 +177,7 @@ func (s *sender) send(n int) {
 
 func (h *host) obey(revision int64, captures ...want.Capture) {
 	h.t.Helper()
-	if err := h.Obey(revision, captures); err != nil {
+	if err := h.Obey(want.Desired{Revision: revision, Captures: captures}); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -252,7 +252,7 @@ func TestNetnsLifeOfCaptures(t *testing.T) {
 	if r, _ := h.read(fl.UID, want.OpenOptions{Format: want.CSV}); r.Records != 1 {
 		t.Errorf("live flows: %d records, want the one that is open", r.Records)
 	}
-	if err := h.Obey(0, nil); !errors.Is(err, agentapi.ErrStale) {
+	if err := h.Obey(want.Desired{}); !errors.Is(err, agentapi.ErrStale) {
 		t.Errorf("an older set: %v", err)
 	}
 	if _, again := h.read(pk.UID, want.OpenOptions{Format: want.PcapNG, ETag: r.ETag}); string(again) != string(live) {
@@ -308,7 +308,7 @@ func TestNetnsRecordedCapture(t *testing.T) {
 	until(t, "the recorder runs", func() bool { _, n := h.Inventory(); return len(n.Recorders) == 1 })
 	from := time.Now().UTC()
 	out.send(50)
-	until(t, "it is recorded", func() bool { return h.recorders["lo"].packets() == 50 })
+	until(t, "it is recorded", func() bool { return h.recorder("lo").packets() == 50 })
 
 	pk, fl := asked(1, want.Packets, port), asked(2, want.Flows, port)
 	for _, c := range []*want.Capture{&pk, &fl} {
@@ -328,7 +328,7 @@ func TestNetnsRecordedCapture(t *testing.T) {
 	}
 	until(t, "a window without a filter is counted", func() bool { return h.state(fl.UID).Ledger.Captured == 50 })
 	out.send(10)
-	until(t, "it is recorded", func() bool { return h.recorders["lo"].packets() == 60 })
+	until(t, "it is recorded", func() bool { return h.recorder("lo").packets() == 60 })
 	now := time.Now().UTC()
 	pk.StopAt, fl.Query.To = now, now
 	h.obey(2, pk, fl)

@@ -9,15 +9,16 @@ import (
 )
 
 const (
-	guardEvery  = time.Second
-	sensorEvery = 30 * time.Second
+	recordersEvery = 5 * time.Second // how often it is told how recorders fare
+	guardEvery     = time.Second
+	sensorEvery    = 30 * time.Second
 )
 
 // guard holds the disk inside its bounds and the inventory true, until ctx ends.
 func (a *Agent) guard(ctx context.Context) {
 	t := time.NewTicker(guardEvery)
 	defer t.Stop()
-	looked, beaten := time.Now(), time.Time{}
+	looked, told, beaten := time.Now(), time.Now(), time.Time{}
 	for {
 		if time.Since(beaten) >= rememberEvery && a.busy() {
 			beaten = time.Now()
@@ -29,6 +30,11 @@ func (a *Agent) guard(ctx context.Context) {
 		}
 		a.expire(time.Now())
 		a.guardDisk()
+		a.bury()
+		if time.Since(told) >= recordersEvery && len(a.allRecorders()) > 0 {
+			told = time.Now()
+			a.link.InventoryChanged()
+		}
 		if time.Since(looked) >= sensorEvery {
 			looked = time.Now()
 			a.lookSensors(ctx)
@@ -83,7 +89,8 @@ func (a *Agent) guardDisk() {
 	for _, j := range jobs {
 		promised += int64(j.snapshot().Bytes)
 	}
-	held := make(map[*recording]int64, len(a.recorders)) // the map never changes
+	recorders := a.allRecorders()
+	held := make(map[*recording]int64, len(recorders))
 	shrink := func(r *recording, most int64) {
 		now, err := r.shrink(most)
 		problem := ""
@@ -93,12 +100,19 @@ func (a *Agent) guardDisk() {
 		a.trouble("shrink "+r.cfg.Point, problem)
 		spare += now - held[r]
 		held[r] = now
+		r.mu.Lock()
+		r.held = now
+		r.mu.Unlock()
 	}
-	for _, r := range a.recorders {
+	for _, r := range recorders {
+		if r.wish != nil && r.wish.Retired {
+			shrink(r, 0)
+			continue
+		}
 		shrink(r, r.cfg.Bytes)
 	}
 	free, err := FreeOctets(a.cfg.CaptureDir)
-	for _, r := range a.recorders {
+	for _, r := range recorders {
 		over := a.cfg.Quota.MinFree - free
 		if a.cfg.Quota.Bytes > 0 {
 			over = max(over, promised+spare-a.cfg.Quota.Bytes)
@@ -121,7 +135,7 @@ func (a *Agent) guardDisk() {
 	a.mu.Unlock()
 	reason := a.cfg.Quota.exceeded(promised+spare, free, a.cfg.CaptureDir)
 	a.trouble("room", reason)
-	for _, r := range a.recorders {
+	for _, r := range recorders {
 		r.halt(reason)
 	}
 	if reason == "" {

@@ -169,7 +169,7 @@ func TestObeyRefusesStrangeUIDs(t *testing.T) {
 	h := newHost(t, nil)
 	c := asked(1, want.Packets, 1)
 	c.UID = "../../../../etc/passwd"
-	if err := h.Obey(1, []want.Capture{c}); err == nil {
+	if err := h.Obey(want.Desired{Revision: 1, Captures: []want.Capture{c}}); err == nil {
 		t.Error("taken")
 	}
 	if rev, all := h.Actual(); rev != 0 || len(all) != 0 {

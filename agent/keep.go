@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,12 +22,13 @@ type keep struct {
 }
 
 var (
-	bucketMeta    = []byte("meta")
-	bucketDesired = []byte("desired") // UID → JSON want.Capture
-	bucketActual  = []byte("actual")  // UID → JSON memo
-	keyNodeID     = []byte("node_id")
-	keyRevision   = []byte("revision")
-	keyAlive      = []byte("alive") // Unix nanoseconds, big endian
+	bucketMeta      = []byte("meta")
+	bucketDesired   = []byte("desired")   // UID → JSON want.Capture
+	bucketActual    = []byte("actual")    // UID → JSON memo
+	bucketRecorders = []byte("recorders") // point → JSON wished
+	keyNodeID       = []byte("node_id")
+	keyRevision     = []byte("revision")
+	keyAlive        = []byte("alive") // Unix nanoseconds, big endian
 )
 
 // memo is what a job remembers over a restart.
@@ -52,7 +54,7 @@ func openKeep(path string) (*keep, error) {
 	}
 	k := &keep{db: db}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketDesired, bucketActual} {
+		for _, name := range [][]byte{bucketMeta, bucketDesired, bucketActual, bucketRecorders} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -117,7 +119,8 @@ func (k *keep) load() (revision int64, wanted []want.Capture, done map[string]*m
 }
 
 // obey replaces the desired set, durably.
-func (k *keep) obey(revision int64, captures []want.Capture) error {
+func (k *keep) obey(d want.Desired) error {
+	revision, captures := d.Revision, d.Captures
 	return k.db.Update(func(tx *bbolt.Tx) error {
 		desired, actual := tx.Bucket(bucketDesired), tx.Bucket(bucketActual)
 		wanted := make(map[string]bool, len(captures))
@@ -152,6 +155,9 @@ func (k *keep) obey(revision int64, captures []want.Capture) error {
 				}
 			}
 		}
+		if err := obeyRecorders(tx, d.Recorders); err != nil {
+			return err
+		}
 		var rev [8]byte
 		binary.BigEndian.PutUint64(rev[:], uint64(revision))
 		return tx.Bucket(bucketMeta).Put(keyRevision, rev[:])
@@ -170,4 +176,63 @@ func (k *keep) remember(uid string, m *memo) error {
 		}
 		return tx.Bucket(bucketActual).Put([]byte(uid), v)
 	})
+}
+
+// obeyRecorders keeps the recorders wished for. What is no longer wished for is retired: its data may be needed.
+func obeyRecorders(tx *bbolt.Tx, list []want.Recorder) error {
+	b := tx.Bucket(bucketRecorders)
+	wanted := make(map[string]bool, len(list))
+	put := func(w wished) error {
+		v, err := json.Marshal(&w)
+		if err != nil {
+			return err
+		}
+		return b.Put([]byte(w.Point), v)
+	}
+	for _, r := range list {
+		wanted[r.Point] = true
+		if err := put(wished{Recorder: r}); err != nil {
+			return err
+		}
+	}
+	var gone []wished
+	err := b.ForEach(func(point, v []byte) error {
+		var w wished
+		if wanted[string(point)] {
+			return nil
+		}
+		if err := json.Unmarshal(v, &w); err != nil {
+			return fmt.Errorf("recorder %s: %w", point, err)
+		}
+		if !w.Retired {
+			w.Retired = true
+			gone = append(gone, w)
+		}
+		return nil
+	})
+	for i := range gone {
+		err = errors.Join(err, put(gone[i]))
+	}
+	return err
+}
+
+// recorders reads the recorders of the API back.
+func (k *keep) recorders() ([]wished, error) {
+	var out []wished
+	err := k.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketRecorders).ForEach(func(point, v []byte) error {
+			var w wished
+			if err := json.Unmarshal(v, &w); err != nil {
+				return fmt.Errorf("recorder %s: %w", point, err)
+			}
+			out = append(out, w)
+			return nil
+		})
+	})
+	return out, err
+}
+
+// forgetRecorder forgets a recorder whose data is gone.
+func (k *keep) forgetRecorder(point string) error {
+	return k.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketRecorders).Delete([]byte(point)) })
 }

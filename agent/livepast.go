@@ -29,7 +29,7 @@ func (r *liveReader) history(ctx context.Context, end <-chan struct{}, now time.
 	r.upto = packet.TimestampOf(now.Add(-time.Duration(r.spec.Past)))
 	for _, p := range r.points {
 		p.began = r.upto
-		if r.a.recorders[p.name()] == nil {
+		if r.a.recorder(p.name()) == nil {
 			return 0, fault.Field("past", "nothing is recorded at %s, so that its past cannot be had", p.name())
 		}
 	}
@@ -60,7 +60,10 @@ func (r *liveReader) join(ctx context.Context, from packet.Timestamp) error {
 		return ctx.Err()
 	}
 	for _, p := range r.points {
-		rec := r.a.recorders[p.name()]
+		rec := r.a.recorder(p.name())
+		if rec == nil {
+			continue // it was given up meanwhile
+		}
 		rec.mu.Lock()
 		s := rec.s
 		rec.mu.Unlock()
@@ -84,7 +87,10 @@ func (r *liveReader) recorded(ctx context.Context, to packet.Timestamp) error {
 		}
 	}
 	for i, p := range r.points {
-		rec := r.a.recorders[p.name()]
+		rec := r.a.recorder(p.name())
+		if rec == nil {
+			return fault.New(fault.NotFound, "%s is no longer recorded", p.name())
+		}
 		if err := rec.flush(); err != nil {
 			return err
 		}

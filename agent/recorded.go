@@ -41,7 +41,7 @@ func newRecorded(j *job) *recorded {
 func (r *recorded) each(fn func(*recording)) bool {
 	ok := true
 	for _, name := range r.j.get().Query.Points {
-		if rec := r.j.a.recorders[name]; rec != nil {
+		if rec := r.j.a.recorder(name); rec != nil {
 			fn(rec)
 		} else {
 			ok = false
@@ -179,7 +179,7 @@ func (r *recorded) extent(ended time.Time) (e extent, err error) {
 		e.to = packet.TimestampOf(ended)
 	}
 	for _, name := range c.Query.Points {
-		rec := r.j.a.recorders[name]
+		rec := r.j.a.recorder(name)
 		if rec == nil {
 			return e, fault.New(fault.NotFound, "%s is no longer recorded", name)
 		}
@@ -211,7 +211,7 @@ func (r *recorded) plan(f want.Format, e extent) (*recordedPlan, error) {
 	q := spec.Query
 	out := &recordedPlan{window: query.Window{From: packet.TimestampOf(q.From), To: e.to, MaxPackets: q.Limits.Packets, MaxOctets: q.Limits.Octets, Snap: q.Snap}}
 	for i, name := range q.Points {
-		rec := r.j.a.recorders[name]
+		rec := r.j.a.recorder(name)
 		if rec == nil {
 			return nil, fault.New(fault.NotFound, "%s is no longer recorded", name)
 		}
@@ -253,7 +253,8 @@ func (r *recorded) open(ctx context.Context, st want.Status, o want.OpenOptions)
 			again = r.each(func(*recording) {})
 		}
 		for i, name := range r.j.get().Query.Points {
-			again = again && stillThere(r.j.a.recorders[name].dir, e.upto[i])
+			rec := r.j.a.recorder(name)
+			again = again && rec != nil && stillThere(rec.dir, e.upto[i])
 		}
 	}
 	if !again {

@@ -34,23 +34,41 @@ type recording struct {
 	cfg  Recorder
 	dir  string
 	kick chan struct{} // full has changed
+	wish *wished       // of the API; nil = it is the configuration's
 
-	mu    sync.Mutex
-	s     *stream // nil while it is not recording
-	began time.Time
-	pins  map[string]time.Time // by UID: captures that need what is newer
-	full  string               // why nothing may be recorded now; "" = it may
+	pins *pins // shared with the recording that takes this one's place
+
+	cancel context.CancelFunc // set when it is started
+	done   chan struct{}      // closed when run has returned
+
+	mu      sync.Mutex
+	s       *stream // nil while it is not recording
+	began   time.Time
+	held    int64  // octets on disk, as the guard saw them
+	problem string // why it does not record; "" = it does
+	full    string // why nothing may be recorded now; "" = it may
+}
+
+// pins are captures that need what a recording holds.
+type pins struct {
+	mu sync.Mutex
+	by map[string]time.Time // by UID: and of what is newer than this
 }
 
 func newRecording(a *Agent, cfg Recorder) *recording {
 	return &recording{a: a, cfg: cfg, dir: filepath.Join(a.cfg.CaptureDir, recordingsDir, url.PathEscape(cfg.Point)), kick: make(chan struct{}, 1),
-		pins: make(map[string]time.Time)}
+		pins: &pins{by: make(map[string]time.Time)}, cancel: func() {}, done: make(chan struct{})}
 }
 
 // retryRecording is how long after a failure a recording is tried again.
 const retryRecording = 10 * time.Second
 
-func (r *recording) trouble(text string) { r.a.trouble("recorder "+r.cfg.Point, text) }
+func (r *recording) trouble(text string) {
+	r.mu.Lock()
+	r.problem = text
+	r.mu.Unlock()
+	r.a.trouble("recorder "+r.cfg.Point, text)
+}
 
 // run records until ctx ends. A recording that fails is tried again.
 func (r *recording) run(ctx context.Context) {
@@ -161,15 +179,15 @@ func (r *recording) since() time.Time {
 
 // pin keeps what is newer than from until unpin.
 func (r *recording) pin(uid string, from time.Time) {
-	r.mu.Lock()
-	r.pins[uid] = from
-	r.mu.Unlock()
+	r.pins.mu.Lock()
+	r.pins.by[uid] = from
+	r.pins.mu.Unlock()
 }
 
 func (r *recording) unpin(uid string) {
-	r.mu.Lock()
-	delete(r.pins, uid)
-	r.mu.Unlock()
+	r.pins.mu.Lock()
+	delete(r.pins.by, uid)
+	r.pins.mu.Unlock()
 }
 
 // shrink removes what is too old, and as many of the oldest segments as it takes to hold at most most octets; what a
@@ -183,12 +201,12 @@ func (r *recording) shrink(most int64) (int64, error) {
 		return 0, err
 	}
 	defer rec.Close()
-	r.mu.Lock()
+	r.pins.mu.Lock()
 	pinned := packet.Timestamp(1<<63 - 1)
-	for _, from := range r.pins {
+	for _, from := range r.pins.by {
 		pinned = min(pinned, packet.TimestampOf(from))
 	}
-	r.mu.Unlock()
+	r.pins.mu.Unlock()
 	if r.cfg.Age > 0 {
 		if _, err := rec.ExpireBefore(min(pinned, packet.TimestampOf(time.Now().Add(-r.cfg.Age)))); err != nil {
 			return 0, err

@@ -27,16 +27,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fleet is a controller that remembers what it was told.
 type fleet struct {
-	mu       sync.Mutex
-	changed  chan struct{}
-	joined   int
-	left     int
-	points   []point.Point
-	revision int64
-	statuses map[string]want.Status
-	desired  []want.Capture
-	rev      int64
-	fail     error
+	mu        sync.Mutex
+	changed   chan struct{}
+	joined    int
+	left      int
+	points    []point.Point
+	revision  int64
+	statuses  map[string]want.Status
+	desired   []want.Capture
+	recorders []want.Recorder
+	rev       int64
+	fail      error
 }
 
 func newFleet() *fleet {
@@ -66,10 +67,10 @@ func (f *fleet) Actual(_ string, rev int64, st []want.Status, _ bool) {
 	})
 }
 
-func (f *fleet) Desired(context.Context, string) (int64, []want.Capture, error) {
+func (f *fleet) Desired(context.Context, string) (want.Desired, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.rev, f.desired, f.fail
+	return want.Desired{Revision: f.rev, Captures: f.desired, Recorders: f.recorders}, f.fail
 }
 
 // await waits until ok holds, with f.mu held.
@@ -93,18 +94,20 @@ func (f *fleet) await(t *testing.T, what string, ok func() bool) {
 
 // local is an agent without a host.
 type local struct {
-	mu       sync.Mutex
-	revision int64
-	captures []want.Capture
-	refuse   int // so many desired sets fail
-	data     []byte
-	opened   int
-	closed   int
-	block    chan struct{} // reads wait for it
-	failAt   int           // > 0: a read breaks there
+	mu        sync.Mutex
+	revision  int64
+	captures  []want.Capture
+	recorders []want.Recorder
+	refuse    int // so many desired sets fail
+	data      []byte
+	opened    int
+	closed    int
+	block     chan struct{} // reads wait for it
+	failAt    int           // > 0: a read breaks there
 }
 
-func (l *local) Obey(revision int64, captures []want.Capture) error {
+func (l *local) Obey(d want.Desired) error {
+	revision, captures := d.Revision, d.Captures
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.refuse > 0 {
@@ -114,7 +117,7 @@ func (l *local) Obey(revision int64, captures []want.Capture) error {
 	if revision < l.revision {
 		return fmt.Errorf("%w: %d", ErrStale, revision)
 	}
-	l.revision, l.captures = revision, captures
+	l.revision, l.captures, l.recorders = revision, captures, d.Recorders
 	return nil
 }
 
@@ -206,9 +209,17 @@ func join(t *testing.T, l *local) *pair {
 
 func TestDesiredGoesDownAndActualComesUp(t *testing.T) {
 	p := join(t, &local{})
-	p.fleet.update(func() { p.fleet.rev, p.fleet.desired = 5, []want.Capture{{UID: "a", ID: "x"}} })
+	p.fleet.update(func() {
+		p.fleet.rev, p.fleet.desired = 5, []want.Capture{{UID: "a", ID: "x"}}
+		p.fleet.recorders = []want.Recorder{{Point: "eth1", Bytes: 1 << 30}}
+	})
 	p.hub.Kick("n1")
 	p.fleet.await(t, "revision 5 is taken", func() bool { return p.fleet.revision == 5 && p.fleet.statuses["a"].State == want.Running })
+	p.local.mu.Lock()
+	if got := p.local.recorders; len(got) != 1 || got[0].Point != "eth1" || got[0].Bytes != 1<<30 {
+		t.Errorf("recorders %+v", got)
+	}
+	p.local.mu.Unlock()
 	p.link.StatusChanged(want.Status{UID: "a", State: want.Done, Reason: "over"})
 	p.fleet.await(t, "the change is known", func() bool { return p.fleet.statuses["a"].State == want.Done })
 }

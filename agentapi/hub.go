@@ -27,7 +27,7 @@ type Fleet interface {
 	Actual(nodeID string, revision int64, statuses []want.Status, complete bool)
 	Left(nodeID string)
 	// Desired returns all that the node shall do, and the revision of that state.
-	Desired(ctx context.Context, nodeID string) (revision int64, captures []want.Capture, err error)
+	Desired(ctx context.Context, nodeID string) (want.Desired, error)
 }
 
 // Hub is the controller's half. It is safe for concurrent use.
@@ -204,7 +204,8 @@ func (h *Hub) send(ctx context.Context, s *session, stream grpc.BidiStreamingSer
 				return err
 			}
 		case <-s.kick:
-			rev, captures, err := h.fleet.Desired(ctx, s.id.NodeID)
+			all, err := h.fleet.Desired(ctx, s.id.NodeID)
+			rev, captures := all.Revision, all.Captures
 			if err != nil {
 				h.log.Warn("cannot read the desired set; it is tried again", "node", s.id.NodeName, "err", err)
 				time.AfterFunc(time.Second, func() { h.Kick(s.id.NodeID) })
@@ -213,7 +214,12 @@ func (h *Hub) send(ctx context.Context, s *session, stream grpc.BidiStreamingSer
 			if rev == sent {
 				continue
 			}
-			d := &agentpb.Desired{Revision: rev, Captures: make([][]byte, len(captures))}
+			d := &agentpb.Desired{Revision: rev, Captures: make([][]byte, len(captures)), Recorders: make([][]byte, len(all.Recorders))}
+			for i := range all.Recorders {
+				if d.Recorders[i], err = json.Marshal(&all.Recorders[i]); err != nil {
+					return err
+				}
+			}
 			for i := range captures {
 				if d.Captures[i], err = json.Marshal(&captures[i]); err != nil {
 					return err

@@ -24,7 +24,7 @@ import (
 type Local interface {
 	// Obey takes over the complete desired set. It returns once the set is kept on disk and being acted upon; an older
 	// revision than the one taken is refused with an error and changes nothing.
-	Obey(revision int64, captures []want.Capture) error
+	Obey(d want.Desired) error
 	// Open makes a stable snapshot of a capture's data.
 	Open(ctx context.Context, uid string, o want.OpenOptions) (*want.Retrieval, error)
 	// Live writes packets to w as they come: a pcapng section in whole blocks, until what spec says has ended it, end is
@@ -244,15 +244,20 @@ func sendActual(stream grpc.BidiStreamingClient[agentpb.AgentMessage, agentpb.Hu
 func (v *visit) receive(ctx context.Context, m *agentpb.HubMessage) error {
 	switch k := m.Kind.(type) {
 	case *agentpb.HubMessage_Desired:
-		captures := make([]want.Capture, len(k.Desired.Captures))
+		d := want.Desired{Revision: k.Desired.Revision, Captures: make([]want.Capture, len(k.Desired.Captures)), Recorders: make([]want.Recorder, len(k.Desired.Recorders))}
 		for i, b := range k.Desired.Captures {
-			if err := json.Unmarshal(b, &captures[i]); err != nil {
+			if err := json.Unmarshal(b, &d.Captures[i]); err != nil {
 				return fmt.Errorf("desired set %d: capture %d: %w", k.Desired.Revision, i, err)
 			}
 		}
-		v.newest.Store(k.Desired.Revision)
-		if !v.obey(k.Desired.Revision, captures) {
-			v.work.Go(func() { v.insist(ctx, k.Desired.Revision, captures) })
+		for i, b := range k.Desired.Recorders {
+			if err := json.Unmarshal(b, &d.Recorders[i]); err != nil {
+				return fmt.Errorf("desired set %d: recorder %d: %w", d.Revision, i, err)
+			}
+		}
+		v.newest.Store(d.Revision)
+		if !v.obey(d) {
+			v.work.Go(func() { v.insist(ctx, d) })
 		}
 	case *agentpb.HubMessage_Open:
 		v.work.Go(func() { v.answerOpen(ctx, k.Open) })
@@ -275,10 +280,10 @@ func (v *visit) receive(ctx context.Context, m *agentpb.HubMessage) error {
 const obeyAgain = time.Second
 
 // obey has the set taken, and reports whether it need not be tried again.
-func (v *visit) obey(revision int64, captures []want.Capture) bool {
-	err := v.l.local.Obey(revision, captures)
+func (v *visit) obey(d want.Desired) bool {
+	err := v.l.local.Obey(d)
 	if err != nil {
-		v.l.log.Warn("desired set not taken", "revision", revision, "err", err)
+		v.l.log.Warn("desired set not taken", "revision", d.Revision, "err", err)
 	}
 	if err != nil && !errors.Is(err, ErrStale) {
 		return false
@@ -292,14 +297,14 @@ func (v *visit) obey(revision int64, captures []want.Capture) bool {
 
 // insist tries a set until it is taken or a newer one has come. Meanwhile the session goes on: an agent that cannot write
 // its state can still be read.
-func (v *visit) insist(ctx context.Context, revision int64, captures []want.Capture) {
+func (v *visit) insist(ctx context.Context, d want.Desired) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(obeyAgain):
 		}
-		if v.newest.Load() != revision || v.obey(revision, captures) {
+		if v.newest.Load() != d.Revision || v.obey(d) {
 			return
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,13 +71,14 @@ type Controller struct {
 	liveEnd chan struct{} // closed: live streams end
 	endLive sync.Once
 
-	mu       sync.Mutex
-	changed  chan struct{}          // closed and replaced at every change below
-	captures map[string]*entry      // by UID: the store's content
-	byID     map[captureKey]string  // → UID
-	revision int64                  // of the store, up to which captures is true
-	status   map[string]want.Status // by UID: as last reported
-	nodes    map[string]*node       // by node ID
+	mu        sync.Mutex
+	changed   chan struct{}                   // closed and replaced at every change below
+	captures  map[string]*entry               // by UID: the store's content
+	byID      map[captureKey]string           // → UID
+	revision  int64                           // of the store, up to which captures is true
+	status    map[string]want.Status          // by UID: as last reported
+	recorders map[recorderKey]*storedRecorder // the store's content
+	nodes     map[string]*node                // by node ID
 }
 
 // captureKey names a capture as its project does.
@@ -109,12 +111,15 @@ type node struct {
 const (
 	capturePrefix = "capture/"
 	idPrefix      = "capture-id/"
+
+	// watched is what the keys that agents hear of begin with: one list and one watch, so that a revision stands for all.
+	watched = "capture"
 )
 
 // New makes a controller; Run brings it to life. SetHub must be called before Run.
 func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
 	return &Controller{cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
-		byID: make(map[captureKey]string), status: make(map[string]want.Status), nodes: make(map[string]*node)}
+		byID: make(map[captureKey]string), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node)}
 }
 
 // SetHub gives the way to the agents. The hub in its turn is made with this controller as its Fleet.
@@ -153,18 +158,26 @@ func (c *Controller) Reached(nodeID string) bool {
 
 // follow lists the captures and then applies changes as they come.
 func (c *Controller) follow(ctx context.Context) error {
-	kvs, rev, err := c.store.List(ctx, capturePrefix)
+	kvs, rev, err := c.store.List(ctx, watched)
 	if err != nil {
 		return err
 	}
 	fresh := make(map[string]*entry, len(kvs))
+	recorders := make(map[recorderKey]*storedRecorder)
 	for _, kv := range kvs {
-		if e := c.decode(kv); e != nil {
-			fresh[e.Capture.UID] = e
+		switch {
+		case strings.HasPrefix(kv.Key, capturePrefix):
+			if e := c.decode(kv); e != nil {
+				fresh[e.Capture.UID] = e
+			}
+		case strings.HasPrefix(kv.Key, recorderPrefix):
+			if r := c.decodeRecorder(kv); r != nil {
+				recorders[r.key()] = r
+			}
 		}
 	}
 	c.mu.Lock()
-	c.captures = fresh
+	c.captures, c.recorders = fresh, recorders
 	c.byID = make(map[captureKey]string, len(fresh))
 	for uid, e := range fresh {
 		c.byID[captureKey{e.Capture.Project, e.Capture.ID}] = uid
@@ -184,7 +197,7 @@ func (c *Controller) follow(ctx context.Context) error {
 	for _, id := range all {
 		c.hub.Kick(id)
 	}
-	for b := range c.store.Watch(ctx, capturePrefix, rev+1) {
+	for b := range c.store.Watch(ctx, watched, rev+1) {
 		if b.Err != nil {
 			return b.Err
 		}
@@ -211,6 +224,13 @@ func (c *Controller) apply(b store.Batch) {
 	kick := make(map[string]bool)
 	c.mu.Lock()
 	for _, ev := range b.Events {
+		if strings.HasPrefix(ev.Key, recorderPrefix) {
+			c.applyRecorder(ev, kick)
+			continue
+		}
+		if !strings.HasPrefix(ev.Key, capturePrefix) {
+			continue
+		}
 		uid := ev.Key[len(capturePrefix):]
 		old := c.captures[uid]
 		if old != nil {

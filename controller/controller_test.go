@@ -61,7 +61,8 @@ func (h *hub) Kick(nodeID string) {
 		return
 	}
 	go func() {
-		rev, captures, err := h.c.Desired(context.Background(), nodeID)
+		d, err := h.c.Desired(context.Background(), nodeID)
+		rev, captures := d.Revision, d.Captures
 		if err != nil {
 			return
 		}

@@ -70,9 +70,9 @@ func (c *Controller) Actual(nodeID string, revision int64, statuses []want.Statu
 }
 
 // Desired implements agentapi.Fleet.
-func (c *Controller) Desired(ctx context.Context, nodeID string) (int64, []want.Capture, error) {
+func (c *Controller) Desired(ctx context.Context, nodeID string) (want.Desired, error) {
 	if err := c.Ready(ctx); err != nil {
-		return 0, nil, err
+		return want.Desired{}, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,7 +88,7 @@ func (c *Controller) Desired(ctx context.Context, nodeID string) (int64, []want.
 		out = append(out, k)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].UID < out[j].UID })
-	return c.revision, out, nil
+	return want.Desired{Revision: c.revision, Captures: out, Recorders: c.desiredRecorders(nodeID)}, nil
 }
 
 // Nodes lists the hosts with agents.
@@ -102,6 +102,7 @@ func (c *Controller) Nodes(ctx context.Context, id auth.Identity) ([]want.Node, 
 	for _, n := range c.nodes {
 		f := n.facts
 		f.Name, f.ID, f.Version = n.id.NodeName, n.id.NodeID, n.id.Version
+		f.Recordings = nil // Recorders tells them
 		f.Connected, f.Since, f.Revision = n.connected, n.since, n.revision
 		for _, e := range c.captures {
 			if e.NodeID == n.id.NodeID && e.rev > n.revision && e.Final == nil {

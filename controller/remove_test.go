@@ -40,7 +40,8 @@ func TestDesiredSaysWhatHasEnded(t *testing.T) {
 	if err := b.await(t.Context(), func() bool { return b.captures[v.UID].Final != nil }); err != nil {
 		t.Fatal(err)
 	}
-	_, desired, err := b.Desired(t.Context(), "n1")
+	d, err := b.Desired(t.Context(), "n1")
+	desired := d.Captures
 	if err != nil || len(desired) != 1 || !desired[0].StopAt.Equal(ended) {
 		t.Errorf("desired %+v, %v", desired, err)
 	}

@@ -160,4 +160,6 @@ type Node struct {
 
 	Recorders map[string]time.Time `json:"recorders,omitempty"` // point → since when its packets have been recorded
 	Exporters []Exporter           `json:"exporters,omitempty"` // of flow records
+
+	Recordings []RecorderView `json:"recordings,omitempty"` // how its recorders fare; they are listed on their own
 }

@@ -489,7 +489,8 @@ func (x *Inventory) GetNode() []byte {
 type Desired struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	Captures      [][]byte               `protobuf:"bytes,2,rep,name=captures,proto3" json:"captures,omitempty"` // JSON want.Capture
+	Captures      [][]byte               `protobuf:"bytes,2,rep,name=captures,proto3" json:"captures,omitempty"`   // JSON want.Capture
+	Recorders     [][]byte               `protobuf:"bytes,3,rep,name=recorders,proto3" json:"recorders,omitempty"` // JSON want.Recorder, beside those of the host's configuration
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -534,6 +535,13 @@ func (x *Desired) GetRevision() int64 {
 func (x *Desired) GetCaptures() [][]byte {
 	if x != nil {
 		return x.Captures
+	}
+	return nil
+}
+
+func (x *Desired) GetRecorders() [][]byte {
+	if x != nil {
+		return x.Recorders
 	}
 	return nil
 }
@@ -1205,10 +1213,11 @@ const file_agentapi_agentpb_agent_proto_rawDesc = "" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\"7\n" +
 	"\tInventory\x12\x16\n" +
 	"\x06points\x18\x01 \x01(\fR\x06points\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\fR\x04node\"A\n" +
+	"\x04node\x18\x02 \x01(\fR\x04node\"_\n" +
 	"\aDesired\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1a\n" +
-	"\bcaptures\x18\x02 \x03(\fR\bcaptures\"\\\n" +
+	"\bcaptures\x18\x02 \x03(\fR\bcaptures\x12\x1c\n" +
+	"\trecorders\x18\x03 \x03(\fR\trecorders\"\\\n" +
 	"\x06Actual\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1a\n" +
 	"\bstatuses\x18\x02 \x03(\fR\bstatuses\x12\x1a\n" +

@@ -32,6 +32,10 @@ type Controller interface {
 	CreateToken(ctx context.Context, id auth.Identity, r want.TokenRequest) (want.Token, error)
 	Tokens(ctx context.Context, id auth.Identity) ([]want.Token, error)
 	RevokeToken(ctx context.Context, id auth.Identity, idOrName string) (want.Token, error)
+	Recorders(ctx context.Context, id auth.Identity) ([]want.RecorderView, error)
+	Recorder(ctx context.Context, id auth.Identity, point string) (want.RecorderView, error)
+	SetRecorder(ctx context.Context, id auth.Identity, point string, r want.Recorder) (v want.RecorderView, created bool, err error)
+	DeleteRecorder(ctx context.Context, id auth.Identity, point string) error
 	CheckFilter(ctx context.Context, expr string, strict bool) (canonical, explanation string, err error)
 	OpenLive(ctx context.Context, id auth.Identity, r want.LiveRequest) (*want.Retrieval, error)
 }
@@ -122,6 +126,10 @@ func New(ctl Controller, cfg Config) httpapi.Door {
 		{Method: "POST", Path: "/v1/tokens", Serve: s.createToken},
 		{Method: "GET", Path: "/v1/tokens", Serve: s.tokens},
 		{Method: "DELETE", Path: "/v1/tokens/{id}", Serve: s.revokeToken},
+		{Method: "GET", Path: "/v1/recorders", Serve: s.recorders},
+		{Method: "GET", Path: "/v1/recorders/{point}", Serve: s.recorder},
+		{Method: "PUT", Path: "/v1/recorders/{point}", Serve: s.setRecorder},
+		{Method: "DELETE", Path: "/v1/recorders/{point}", Serve: s.deleteRecorder},
 		{Method: "POST", Path: "/v1/filter/check", Serve: s.checkFilter},
 		{Method: "GET", Path: "/v1/live", Serve: s.live},
 	}}

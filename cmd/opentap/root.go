@@ -165,6 +165,7 @@ found by itself, in $OPENTAP_DATA, ./opentap-data or /var/lib/opentap, if you ma
 		a.capabilitiesCmd(), a.nodesCmd(), a.tokensCmd(), a.filterCmd(), a.meterCmd(), a.flowsCmd(), a.versionCmd(),
 		a.queryCmd(), a.importCmd(), a.verifyCmd(), a.repairCmd())
 	root.InitDefaultCompletionCmd()
+	root.AddCommand(a.recordersCmd())
 	return root
 }
 

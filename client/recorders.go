@@ -1,0 +1,34 @@
+package client
+
+import (
+	"context"
+
+	"opentap/want"
+)
+
+// Recorders lists the recorders.
+func (c *Client) Recorders(ctx context.Context) ([]want.RecorderView, error) {
+	var a struct {
+		Recorders []want.RecorderView `json:"recorders"`
+	}
+	_, err := c.do(ctx, "GET", "/v1/recorders", nil, &a)
+	return a.Recorders, err
+}
+
+// SetRecorder has the newest packets of a point kept; of r it takes filter, snap length, octets and age.
+func (c *Client) SetRecorder(ctx context.Context, point string, r want.Recorder) (v want.RecorderView, err error) {
+	body := struct {
+		Filter string        `json:"filter,omitempty"`
+		Snap   int           `json:"snap,omitempty"`
+		Bytes  int64         `json:"bytes"`
+		Age    want.Duration `json:"age,omitempty"`
+	}{r.Filter, r.Snap, r.Bytes, r.Age}
+	_, err = c.do(ctx, "PUT", "/v1/recorders/"+escape(point), body, &v)
+	return v, err
+}
+
+// DeleteRecorder ends the recorder of a point.
+func (c *Client) DeleteRecorder(ctx context.Context, point string) error {
+	_, err := c.do(ctx, "DELETE", "/v1/recorders/"+escape(point), nil, nil)
+	return err
+}
