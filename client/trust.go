@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -26,7 +27,7 @@ type Trust struct {
 	Pins        string   // file of pins; "" = nothing is remembered
 	Fingerprint string   // believed, and pinned in the place of what was: "SHA256:…"; "" = none
 	// Ask shows a person an unknown server's fingerprint; true = trust and pin it. nil = nobody is there to ask.
-	Ask func(address, fingerprint string) (bool, error)
+	Ask func(ctx context.Context, address, fingerprint string) (bool, error)
 }
 
 // Mistrust says why a server's certificate is not believed.
@@ -218,7 +219,7 @@ func (t *askingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err == nil || !errors.As(err, &m) || m.Reason != Unknown || t.v.Ask == nil {
 		return resp, err
 	}
-	if yes, aerr := t.v.ask(m.Fingerprint); aerr != nil || !yes {
+	if yes, aerr := t.v.ask(req.Context(), m.Fingerprint); aerr != nil || !yes {
 		return nil, errors.Join(err, aerr)
 	}
 	again := req.Clone(req.Context()) // nothing of it was sent: the handshake failed
@@ -233,7 +234,7 @@ func (t *askingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // ask asks once.
-func (v *verifier) ask(fp string) (bool, error) {
+func (v *verifier) ask(ctx context.Context, fp string) (bool, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.pin == fp {
@@ -243,7 +244,7 @@ func (v *verifier) ask(fp string) (bool, error) {
 		return false, nil
 	}
 	v.asked = true
-	yes, err := v.Ask(v.address, fp)
+	yes, err := v.Ask(ctx, v.address, fp)
 	if err != nil || !yes {
 		return false, err
 	}

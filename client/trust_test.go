@@ -96,9 +96,9 @@ func TestAnUnknownServerIsRefusedUntilItIsTrusted(t *testing.T) {
 		t.Errorf("it shows %s, and the server has %s", m.Fingerprint, s.keep.Fingerprint())
 	}
 	asked := 0
-	no := func(string, string) (bool, error) { asked++; return false, nil }
+	no := func(context.Context, string, string) (bool, error) { asked++; return false, nil }
 	wantMistrust(t, s, call(t, s, Trust{Pins: pins, Ask: no}), Unknown)
-	yes := func(address, fp string) (bool, error) {
+	yes := func(_ context.Context, address, fp string) (bool, error) {
 		asked++
 		return address == strings.TrimPrefix(s.URL, "https://") && fp == s.keep.Fingerprint(), nil
 	}
@@ -115,7 +115,7 @@ func TestAnUnknownServerIsRefusedUntilItIsTrusted(t *testing.T) {
 
 func TestABodyIsSentAfterTheQuestion(t *testing.T) {
 	s := selfMade(t, time.Now())
-	c, err := New(Config{URL: s.URL, Trust: Trust{Ask: func(string, string) (bool, error) { return true, nil }}})
+	c, err := New(Config{URL: s.URL, Trust: Trust{Ask: func(context.Context, string, string) (bool, error) { return true, nil }}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestAChangedServerIsRefused(t *testing.T) {
 	if err := os.WriteFile(pins, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	never := func(string, string) (bool, error) { t.Error("asked about a changed one"); return true, nil }
+	never := func(context.Context, string, string) (bool, error) { t.Error("asked about a changed one"); return true, nil }
 	m := wantMistrust(t, s, call(t, s, Trust{Pins: pins, Ask: never}), Changed)
 	if m.Known != old || !strings.Contains(m.Error(), "CHANGED") {
 		t.Error(m)
@@ -198,7 +198,7 @@ func TestCertificatesThatAreNotValid(t *testing.T) {
 	})
 	t.Run("another authority", func(t *testing.T) {
 		s, other := selfMade(t, time.Now()), selfMade(t, time.Now())
-		never := func(string, string) (bool, error) { t.Error("asked though --ca was given"); return true, nil }
+		never := func(context.Context, string, string) (bool, error) { t.Error("asked though --ca was given"); return true, nil }
 		wantMistrust(t, s, call(t, s, Trust{CA: filepath.Join(other.dir, "ca.pem"), Ask: never}), Invalid)
 	})
 	t.Run("a stolen name: signed by nobody it shows", func(t *testing.T) {

@@ -24,7 +24,7 @@ func (a *app) connect() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := client.New(client.Config{URL: addr, Token: token, UserAgent: "opentap/" + programVersion()})
+	c, err := client.New(client.Config{URL: addr, Token: token, UserAgent: "opentap/" + programVersion(), Trust: a.trust(addr)})
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -46,11 +46,7 @@ func (a *app) findToken(addr string) (string, error) {
 	case !loopback(addr):
 		return "", nil
 	}
-	var dirs []string
-	if d := os.Getenv("OPENTAP_DATA"); d != "" {
-		dirs = append(dirs, d)
-	}
-	for _, d := range append(dirs, "opentap-data", "/var/lib/opentap") {
+	for _, d := range dataDirs() {
 		if t, err := readToken(filepath.Join(d, "admin.token")); err == nil {
 			return t, nil
 		}

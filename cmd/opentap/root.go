@@ -48,6 +48,8 @@ type app struct {
 	stdout, stderr io.Writer
 	url, token     string
 	tokenFile      string
+	ca             string
+	fingerprint    string
 	output         string
 	quiet          bool
 	began          bool // the command's own function was reached: errors are no longer about its arguments
@@ -76,6 +78,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 func (a *app) exitCode(err error) int {
 	var usage usageError
 	var connect *client.ConnectError
+	var mistrust *client.Mistrust
 	switch {
 	case errors.As(err, &usage) || !a.began:
 		return exitUsage
@@ -83,6 +86,8 @@ func (a *app) exitCode(err error) int {
 		return exitInterrupted
 	case errors.Is(err, errLoss):
 		return exitLoss
+	case errors.As(err, &mistrust):
+		return exitRefused
 	case errors.As(err, &connect):
 		return exitUnavailable
 	}
@@ -109,7 +114,10 @@ func (a *app) explain(cmd *cobra.Command, err error, code int) {
 		a.say("  %s", f.Hint)
 	}
 	var connect *client.ConnectError
+	var mistrust *client.Mistrust
 	switch {
+	case errors.As(err, &mistrust):
+		a.say("  %s", mistrust.Hint())
 	case errors.As(err, &connect):
 		a.say("  is opentapd running there? --url or OPENTAP_URL names another address")
 	case fault.Is(err, fault.Unauthenticated):
@@ -134,13 +142,17 @@ func (a *app) root() *cobra.Command {
 		Long: `opentap captures packets, flow records, interface counters and sensor readings with an OpenTap server,
 and retrieves them.
 
-Exit codes: 0 done; 1 error; 2 wrong usage; 3 refused (who you are, or what you may do);
+Exit codes: 0 done; 1 error; 2 wrong usage; 3 refused (who you are, what you may do, or a
+server that is not trusted);
 4 not found; 5 the server cannot be reached or is not ready; 6 loss, with --fail-on-loss;
 130 interrupted.
 
 The server is http://127.0.0.1:2020 unless --url or OPENTAP_URL says otherwise. A token comes from --token,
 OPENTAP_TOKEN or --token-file. For a server on this machine the token that it made at its first start is
-found by itself, in $OPENTAP_DATA, ./opentap-data or /var/lib/opentap, if you may read it.`,
+found by itself, in $OPENTAP_DATA, ./opentap-data or /var/lib/opentap, if you may read it.
+
+A server beyond this machine is https://. Its self-made certificate is shown to you the first time, by its fingerprint,
+and known from then on (opentap/known_hosts in your configuration directory); when it changes, nothing is sent.`,
 		Example: `  opentap points
   opentap capture pcap --point eth0 --duration 10s --filter 'tcp port 443' -w https.pcapng
   opentap retrieve ID -w flows.csv`,
@@ -152,6 +164,8 @@ found by itself, in $OPENTAP_DATA, ./opentap-data or /var/lib/opentap, if you ma
 	f.StringVar(&a.url, "url", "", "server (default OPENTAP_URL or http://127.0.0.1:2020)")
 	f.StringVar(&a.token, "token", "", "token; others on this machine can see it, OPENTAP_TOKEN is better")
 	f.StringVar(&a.tokenFile, "token-file", "", "file that holds the token")
+	f.StringVar(&a.ca, "ca", "", "PEM file of the authorities that may vouch for the server, and no other (default OPENTAP_CA)")
+	f.StringVar(&a.fingerprint, "fingerprint", "", "trust the server whose self-made certificate has this fingerprint, SHA256:…, from now on")
 	f.StringVarP(&a.output, "output", "o", "table", "table, json or csv")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no summary on stderr; warnings stay")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {

@@ -199,12 +199,12 @@ func (c *config) check() error {
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		return errors.New("tls: cert and key are given together or not at all")
 	}
-	addr, err := netip.ParseAddrPort(c.Listen)
+	if c.TLS.Cert != "" && c.TLS.Insecure {
+		return errors.New("tls: insecure means without TLS, and cert and key are given")
+	}
+	_, err := netip.ParseAddrPort(c.Listen)
 	if err != nil {
 		return fmt.Errorf("listen: %q is not ADDRESS:PORT: %w", c.Listen, err)
-	}
-	if !addr.Addr().IsLoopback() && c.TLS.Cert == "" && !c.TLS.Insecure {
-		return fmt.Errorf("listen: %s is reachable from other hosts, and tokens and packets would travel in the clear: set tls.cert and tls.key, or tls.insecure: true if something else protects the way", c.Listen)
 	}
 	if c.DataDir == "" {
 		return errors.New("data_dir: is empty")

@@ -39,6 +39,7 @@ Examples:
   opentapd --data-dir ./data --listen 127.0.0.1:2020
   opentapd --check-config --config opentap.yaml   # say what is wrong with it, start nothing
   opentapd --verify-audit --data-dir ./data       # check the chain of the audit log
+  opentapd --show-fingerprint --data-dir ./data   # what clients are shown when they first come
   opentapd --reset-admin-token --data-dir ./data  # a new administrator's token, when the old one is lost
 
 The administrator's token is made at the first start, printed once, and kept in DATA-DIR/admin.token (mode 0600).
@@ -61,6 +62,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	configFile := fs.String("config", "", "configuration `FILE` (default "+defaultConfigFile+" if it exists)")
 	dataDir := fs.String("data-dir", "", "`DIR` for state, audit log, token and captures (default /var/lib/opentap)")
 	listen := fs.String("listen", "", "`ADDR:PORT` of the HTTP doors (default 127.0.0.1:2020)")
+	tlsCert := fs.String("tls-cert", "", "PEM `FILE` with the certificate chain of the HTTP doors (default: self-made beyond loopback)")
+	tlsKey := fs.String("tls-key", "", "PEM `FILE` with its key")
+	fingerprint := fs.Bool("show-fingerprint", false, "print the fingerprint of the self-made certificate authority and exit")
 	role := fs.String("role", "", "all, controller or agent (default all)")
 	check := fs.Bool("check-config", false, "check the configuration and exit")
 	verify := fs.Bool("verify-audit", false, "check the chain of the audit log and exit")
@@ -88,7 +92,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(err)
 	}
-	for _, f := range []struct{ flag, key *string }{{dataDir, &cfg.DataDir}, {listen, &cfg.Listen}, {role, &cfg.Role}} {
+	for _, f := range []struct{ flag, key *string }{{dataDir, &cfg.DataDir}, {listen, &cfg.Listen}, {role, &cfg.Role}, {tlsCert, &cfg.TLS.Cert}, {tlsKey, &cfg.TLS.Key}} {
 		if *f.flag != "" {
 			*f.key = *f.flag
 		}
@@ -98,6 +102,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	if *check {
 		fmt.Fprintln(stdout, "the configuration is good")
+		return 0
+	}
+	if *fingerprint {
+		if err := showFingerprint(cfg, stdout); err != nil {
+			return fail(err)
+		}
 		return 0
 	}
 	if *verify {

@@ -49,6 +49,10 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return err
 	}
+	shown, err := openCertificate(cfg, stdout, log)
+	if err != nil {
+		return err
+	}
 	storeCfg, err := cfg.store()
 	if err != nil {
 		return err
@@ -158,8 +162,9 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	})
 	group.Go(func() error {
 		var err error
-		if cfg.TLS.Cert != "" {
-			err = web.ServeTLS(listener, cfg.TLS.Cert, cfg.TLS.Key)
+		if shown != nil {
+			web.TLSConfig = tlsConfig(shown)
+			err = web.ServeTLS(listener, "", "")
 		} else {
 			err = web.Serve(listener)
 		}
