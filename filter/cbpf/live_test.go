@@ -43,7 +43,8 @@ func TestLibpcapRandom(t *testing.T) {
 			_, err = Compile(e, Options{Link: packet.LinkEthernet, Strict: true})
 		}
 		if msg != "" {
-			if err == nil {
+			// It looks at the first number of a computed shift as if that were all of it.
+			if err == nil && !strings.Contains(msg, "shift by more than 31") {
 				r.Fatalf("%q: libpcap refuses it, we do not: %s", x, msg)
 			}
 			refused++
