@@ -558,11 +558,19 @@ func put(dst *[16]byte, a [2]uint64) {
 func (t *Table) Flush(reason EndReason) {
 	t.cause, t.due = causeFlush, 0
 	list := t.bySeq()
-	// All leave, so nothing needs to be taken out one by one.
-	clear(t.slots)
-	t.exp.empty()
+	// All leave, so many need not be taken out one by one; but few in a large table are, lest a clock that steps with
+	// every packet costs a sweep each time.
+	many := len(list) > (len(t.slots)+len(t.exp.heads))/32
+	if many {
+		clear(t.slots)
+		t.exp.empty()
+	}
 	for _, b := range list {
 		e, why := t.arena.at(b.i), reason
+		if !many {
+			t.detach(e, t.arena.life(b.i))
+			t.erase(t.hashOf(e), b.i)
+		}
 		if e.state&stateEnded != 0 && reason != EndActive {
 			why = EndOfFlow
 		}

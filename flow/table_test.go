@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 	"unsafe"
@@ -128,6 +129,35 @@ func TestManyPacketsAndFragments(t *testing.T) {
 	table.Flush(EndForced)
 	if got.Packets != 1<<32-1000+70_000 || got.Fragments != 70_001 || len(table.arena.many) != 0 {
 		t.Errorf("%d packets, %d fragments, %d kept aside", got.Packets, got.Fragments, len(table.arena.many))
+	}
+}
+
+// TestFlushOfFewAndMany ends flows both ways, and the table works on as a new one does.
+func TestFlushOfFewAndMany(t *testing.T) {
+	var got, want []Record
+	table, err := New(DefaultConfig(), func(r *Record) { got = append(got, *r) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, flows := range []int{30_000, 10, 30_000, 3, 0, 5000} {
+		packets := traffic(max(flows, 1), 2*flows, time.Second)
+		fresh, err := New(DefaultConfig(), func(r *Record) { want = append(want, *r) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want = nil, nil
+		table.AddBatch(packets)
+		fresh.AddBatch(packets)
+		table.Flush(EndForced)
+		fresh.Flush(EndForced)
+		if !slices.Equal(got, want) || table.Stats().Flows != 0 || len(table.exp.heap) != 0 {
+			t.Fatalf("%d flows: %d records, want %d", flows, len(got), len(want))
+		}
+		for _, slot := range table.slots {
+			if slot != 0 {
+				t.Fatalf("%d flows: a slot is left", flows)
+			}
+		}
 	}
 }
 
