@@ -230,7 +230,7 @@ func (r *liveReader) run(ctx context.Context, end <-chan struct{}) error {
 				}
 			}
 		case <-over:
-			if err := errors.Join(r.empty(), r.stats(true)); err != nil {
+			if err := r.stats(true); err != nil {
 				return err
 			}
 			for _, p := range r.points {
@@ -290,8 +290,16 @@ func (p *livePoint) account() (ledger.Account, string) {
 func (r *liveReader) stats(last bool) error {
 	var b []byte
 	now := time.Now()
-	for _, p := range r.points {
-		a, gap := p.account()
+	accounts := make([]ledger.Account, len(r.points))
+	gaps := make([]string, len(r.points))
+	for i, p := range r.points {
+		accounts[i], gaps[i] = p.account()
+	}
+	if err := r.empty(); err != nil { // what an account counts is in the stream before it
+		return err
+	}
+	for i, p := range r.points {
+		a, gap := accounts[i], gaps[i]
 		if !last && a == p.told && now.Sub(p.when) < liveBeat {
 			continue
 		}

@@ -16,8 +16,8 @@ import (
 const (
 	// livePiece is how much of the past is written at a time, octets.
 	livePiece = 256 << 10
-	// liveSettle is how long after its time a packet is in a recording at the latest: the ring's retire time, doubled.
-	liveSettle = 150 * time.Millisecond
+	// livePatience is how long recordings may lag behind before the past is joined to the present all the same.
+	livePatience = 5 * time.Second
 	// liveCatchUp bounds how often what was recorded while the past was written is written too, before packets are taken
 	// live. The rest of it must fit into the buffers.
 	liveCatchUp = 16
@@ -34,11 +34,11 @@ func (r *liveReader) history(ctx context.Context, end <-chan struct{}, now time.
 		}
 	}
 	for range liveCatchUp {
-		to := time.Now()
-		if err := r.recorded(ctx, packet.TimestampOf(to)); err != nil {
+		began := time.Now()
+		if err := r.recorded(ctx, r.reached()); err != nil {
 			return 0, err
 		}
-		if r.enough() || time.Since(to) < capture.Lead {
+		if r.enough() || time.Since(began) < capture.Lead {
 			break
 		}
 		select {
@@ -52,27 +52,34 @@ func (r *liveReader) history(ctx context.Context, end <-chan struct{}, now time.
 
 // join writes what was recorded between the end of history and from, while what comes after it gathers in the buffers.
 func (r *liveReader) join(ctx context.Context, from packet.Timestamp) error {
-	wait := time.NewTimer(time.Until(from.Time()) + liveSettle)
-	defer wait.Stop()
-	select {
-	case <-wait.C:
-	case <-ctx.Done():
-		return ctx.Err()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for until := from.Time().Add(livePatience); r.reached() < from && time.Now().Before(until); {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	return r.recorded(ctx, from)
+}
+
+// reached is the time up to which all recordings have what there was.
+func (r *liveReader) reached() packet.Timestamp {
+	least := packet.TimestampOf(time.Now())
 	for _, p := range r.points {
 		rec := r.a.recorder(p.name())
 		if rec == nil {
-			continue // it was given up meanwhile
+			continue // recorded says so
 		}
 		rec.mu.Lock()
 		s := rec.s
 		rec.mu.Unlock()
-		if s != nil { // between two visits it has read all that the kernel had handed over
-			s.att.Do(ctx, func() {})
-			s.att.Do(ctx, func() {})
+		if s != nil { // otherwise nothing is recorded now, and nothing can be waited for
+			least = min(least, packet.Timestamp(s.reached.Load()))
 		}
 	}
-	return r.recorded(ctx, from)
+	return max(least, r.upto)
 }
 
 // recorded writes what was recorded from r.upto until to, in the order of time.

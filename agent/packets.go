@@ -44,6 +44,7 @@ type stream struct {
 	w         *segment.Writer
 	batch     *segment.Batch // of the block at hand
 	att       *capture.Attachment
+	reached   atomic.Int64 // packet time up to which everything has been shown to it
 	p         *packets
 }
 
@@ -126,7 +127,8 @@ func (s *stream) Frame(f *capture.Frame) capture.Verdict {
 }
 
 // Idle implements capture.Consumer.
-func (s *stream) Idle(_ packet.Timestamp, a *ledger.Account) {
+func (s *stream) Idle(now packet.Timestamp, a *ledger.Account) {
+	s.reached.Store(int64(now))
 	total := s.base
 	total.Add(a)
 	s.w.Account(total)

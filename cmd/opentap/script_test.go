@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -24,7 +26,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"opentap": main})
+	testscript.Main(m, map[string]func(){"opentap": main, "opentap-extcap": main})
 }
 
 // newServer is a server of /v1 over a controller in memory.
@@ -101,6 +103,25 @@ func change(ts *testscript.TestScript, ctl *doortest.Controller, args []string) 
 		ctl.Finish = func(s *want.Status) { s.State, s.Reason = want.Failed, "the disk is full" }
 	case "error": // METHOD answers with an error of a kind
 		ctl.Fail[args[1]] = fault.New(fault.KindNamed(args[2]), "refused by the test")
+	case "live-lose": // live streams lose so many packets, because their reader is slow
+		n, err := strconv.ParseUint(args[1], 10, 64)
+		ts.Check(err)
+		ctl.Live = func(_ context.Context, w io.Writer) error {
+			_, err := w.Write(doortest.LivePackets(10, n))
+			return err
+		}
+	case "live-break": // live streams break
+		ctl.Live = func(_ context.Context, w io.Writer) error {
+			if _, err := w.Write(doortest.LivePackets(10, 0)); err != nil {
+				return err
+			}
+			return fault.New(fault.Unavailable, "the node went away")
+		}
+	case "live-garbage": // live streams are something else
+		ctl.Live = func(_ context.Context, w io.Writer) error {
+			_, err := io.WriteString(w, "<html>this is no packet</html>")
+			return err
+		}
 	case "evil": // a point whose name writes to the terminal
 		ctl.List[1].Name = "eth\x1b]0;owned\x07\u202e1"
 	default:
