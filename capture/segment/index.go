@@ -318,6 +318,9 @@ func (r *Recording) Select(ctx context.Context, c *index.Cond, from, to packet.T
 		wg.Go(func() {
 			for in := range work {
 				x := &selected{spans: make(map[uint32][]Span)}
+				if in.Sealed {
+					readTable(tablePath(r.dir, in.Number), in) // which Chunks reads next, one after the other
+				}
 				_ = eachPart(indexPath(r.dir, in.Number), in, func(p *index.Part) error { // what it could not say is read
 					return x.add(p, c)
 				})

@@ -75,7 +75,7 @@ func inspectAll(dir string, numbers []uint32) ([]Info, []error) {
 	infos, errs := make([]Info, len(numbers)), make([]error, len(numbers))
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range min(len(numbers), 8) {
+	for range min(len(numbers), 16) {
 		wg.Go(func() {
 			for i := int(next.Add(1)) - 1; i < len(numbers); i = int(next.Add(1)) - 1 {
 				infos[i], errs[i] = inspect(dir, numbers[i])
