@@ -132,6 +132,8 @@ type config struct {
 		Level  string `yaml:"level"`  // debug, info, warn, error
 		Format string `yaml:"format"` // text, json
 	} `yaml:"log"`
+
+	classic *classicOrigin // set when it was read from a file of the first OpenTap
 }
 
 // defaultConfig is what holds for keys that the file leaves out.
@@ -151,7 +153,8 @@ func defaultConfig() config {
 	return c
 }
 
-// loadConfig reads the file named, or the default one if it is there. Errors show line and column.
+// loadConfig reads the file named, or the default one if it is there, or else that of the first OpenTap. Errors show line and
+// column.
 func loadConfig(path string) (config, error) {
 	c := defaultConfig()
 	named := path != ""
@@ -160,12 +163,19 @@ func loadConfig(path string) (config, error) {
 	}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && !named {
-		return c, nil
+		path = classicConfigFile
+		if b, err = os.ReadFile(path); errors.Is(err, fs.ErrNotExist) {
+			return c, nil
+		}
 	}
 	if err != nil {
 		return c, fmt.Errorf("read the configuration: %w", err)
 	}
-	if err := parseConfig(b, &c); err != nil {
+	parse := parseConfig
+	if isClassic(path) {
+		parse = func(b []byte, c *config) error { return loadClassic(path, b, c) }
+	}
+	if err := parse(b, &c); err != nil {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return c, nil
@@ -205,6 +215,9 @@ func (c *config) check() error {
 	_, err := netip.ParseAddrPort(c.Listen)
 	if err != nil {
 		return fmt.Errorf("listen: %q is not ADDRESS:PORT: %w", c.Listen, err)
+	}
+	if err := c.checkClassic(); err != nil {
+		return err
 	}
 	if c.DataDir == "" {
 		return errors.New("data_dir: is empty")

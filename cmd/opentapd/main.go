@@ -33,9 +33,10 @@ const usage = `opentapd — the OpenTap daemon: captures packets, flow records, 
 
 Usage:
   opentapd [--config FILE] [--data-dir DIR] [--listen ADDR:PORT] [options]
+  opentapd convert-config [FILE]                  # a configuration of the first OpenTap as YAML
 
 Examples:
-  opentapd                                        # /etc/opentap/opentap.yaml if it is there, else the defaults
+  opentapd                                        # /etc/opentap/opentap.yaml, or else opentap.conf, or else the defaults
   opentapd --data-dir ./data --listen 127.0.0.1:2020
   opentapd --check-config --config opentap.yaml   # say what is wrong with it, start nothing
   opentapd --verify-audit --data-dir ./data       # check the chain of the audit log
@@ -53,6 +54,9 @@ func main() {
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "convert-config" {
+		return convertConfig(args[1:], stdout, stderr)
+	}
 	fs := flag.NewFlagSet("opentapd", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() {
@@ -116,6 +120,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	log, err := newLogger(cfg, stderr)
 	if err != nil {
 		return fail(err)
+	}
+	if cfg.classic != nil {
+		for _, p := range cfg.classic.problems {
+			log.Warn("the configuration is not followed in full", "file", cfg.classic.path, "problem", p)
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
