@@ -23,6 +23,7 @@ import (
 	"opentap/auth"
 	"opentap/fault"
 	"opentap/filter"
+	"opentap/ledger"
 	"opentap/point"
 	"opentap/store"
 	"opentap/want"
@@ -79,6 +80,8 @@ type Controller struct {
 	status    map[string]want.Status          // by UID: as last reported
 	recorders map[recorderKey]*storedRecorder // the store's content
 	nodes     map[string]*node                // by node ID
+	packets   ledger.Account                  // see Tally
+	records   map[want.Kind]uint64
 }
 
 // captureKey names a capture as its project does.
@@ -119,7 +122,8 @@ const (
 // New makes a controller; Run brings it to life. SetHub must be called before Run.
 func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
 	return &Controller{cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
-		byID: make(map[captureKey]string), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node)}
+		byID: make(map[captureKey]string), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
+		records: make(map[want.Kind]uint64)}
 }
 
 // SetHub gives the way to the agents. The hub in its turn is made with this controller as its Fleet.

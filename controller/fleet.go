@@ -63,6 +63,8 @@ func (c *Controller) Actual(nodeID string, revision int64, statuses []want.Statu
 	for _, s := range statuses {
 		// An agent speaks for its own captures alone.
 		if e := c.captures[s.UID]; e != nil && e.NodeID == nodeID && e.Final == nil {
+			before := c.status[s.UID]
+			c.count(e.Capture.Kind, &before, &s)
 			c.status[s.UID] = s
 		}
 	}
@@ -98,6 +100,11 @@ func (c *Controller) Nodes(ctx context.Context, id auth.Identity) ([]want.Node, 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.nodeList(), nil
+}
+
+// nodeList shows the nodes, sorted by name. c.mu is held.
+func (c *Controller) nodeList() []want.Node {
 	out := make([]want.Node, 0, len(c.nodes))
 	for _, n := range c.nodes {
 		f := n.facts
@@ -115,7 +122,7 @@ func (c *Controller) Nodes(ctx context.Context, id auth.Identity) ([]want.Node, 
 		out = append(out, f)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
-	return out, nil
+	return out
 }
 
 // points returns all points of all nodes. c.mu is held.

@@ -33,6 +33,8 @@ type Route struct {
 	Method string // one method; GET answers HEAD as well
 	Path   string // as http.ServeMux spells it: "/v1/captures/{id}"; a wildcard matches one escaped segment, so ids may hold %2F
 	Open   bool   // needs no identity
+	// Visitor lets a caller without a token in as who it says; nil, or false = it comes in as anywhere else.
+	Visitor func(remote netip.Addr) (auth.Identity, bool)
 	// Linked allows a browser to come here from another site by a link. Only for pages that change and tell nothing.
 	Linked bool
 	// Serve answers, or returns an error before anything was written; the gate then answers. ErrAborted, returned after

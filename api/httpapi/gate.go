@@ -21,7 +21,9 @@ type Config struct {
 	Log  *slog.Logger
 	// Denied is told of each token that was refused, so that it can be written down; nil = nobody is. Callers that are
 	// held off because they tried too often are not reported, lest they fill the log.
-	Denied  func(ctx context.Context, remote netip.AddrPort, err error)
+	Denied func(ctx context.Context, remote netip.AddrPort, err error)
+	// Observe is told of each request once it is over; nil = nobody is. It must not block.
+	Observe func(e Exchange)
 	Hosts   []string // further names this server answers to, lower case, without port
 	Origins []string // further browser origins ("https://tap.example") whose pages may send requests
 	MaxBody int64    // octets of a request body
@@ -173,7 +175,10 @@ func (g *Gate) enter(w http.ResponseWriter, r *http.Request, q *request, rt Rout
 			return err
 		}
 	}
-	if !rt.Open {
+	if id, ok := visitor(rt, tok, r); ok {
+		q.who = id.Name
+		r = r.WithContext(context.WithValue(r.Context(), identityKey, id))
+	} else if !rt.Open {
 		id, err := g.cfg.Auth.Authenticate(r.Context(), tok, remoteAddr(r))
 		if err != nil {
 			if tok != "" && fault.Is(err, fault.Unauthenticated) && g.cfg.Denied != nil {
@@ -226,6 +231,9 @@ func (g *Gate) finish(w *responseWriter, r *http.Request, q *request, started ti
 		}
 	}
 	g.log.Log(r.Context(), level, "request", attrs...)
+	if g.cfg.Observe != nil {
+		g.cfg.Observe(exchangeOf(r, q, w, time.Since(started)))
+	}
 	if p != nil {
 		panic(http.ErrAbortHandler)
 	}

@@ -119,6 +119,10 @@ type config struct {
 		Hosts []string `yaml:"hosts"` // further names this server answers to
 	} `yaml:"auth"`
 
+	Metrics struct {
+		AnonymousRanges []string `yaml:"anonymous_ranges"` // addresses that may scrape without a token
+	} `yaml:"metrics"`
+
 	Store struct {
 		Endpoints []string `yaml:"endpoints"` // of an etcd cluster; none = embedded
 		Username  string   `yaml:"username"`
@@ -252,6 +256,9 @@ func (c *config) check() error {
 	if _, err = c.exporters(); err != nil {
 		return err
 	}
+	if _, err = c.scrapers(); err != nil {
+		return err
+	}
 	_, err = c.grants()
 	return err
 }
@@ -286,19 +293,40 @@ func (c *config) grants() ([]auth.Grant, error) {
 	for i, a := range c.Auth.Anonymous {
 		g := auth.Grant{Role: a.Role, Project: a.Project}
 		for _, r := range a.Ranges {
-			p, err := netip.ParsePrefix(r)
+			p, err := parseRange(r)
 			if err != nil {
-				addr, aerr := netip.ParseAddr(r)
-				if aerr != nil {
-					return nil, fmt.Errorf("auth.anonymous[%d]: range %q is neither an address nor ADDRESS/BITS", i, r)
-				}
-				p = netip.PrefixFrom(addr, addr.BitLen())
+				return nil, fmt.Errorf("auth.anonymous[%d]: %w", i, err)
 			}
 			g.Ranges = append(g.Ranges, p)
 		}
 		out = append(out, g)
 	}
 	return out, nil
+}
+
+// scrapers are who may read the metrics without a token.
+func (c *config) scrapers() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for i, r := range c.Metrics.AnonymousRanges {
+		p, err := parseRange(r)
+		if err != nil {
+			return nil, fmt.Errorf("metrics.anonymous_ranges[%d]: %w", i, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// parseRange reads ADDRESS or ADDRESS/BITS.
+func parseRange(r string) (netip.Prefix, error) {
+	if p, err := netip.ParsePrefix(r); err == nil {
+		return p.Masked(), nil
+	}
+	addr, err := netip.ParseAddr(r)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("range %q is neither an address nor ADDRESS/BITS", r)
+	}
+	return netip.PrefixFrom(addr, addr.BitLen()), nil
 }
 
 func (c *config) controller(version string) controller.Config {

@@ -90,6 +90,7 @@ func TestConfigErrorsSayWhere(t *testing.T) {
 		"a later role":     {"role: agent\n", "role"},
 		"an unknown role":  {"role: king\n", "role"},
 		"a wrong range":    {"auth:\n  anonymous:\n    - {role: viewer, ranges: [lan]}\n", "range"},
+		"a wrong scraper":  {"metrics: {anonymous_ranges: [prometheus]}\n", "anonymous_ranges[0]"},
 		"a wrong filter":   {"recorders:\n  - {point: eth0, bytes: 1GiB, filter: prot 80}\n", "filter"},
 		"an open recorder": {"recorders:\n  - {point: eth0}\n", "bytes"},
 		"a negative snap":  {"recorders:\n  - {point: eth0, bytes: 1GiB, snap: -1}\n", "snap"},

@@ -112,7 +112,12 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		return err
 	}
 	defer cc.Close()
-	gate, err := httpapi.NewGate(httpapi.Config{Auth: keys, Log: log.With("room", "http"), Hosts: cfg.Auth.Hosts,
+	watch := newMetrics(ctl, trail, shown)
+	scrapers, err := cfg.scrapers()
+	if err != nil {
+		return err
+	}
+	gate, err := httpapi.NewGate(httpapi.Config{Auth: keys, Observe: observe(watch), Log: log.With("room", "http"), Hosts: cfg.Auth.Hosts,
 		Denied: func(ctx context.Context, remote netip.AddrPort, err error) {
 			e := audit.Entry{Actor: audit.Actor{Name: "unknown", Via: "token", Remote: remote.String()}, Action: "auth.denied",
 				Outcome: audit.Denied, Details: map[string]string{"reason": err.Error()}}
@@ -134,7 +139,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		}
 		return ctl.Ready(ctx)
 	}
-	web := gate.Server(gate.Handler(v1.New(ctl, v1.Config{Version: programVersion(), Ready: ready}), classic.New(ctl)))
+	web := gate.Server(gate.Handler(v1.New(ctl, v1.Config{Version: programVersion(), Ready: ready}), classic.New(ctl), metricsDoor(watch, scrapers)))
 
 	// Doors close first, then the agent in good order, then what it reports to.
 	group, ctx := errgroup.WithContext(ctx)
