@@ -41,6 +41,7 @@ type Config struct {
 	Segment    segment.Config // sizes and policies; the rest is set per capture
 	Flow       flow.Config
 	Quota      Quota
+	Budgets    Budgets
 	Recorders  []Recorder
 	Exporters  []Exporter
 }
@@ -86,9 +87,10 @@ type Agent struct {
 	revision   int64
 	jobs       map[string]*job // by UID
 	sensorPts  []point.Point
-	problems   map[string]string // by what they concern
-	missing    map[string]string // kind → why
-	readBy     map[string]string // by point: how its packets got here when they last did
+	problems   map[string]string      // by what they concern
+	governed   atomic.Pointer[string] // what is given up of packets, and why; nil, "" = nothing
+	missing    map[string]string      // kind → why
+	readBy     map[string]string      // by point: how its packets got here when they last did
 	used, free int64
 	running    sync.WaitGroup // added to with mu held, and not once it is stopped
 }
@@ -204,6 +206,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { a.guard(ctx) })
+	wg.Go(func() { a.govern(ctx) })
 	err := a.netdevs.Run(ctx, func(devices []point.Point) {
 		a.devices.Store(&devices)
 		a.link.InventoryChanged()

@@ -20,6 +20,9 @@ func (c *Config) Check() error {
 	if _, err := flow.New(c.Flow, func(*flow.Record) {}); err != nil {
 		return err
 	}
+	if err := c.Budgets.check(); err != nil {
+		return err
+	}
 	for i := range c.Recorders {
 		if err := c.Recorders[i].check(); err != nil {
 			return fmt.Errorf("recorders[%d]: %w", i, err)

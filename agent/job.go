@@ -42,6 +42,7 @@ type job struct {
 	cancel context.CancelFunc // set when it is started
 	done   chan struct{}      // closed when run has returned
 	kick   chan struct{}      // the spec has changed
+	hunger hunger             // the goroutine's
 
 	taker taker
 
@@ -295,7 +296,10 @@ func (j *job) tend(ctx context.Context) {
 		if durable {
 			kept = time.Now()
 		}
-		j.set(durable, j.taker.look)
+		j.set(durable, func(m *memo) {
+			j.taker.look(m)
+			j.worry(&m.Status)
+		})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"opentap/capture/ring"
@@ -41,10 +42,11 @@ type Engine struct {
 	log  *slog.Logger
 	open openFunc
 
-	mu      sync.Mutex
-	sources map[key]*source
-	closed  bool
-	running sync.WaitGroup
+	mu        sync.Mutex
+	sources   map[key]*source
+	restraint atomic.Pointer[Restraint]
+	closed    bool
+	running   sync.WaitGroup
 }
 
 // NewEngine makes an engine; it opens nothing yet.
@@ -65,7 +67,9 @@ func NewEngine(cfg Config, log *slog.Logger) *Engine {
 	if cfg.Told == nil {
 		cfg.Told = func(string, string, error) {}
 	}
-	return &Engine{cfg: cfg, log: log, open: openPoint, sources: make(map[key]*source)}
+	e := &Engine{cfg: cfg, log: log, open: openPoint, sources: make(map[key]*source)}
+	e.Restrain(Restraint{})
+	return e
 }
 
 // Attach has the consumer shown the packets that spec asks for, from now on and at most until spec.To. The ring is opened
@@ -105,7 +109,7 @@ func (e *Engine) Attach(spec Spec, c Consumer) (*Attachment, error) {
 			}
 		}
 	}
-	s := &source{key: k, expr: expr, cfg: e.cfg.Ring, open: e.open, isUp: e.cfg.IsUp, told: e.cfg.Told, log: e.log, kick: make(chan struct{}, 1), done: make(chan struct{}), joining: []*Attachment{a}}
+	s := &source{key: k, expr: expr, cfg: e.cfg.Ring, open: e.open, isUp: e.cfg.IsUp, told: e.cfg.Told, restraint: &e.restraint, log: e.log, kick: make(chan struct{}, 1), done: make(chan struct{}), joining: []*Attachment{a}}
 	s.lend = s.block
 	a.src = s
 	e.sources[k] = s

@@ -42,13 +42,14 @@ func (k key) serves(want key) bool {
 
 // source is one ring and the consumers that share it. All fields below mu are guarded by it; the rest belongs to run.
 type source struct {
-	key  key
-	expr *filter.Expr
-	cfg  ring.Config
-	open openFunc
-	isUp func(point string) bool
-	told func(point, by string, instead error)
-	log  *slog.Logger
+	key       key
+	expr      *filter.Expr
+	cfg       ring.Config
+	open      openFunc
+	isUp      func(point string) bool
+	told      func(point, by string, instead error)
+	restraint *atomic.Pointer[Restraint] // the engine's
+	log       *slog.Logger
 
 	// Of the packet at hand.
 	parsed  packet.Parsed
@@ -91,6 +92,7 @@ type Attachment struct {
 	detach  bool
 	inBlock bool
 	drained bool
+	turn    uint32  // packets since the one that a sample took
 	patient Patient // the consumer, if it is one
 	late    bool    // it was waited for in vain
 
@@ -321,6 +323,7 @@ func (s *source) block(b frames) {
 			a.inBlock = true
 		}
 	}
+	restraint := s.restraint.Load()
 	for b.Next(&f) {
 		s.read++
 		s.newest = max(s.newest, f.Time)
@@ -338,13 +341,7 @@ func (s *source) block(b frames) {
 				a.own.Filtered++
 				continue
 			}
-			if snap := a.spec.Snap; snap != 0 && len(f.Data) > snap {
-				f.Data = f.Data[:snap]
-				a.take(&frame)
-				f.Data = frame.whole
-				continue
-			}
-			a.take(&frame)
+			a.show(&frame, restraint)
 		}
 	}
 	for _, a := range s.active {
@@ -605,7 +602,7 @@ func (a *Attachment) book(c ring.Counts) {
 	acc.Filtered += c.Filtered - a.base.Filtered
 	acc.Dropped[ledger.Ring] += c.Dropped - a.base.Dropped
 	acc.FilterUncounted = a.src.key.filter != "" && c.Passed > 0 && !c.FilterCounted
-	acc.Seen = acc.Captured + acc.Filtered + acc.DroppedTotal()
+	acc.Seen = acc.Captured + acc.Filtered + acc.SampledOut + acc.RateLimited + acc.DroppedTotal()
 	a.mu.Lock()
 	a.progress.Account = acc
 	a.mu.Unlock()

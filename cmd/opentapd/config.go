@@ -90,6 +90,12 @@ type config struct {
 		Key           string   `yaml:"key"`
 	} `yaml:"exporters"` // where flow records are sent
 
+	Governor struct {
+		CPU    float64 `yaml:"cpu"`    // cores; 0 = no bound
+		Memory size    `yaml:"memory"` // 0 = no bound
+		Disk   size    `yaml:"disk"`   // written per second; 0 = no bound
+	} `yaml:"governor"`
+
 	Ring struct {
 		Blocks    int  `yaml:"blocks"`
 		BlockSize size `yaml:"block_size"`
@@ -349,6 +355,7 @@ func (c *config) agent(version, node string) agent.Config {
 	out.Capture.Ring.Blocks, out.Capture.Ring.BlockSize = c.Ring.Blocks, int(c.Ring.BlockSize)
 	out.Segment.NoIndex = !c.Segments.Index
 	out.Capture.Dedicated = c.dedicated()
+	out.Budgets = agent.Budgets{CPU: c.Governor.CPU, Memory: int64(c.Governor.Memory), Disk: int64(c.Governor.Disk)}
 	out.Flow.IdleTimeout, out.Flow.ActiveTimeout = time.Duration(c.Flow.IdleTimeout), time.Duration(c.Flow.ActiveTimeout)
 	out.Flow.MaxFlows, out.Flow.Bidirectional = c.Flow.MaxFlows, c.Flow.Bidirectional
 	out.Quota = agent.Quota{Bytes: int64(c.Retention.Quota), MinFree: int64(c.Retention.MinFree)}
