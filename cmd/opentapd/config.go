@@ -125,6 +125,8 @@ type config struct {
 		Hosts []string `yaml:"hosts"` // further names this server answers to
 	} `yaml:"auth"`
 
+	SSH sshConfig `yaml:"ssh"`
+
 	Metrics struct {
 		AnonymousRanges []string `yaml:"anonymous_ranges"` // addresses that may scrape without a token
 	} `yaml:"metrics"`
@@ -159,6 +161,7 @@ func defaultConfig() config {
 	c.Flow.IdleTimeout, c.Flow.ActiveTimeout = duration(ag.Flow.IdleTimeout), duration(ag.Flow.ActiveTimeout)
 	c.Flow.MaxFlows, c.Flow.Bidirectional = ag.Flow.MaxFlows, ag.Flow.Bidirectional
 	c.Sensors.Sysfs = ag.SysfsRoot
+	c.SSH = defaultSSH()
 	c.Log.Level, c.Log.Format = "info", "text"
 	return c
 }
@@ -247,6 +250,9 @@ func (c *config) check() error {
 		}
 	}
 	if err := c.checkDevices(); err != nil {
+		return err
+	}
+	if err := c.checkSSH(); err != nil {
 		return err
 	}
 	if err := c.checkRecorders(); err != nil {

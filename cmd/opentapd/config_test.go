@@ -104,6 +104,9 @@ func TestConfigErrorsSayWhere(t *testing.T) {
 		"devices twice":    {"points:\n  devices:\n    - {point: eth1, dedicated: true}\n    - {point: eth1}\n", "already"},
 		"no dedication":    {"points:\n  devices:\n    - {point: eth1, memory: 64MiB}\n", "dedicated"},
 		"little memory":    {"points:\n  devices:\n    - {point: eth1, dedicated: true, memory: 1MiB}\n", "4MiB"},
+		"half an ssh":      {"ssh: {authorized_keys: users}\n", "ssh.listen"},
+		"no ssh port":      {"ssh: {listen: localhost}\n", "ssh.listen"},
+		"no ssh at all":    {"ssh: {listen: 127.0.0.1:2222, max_connections: -1}\n", "ssh.max_connections"},
 		"recorded twice":   {"recorders:\n  - {point: eth0, bytes: 1}\n  - {point: eth0, bytes: 1}\n", "already"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -46,6 +46,13 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		return fmt.Errorf("listen on %s (is another opentapd running?): %w", cfg.Listen, err)
 	}
 	defer listener.Close()
+	sshListener, err := cfg.listenSSH()
+	if err != nil {
+		return err
+	}
+	if sshListener != nil {
+		defer sshListener.Close()
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return err
 	}
@@ -117,14 +124,14 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	if err != nil {
 		return err
 	}
-	gate, err := httpapi.NewGate(httpapi.Config{Auth: keys, Observe: observe(watch), Log: log.With("room", "http"), Hosts: cfg.Auth.Hosts,
-		Denied: func(ctx context.Context, remote netip.AddrPort, err error) {
-			e := audit.Entry{Actor: audit.Actor{Name: "unknown", Via: "token", Remote: remote.String()}, Action: "auth.denied",
-				Outcome: audit.Denied, Details: map[string]string{"reason": err.Error()}}
-			if err := trail.Append(context.WithoutCancel(ctx), e); err != nil {
-				log.Error("a refused token could not be written to the audit log", "err", err)
-			}
-		}})
+	denied := func(ctx context.Context, remote netip.AddrPort, err error) {
+		e := audit.Entry{Actor: audit.Actor{Name: "unknown", Via: "token", Remote: remote.String()}, Action: "auth.denied",
+			Outcome: audit.Denied, Details: map[string]string{"reason": err.Error()}}
+		if err := trail.Append(context.WithoutCancel(ctx), e); err != nil {
+			log.Error("a refused token could not be written to the audit log", "err", err)
+		}
+	}
+	gate, err := httpapi.NewGate(httpapi.Config{Auth: keys, Observe: observe(watch), Log: log.With("room", "http"), Hosts: cfg.Auth.Hosts, Denied: denied})
 	if err != nil {
 		return err
 	}
@@ -140,6 +147,11 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		return ctl.Ready(ctx)
 	}
 	web := gate.Server(gate.Handler(v1.New(ctl, v1.Config{Version: programVersion(), Ready: ready}), classic.New(ctl), metricsDoor(watch, scrapers)))
+
+	sshDoor, err := cfg.sshDoor(ctl, keys, denied, log)
+	if err != nil {
+		return err
+	}
 
 	// Doors close first, then the agent in good order, then what it reports to.
 	group, ctx := errgroup.WithContext(ctx)
@@ -178,6 +190,14 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		}
 		return named("http", err)
 	})
+	sshDone := make(chan struct{})
+	group.Go(func() error {
+		defer close(sshDone)
+		if sshDoor == nil {
+			return nil
+		}
+		return named("ssh", sshDoor.Run(ctx, sshListener))
+	})
 	group.Go(func() error {
 		<-ctx.Done()
 		log.Info("stopping")
@@ -187,6 +207,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		if err := web.Shutdown(patient); err != nil {
 			log.Warn("some requests did not end in time and are cut off", "err", web.Close())
 		}
+		<-sshDone
 		stopAgent()
 		<-agentDone
 		stopInner()
