@@ -35,9 +35,9 @@ else
   check gofmt gofmt -l "${files[@]}"
 fi
 if command -v shellcheck >/dev/null; then
-  check shellcheck shellcheck scripts/*.sh .ci/run
+  check shellcheck shellcheck scripts/*.sh packaging/*.sh .ci/run
 else
   echo "lint: shellcheck is not installed; shell scripts were only parsed"
-  for s in scripts/*.sh .ci/run; do check "bash -n $s" bash -n "$s"; done
+  for s in scripts/*.sh packaging/*.sh .ci/run; do check "bash -n $s" bash -n "$s"; done
 fi
 exit "$failed"
