@@ -134,7 +134,10 @@ func TestAChangedServerIsRefused(t *testing.T) {
 	if err := os.WriteFile(pins, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	never := func(context.Context, string, string) (bool, error) { t.Error("asked about a changed one"); return true, nil }
+	never := func(context.Context, string, string) (bool, error) {
+		t.Error("asked about a changed one")
+		return true, nil
+	}
 	m := wantMistrust(t, s, call(t, s, Trust{Pins: pins, Ask: never}), Changed)
 	if m.Known != old || !strings.Contains(m.Error(), "CHANGED") {
 		t.Error(m)
@@ -198,7 +201,10 @@ func TestCertificatesThatAreNotValid(t *testing.T) {
 	})
 	t.Run("another authority", func(t *testing.T) {
 		s, other := selfMade(t, time.Now()), selfMade(t, time.Now())
-		never := func(context.Context, string, string) (bool, error) { t.Error("asked though --ca was given"); return true, nil }
+		never := func(context.Context, string, string) (bool, error) {
+			t.Error("asked though --ca was given")
+			return true, nil
+		}
 		wantMistrust(t, s, call(t, s, Trust{CA: filepath.Join(other.dir, "ca.pem"), Ask: never}), Invalid)
 	})
 	t.Run("a stolen name: signed by nobody it shows", func(t *testing.T) {

@@ -61,13 +61,15 @@ type Hub interface {
 
 // Controller is safe for concurrent use.
 type Controller struct {
-	cfg   Config
-	store store.Store
-	audit Auditor
-	hub   Hub
-	keys  Keys
-	full  atomic.Pointer[string] // why nothing new is taken; nil = it is
-	log   *slog.Logger
+	cfg     Config
+	store   store.Store
+	audit   Auditor
+	hub     Hub
+	keys    Keys
+	doctor  Doctor
+	looking atomic.Bool            // the doctor is at work
+	full    atomic.Pointer[string] // why nothing new is taken; nil = it is
+	log     *slog.Logger
 
 	liveEnd chan struct{} // closed: live streams end
 	endLive sync.Once

@@ -31,6 +31,7 @@ type Controller struct {
 	List  []point.Point
 	Fail  map[string]error // method name → what it returns instead
 	Calls []want.Request   // requests that CreateCapture got, read with Requests
+	Sick  bool             // the doctor finds something bad
 	// Broken makes every Retrieval fail after so many octets; 0 = never.
 	Broken int64
 	// Unsized hides the size of retrievals.

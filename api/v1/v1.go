@@ -23,6 +23,7 @@ type Controller interface {
 	Points(ctx context.Context, id auth.Identity) ([]point.Point, error)
 	Capabilities(ctx context.Context, id auth.Identity) (want.Capabilities, error)
 	Nodes(ctx context.Context, id auth.Identity) ([]want.Node, error)
+	Doctor(ctx context.Context, id auth.Identity) (want.Examination, error)
 	CreateCapture(ctx context.Context, id auth.Identity, r want.Request) (v want.View, created bool, err error)
 	Captures(ctx context.Context, id auth.Identity) ([]want.View, error)
 	Capture(ctx context.Context, id auth.Identity, captureID string) (want.View, error)
@@ -115,6 +116,7 @@ func New(ctl Controller, cfg Config) httpapi.Door {
 		{Method: "GET", Path: "/v1/points/{name}", Serve: s.point},
 		{Method: "GET", Path: "/v1/capabilities", Serve: s.capabilities},
 		{Method: "GET", Path: "/v1/nodes", Serve: s.nodes},
+		{Method: "GET", Path: "/v1/doctor", Serve: s.doctor},
 		{Method: "POST", Path: "/v1/captures", Serve: s.create},
 		{Method: "GET", Path: "/v1/captures", Serve: s.captures},
 		{Method: "GET", Path: "/v1/captures/{id}", Serve: s.capture},

@@ -145,6 +145,8 @@ type config struct {
 		Format string `yaml:"format"` // text, json
 	} `yaml:"log"`
 
+	origins map[string]string // by key: default, file or flag; see originsOf
+
 	classic *classicOrigin // set when it was read from a file of the first OpenTap
 }
 

@@ -96,11 +96,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(err)
 	}
-	for _, f := range []struct{ flag, key *string }{{dataDir, &cfg.DataDir}, {listen, &cfg.Listen}, {role, &cfg.Role}, {tlsCert, &cfg.TLS.Cert}, {tlsKey, &cfg.TLS.Key}} {
+	flags := map[string]bool{}
+	read := cfg
+	for _, f := range []struct {
+		flag, key *string
+		name      string
+	}{{dataDir, &cfg.DataDir, "data_dir"}, {listen, &cfg.Listen, "listen"}, {role, &cfg.Role, "role"},
+		{tlsCert, &cfg.TLS.Cert, "tls.cert"}, {tlsKey, &cfg.TLS.Key, "tls.key"}} {
 		if *f.flag != "" {
 			*f.key = *f.flag
+			flags[f.name] = true
 		}
 	}
+	cfg.origins = originsOf(read, flags)
 	if err := cfg.check(); err != nil {
 		return fail(err)
 	}

@@ -107,6 +107,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	hub := agentapi.NewHub(ctl, log.With("room", "hub"))
 	ctl.SetHub(hub)
 	ctl.SetKeys(keys)
+	ctl.SetDoctor(doctorOf(cfg, node, ag, shown))
 	link := agentapi.NewLink(ag.Identity(), ag, log.With("room", "link"))
 	ag.SetLink(link)
 

@@ -90,6 +90,25 @@ func launch(t *testing.T, listen string, change func(*config)) *process {
 			}
 		}
 	}
+	scheme := "http"
+	if speaks, _ := cfg.wantsTLS(); speaks {
+		scheme = "https"
+	}
+	web := &http.Client{Transport: &http.Transport{TLSClientConfig: insecureConfig()}}
+	defer web.CloseIdleConnections()
+	for ready := false; !ready; {
+		select {
+		case <-deadline:
+			t.Fatalf("opentapd is not ready\n%s", p.log)
+		case <-tick.C:
+			resp, err := web.Get(scheme + "://" + p.addr + "/readyz")
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			ready = resp.StatusCode == http.StatusOK
+		}
+	}
 	b, err := os.ReadFile(filepath.Join(p.dir, tokenFile))
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"opentap/api/doortest"
+)
+
+func TestDoctor(t *testing.T) {
+	ctl, srv := newServer(doortest.Users())
+	defer srv.Close()
+	call := func(args ...string) (int, string, string) {
+		var out, errs bytes.Buffer
+		code := run(append([]string{"doctor", "--url", srv.URL, "--token", "admin"}, args...), strings.NewReader(""), &out, &errs)
+		return code, out.String(), errs.String()
+	}
+	code, out, errs := call()
+	if code != exitOK || !strings.Contains(out, "warn  clock") || !strings.Contains(out, "→ run chrony") {
+		t.Errorf("%d\n%s%s", code, out, errs)
+	}
+	if code, out, _ = call("--settings", "-o", "csv"); code != exitOK || out != "key,value,origin\nlisten,127.0.0.1:2020,default\n" {
+		t.Errorf("%d\n%s", code, out)
+	}
+	ctl.Change(func() { ctl.Sick = true })
+	if code, out, errs = call("-o", "json"); code != exitError || !strings.Contains(out, `"severity": "bad"`) || !strings.Contains(errs, "something is bad") {
+		t.Errorf("%d\n%s%s", code, out, errs)
+	}
+	if code, out, _ = call("-o", "csv"); code != exitError || !strings.Contains(out, "bad,space,the disk is full,make room") {
+		t.Errorf("%d\n%s", code, out)
+	}
+	if code, _, errs = call("--token", "viewer"); code != exitRefused {
+		t.Errorf("a viewer: %d %s", code, errs)
+	}
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"opentap/agent"
+	"opentap/audit"
+	"opentap/controller"
+	"opentap/doctor"
+	"opentap/want"
+)
+
+// doctorOf looks at this host as this configuration uses it.
+func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) controller.Doctor {
+	return func(ctx context.Context) (want.Examination, error) {
+		_, facts := ag.Inventory()
+		x := want.Examination{Node: node, Time: time.Now().UTC(), Settings: settingsOf(cfg)}
+		x.Findings = doctor.Look(ctx, doctor.Config{DataDir: cfg.DataDir, CaptureDir: cfg.captureDir(), Quota: int64(cfg.Retention.Quota),
+			MinFree: int64(cfg.Retention.MinFree), Used: facts.DiskUsed, RingBytes: int64(cfg.Ring.Blocks) * int64(cfg.Ring.BlockSize), Known: ag.Owns})
+		x.Findings = append(x.Findings, chain(auditDir(cfg)))
+		if shown != nil {
+			x.Findings = append(x.Findings, certificateFinding(shown.Expires(), time.Now()))
+		}
+		for _, p := range facts.Problems {
+			x.Findings = append(x.Findings, want.Finding{Check: "agent", Severity: want.Warn, Text: p, Fix: "see the log of opentapd around the time when this began"})
+		}
+		return x, ctx.Err()
+	}
+}
+
+// chain checks the audit log as --verify-audit does, beside its writer.
+func chain(dir string) want.Finding {
+	r, err := audit.Verify(dir)
+	if err != nil {
+		return want.Finding{Check: "audit", Severity: want.Bad, Text: err.Error(),
+			Fix: "keep a copy of the directory and find out who changed it; what follows the place named proves nothing"}
+	}
+	return want.Finding{Check: "audit", Severity: want.Fine, Text: fmt.Sprintf("the audit log is whole: entries %d to %d, head %s", r.First, r.Head.Seq, r.Head)}
+}
+
+// certificateEarly is when an end that comes near is told: later than a self-made certificate is renewed.
+const certificateEarly = 14 * 24 * time.Hour
+
+func certificateFinding(ends, now time.Time) want.Finding {
+	f := want.Finding{Check: "certificate", Severity: want.Fine, Text: "the server's certificate is valid until " + ends.UTC().Format(time.RFC3339)}
+	switch {
+	case now.After(ends):
+		f.Severity, f.Text = want.Bad, "the server's certificate ended on "+ends.UTC().Format(time.RFC3339)
+	case now.After(ends.Add(-certificateEarly)):
+		f.Severity = want.Warn
+	default:
+		return f
+	}
+	f.Fix = "renew the files of tls.cert and tls.key; a self-made certificate renews itself, and the log says why it could not"
+	return f
+}
+
+// settingsOf lists the configuration's values, sorted as the struct is.
+func settingsOf(cfg config) []want.Setting {
+	var out []want.Setting
+	eachValue(reflect.ValueOf(cfg), "", func(key, value string) {
+		origin := cfg.origins[key]
+		if origin == "" {
+			origin = "default"
+		}
+		out = append(out, want.Setting{Key: key, Value: value, Origin: origin})
+	})
+	return out
+}
+
+// originsOf says for each key where its value is from: a file when it is other than the default, unless a flag was given.
+func originsOf(read config, flags map[string]bool) map[string]string {
+	defaults := make(map[string]string)
+	eachValue(reflect.ValueOf(defaultConfig()), "", func(key, value string) { defaults[key] = value })
+	out := make(map[string]string, len(defaults))
+	eachValue(reflect.ValueOf(read), "", func(key, value string) {
+		switch {
+		case flags[key]:
+			out[key] = "flag"
+		case value != defaults[key]:
+			out[key] = "file"
+		default:
+			out[key] = "default"
+		}
+	})
+	return out
+}
+
+// eachValue spells the values as YAML, by key. Those of a key that names a secret, and not a file of it, are left out.
+func eachValue(v reflect.Value, prefix string, fn func(key, value string)) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		if !f.IsExported() {
+			continue
+		}
+		key := prefix + f.Tag.Get("yaml")
+		if f.Type.Kind() == reflect.Struct {
+			eachValue(v.Field(i), key+".", fn)
+			continue
+		}
+		b, err := yaml.MarshalWithOptions(v.Field(i).Interface(), yaml.Flow(true))
+		value := strings.TrimSpace(string(b))
+		if plain, uerr := strconv.Unquote(value); uerr == nil {
+			value = plain
+		}
+		switch {
+		case err != nil:
+			value = "cannot be shown: " + err.Error()
+		case value != "" && (strings.HasSuffix(key, "password") || strings.HasSuffix(key, "secret") || strings.HasSuffix(key, "token")):
+			value = "(not shown)"
+		}
+		fn(key, value)
+	}
+}
