@@ -79,7 +79,7 @@ func (r *liveReader) reached() packet.Timestamp {
 			least = min(least, packet.Timestamp(s.reached.Load()))
 		}
 	}
-	return max(least, r.upto)
+	return max(least.Add(-capture.Lead), r.upto) // without packets the ring's clock is all there is, and a busy host's is late
 }
 
 // recorded writes what was recorded from r.upto until to, in the order of time.
