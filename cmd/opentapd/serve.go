@@ -179,6 +179,11 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		}
 	})
 	group.Go(func() error {
+		select { // callers that came early wait in the listener's queue, instead of hearing that nobody is known yet
+		case <-keys.Ready():
+		case <-ctx.Done():
+			return nil
+		}
 		var err error
 		if shown != nil {
 			web.TLSConfig = tlsConfig(shown)
