@@ -59,11 +59,20 @@ class Daemon(unittest.TestCase):
         (chip / "name").write_text("coretemp")
         (chip / "temp1_input").write_text("21500")
         (cls.dir / "opentap.yaml").write_text("points:\n  default: lo\n  aliases: [{point: lo, name: inside}]\nsensors: {sysfs: %s}\n" % (cls.dir / "sys"))
-        log = open(cls.dir / "log", "wb")
-        cls.addClassCleanup(log.close)
         data = cls.dir / "data"
-        d = subprocess.Popen([str(cls.dir / "opentapd"), "--config", str(cls.dir / "opentap.yaml"), "--data-dir", str(data)],
-                             stdout=log, stderr=log)
+        cls.start(cls.addClassCleanup, "--data-dir", str(data), ready=lambda: urllib.request.urlopen(URL + "/readyz", timeout=2))
+        patch = mock.patch.dict(os.environ, {"OPENTAP_DATA": str(data), "OPENTAP_URL": URL})
+        patch.start()
+        cls.addClassCleanup(patch.stop)
+        os.environ.pop("OPENTAP_TOKEN", None)
+        cls.client = opentap.Client()
+
+    @classmethod
+    def start(cls, cleanup, *args, ready):
+        """Runs an opentapd until it is ready."""
+        log = open(cls.dir / "log", "wb")
+        cleanup(log.close)
+        d = subprocess.Popen([str(cls.dir / "opentapd"), "--config", str(cls.dir / "opentap.yaml"), *args], stdout=log, stderr=log)
 
         def end():
             d.send_signal(signal.SIGTERM)
@@ -73,21 +82,33 @@ class Daemon(unittest.TestCase):
                 d.kill()
                 d.wait()
 
-        cls.addClassCleanup(end)
+        cleanup(end)
         deadline = time.monotonic() + 30
         while True:
             try:
-                if urllib.request.urlopen(URL + "/readyz", timeout=2).status == 200:
-                    break
-            except OSError:
+                with ready() as answer:
+                    if answer.status == 200:
+                        return
+            except (OSError, opentap.OpenTapError):
                 if d.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError("opentapd is not ready:\n" + (cls.dir / "log").read_text()[-2000:])
             time.sleep(0.05)
-        patch = mock.patch.dict(os.environ, {"OPENTAP_DATA": str(data), "OPENTAP_URL": URL})
-        patch.start()
-        cls.addClassCleanup(patch.stop)
-        os.environ.pop("OPENTAP_TOKEN", None)
-        cls.client = opentap.Client()
+
+    def test_tls_with_a_certificate_made_by_the_server(self):
+        data = self.dir / "tls"
+        url = "https://127.0.0.1:2443"
+        with mock.patch.dict(os.environ, {"OPENTAP_DATA": str(data)}):
+            self.start(self.addCleanup, "--data-dir", str(data), "--listen", "0.0.0.0:2443",
+                       ready=lambda: opentap.Client(url, retries=0)._http.open("GET", "/readyz"))
+            self.assertTrue(opentap.Client(url).points())
+            here = {"name": "t", "ipaddr": "127.0.0.1", "portnum": "2443", "scheme": "https"}
+            self.assertIn("inside", opentap.capabilities(here)["network_observation_pts"])
+        authority = str(data / "tls" / "ca.pem")
+        token = (data / "admin.token").read_text().strip()
+        self.assertTrue(opentap.Client(url, token, ca=authority).points())
+        with self.assertRaises(opentap.ConnectionFailed) as c:
+            opentap.Client(url, token, retries=0).points()
+        self.assertIn("OPENTAP_CA", str(c.exception))
 
     def running(self, kind, **more):
         """A capture that is under way."""

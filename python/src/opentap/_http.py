@@ -32,16 +32,34 @@ def find_token(host: str) -> str:
     """The token of a server on this machine, where it may be read. That one never leaves the machine."""
     if not is_loopback(host):
         return ""
-    dirs = [os.environ.get("OPENTAP_DATA", ""), "opentap-data", "/var/lib/opentap", "/opt/opentap/log"]
-    for d in dirs:
-        if d:
-            try:
-                text = Path(d, "admin.token").read_text("ascii").strip()
-            except (OSError, ValueError):
-                continue
-            if text and all("!" <= c <= "~" for c in text) and len(text) <= 4096:
-                return text
+    for d in data_dirs():
+        try:
+            text = (d / "admin.token").read_text("ascii").strip()
+        except (OSError, ValueError):
+            continue
+        if text and all("!" <= c <= "~" for c in text) and len(text) <= 4096:
+            return text
     return ""
+
+
+def data_dirs() -> List[Path]:
+    """Where a server on this machine may keep its data."""
+    dirs = [os.environ.get("OPENTAP_DATA", ""), "opentap-data", "/var/lib/opentap", "/opt/opentap/log"]
+    return [Path(d) for d in dirs if d]
+
+
+def tls_context(host: str, ca: Optional[str]) -> ssl.SSLContext:
+    """Believes in ca (default: OPENTAP_CA) alone, or else in the system's authorities and, for a server on this machine, in
+    the one that it made itself."""
+    ca = ca or os.environ.get("OPENTAP_CA")
+    context = ssl.create_default_context(cafile=ca)
+    if not ca and is_loopback(host):
+        for d in data_dirs():
+            try:
+                context.load_verify_locations(cafile=str(d / "tls" / "ca.pem"))
+            except (OSError, ssl.SSLError):
+                pass
+    return context
 
 
 def escape(segment: str) -> str:
@@ -111,6 +129,14 @@ def reason_of(e: BaseException) -> str:
     return str(e) or type(e).__name__
 
 
+def _hint(e: BaseException) -> str:
+    if isinstance(e, ConnectionRefusedError):
+        return "is opentapd running there?"
+    if isinstance(e, ssl.SSLCertVerificationError):
+        return "name the authority that signed the server's certificate: ca=FILE or OPENTAP_CA; that of opentapd itself is DATA-DIR/tls/ca.pem"
+    return ""
+
+
 class Transport:
     """Sends requests. A connection is made for each, so that it can be used by several threads at once."""
 
@@ -132,7 +158,7 @@ class Transport:
         self.timeout, self.retries, self.patience, self.agent = timeout, retries, patience, agent
         self._context = context
         if self.scheme == "https" and context is None:
-            self._context = ssl.create_default_context(cafile=ca)
+            self._context = tls_context(self.host, ca)
 
     def _once(self, method: str, path: str, body: Optional[bytes], headers: Dict[str, str], endless: bool) -> Response:
         conn: http.client.HTTPConnection
@@ -155,7 +181,7 @@ class Transport:
         except (OSError, http.client.HTTPException) as e:
             conn.close()
             raise ConnectionFailed("%s cannot be reached: %s" % (self.url, reason_of(e)),
-                                   hint="is opentapd running there?" if isinstance(e, ConnectionRefusedError) else "") from e
+                                   hint=_hint(e)) from e
 
     def open(self, method: str, path: str, body: Any = None, headers: Optional[Dict[str, str]] = None, *,
              repeatable: Optional[bool] = None, endless: bool = False, accept: Tuple[int, ...] = ()) -> Response:

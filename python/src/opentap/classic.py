@@ -1,7 +1,7 @@
 """The functions of the first OpenTap's Python module, under their old names.
 
-A location says where a server is: {'name': 'local', 'ipaddr': '127.0.0.1', 'portnum': '2020'}. It may also have 'token' and
-'scheme' ('https'). Without 'token' that of a server on this machine is used where it can be read, or OPENTAP_TOKEN when
+A location says where a server is: {'name': 'local', 'ipaddr': '127.0.0.1', 'portnum': '2020'}. It may also have 'token',
+'scheme' ('https') and 'ca'. Without 'token' that of a server on this machine is used where it can be read, or OPENTAP_TOKEN when
 OPENTAP_URL names this server.
 
 Times are Unix seconds; datetime objects are taken too, those without a time zone as UTC.

@@ -66,7 +66,8 @@ class Client:
     """One server. It may be used by several threads.
 
     url is OPENTAP_URL or http://127.0.0.1:2020 unless given; token is OPENTAP_TOKEN, or for a server on this machine the one
-    it made itself, where it can be read. ca is a file with the certificate that signed the server's. timeout is for a
+    it made itself, where it can be read. ca is a PEM file with the authority that signed the server's certificate (OPENTAP_CA);
+    of a server on this machine it is found. timeout is for a
     connection and for every wait for data; a server that says "not now" is asked again up to retries times within patience
     seconds.
     """
