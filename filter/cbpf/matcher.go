@@ -72,8 +72,8 @@ func NewMatcher(e *filter.Expr, o Options) (*Matcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A chain of a few plain tests is as quick in the interpreter, where no headers are looked for first. Ports and lists of
-	// addresses, which are many instructions a step, gain (BenchmarkQuickMixed).
+	// A chain of a few plain tests is as quick in the interpreter, where no headers are looked for first. Ports, which
+	// are many instructions a step, gain (BenchmarkQuickMixed); long lists of addresses lose about as much as they gain.
 	if q := newQuick(e, o); q != nil && len(m.code) > 20+20*len(q.steps) {
 		m.quick = q
 	}
