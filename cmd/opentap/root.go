@@ -149,7 +149,7 @@ server that is not trusted);
 
 The server is http://127.0.0.1:2020 unless --url or OPENTAP_URL says otherwise. A token comes from --token,
 OPENTAP_TOKEN or --token-file. For a server on this machine the token that it made at its first start is
-found by itself, in $OPENTAP_DATA, ./opentap-data or /var/lib/opentap, if you may read it.
+found by itself, in $OPENTAP_DATA, ./opentap-data, /var/lib/opentap or /opt/opentap/log, if you may read it.
 
 A server beyond this machine is https://. Its self-made certificate is shown to you the first time, by its fingerprint,
 and known from then on (opentap/known_hosts in your configuration directory); when it changes, nothing is sent.`,

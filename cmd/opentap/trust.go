@@ -36,7 +36,7 @@ func dataDirs() []string {
 	if d := os.Getenv("OPENTAP_DATA"); d != "" {
 		dirs = append(dirs, d)
 	}
-	return append(dirs, "opentap-data", "/var/lib/opentap")
+	return append(dirs, "opentap-data", "/var/lib/opentap", "/opt/opentap/log")
 }
 
 // askTrust asks the person at the terminal.
