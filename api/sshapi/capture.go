@@ -63,7 +63,7 @@ func parseOctets(s string) (uint64, error) {
 	return n * unit, nil
 }
 
-// request adds the options of a capture to o.
+// requestOptions adds the options of a capture to o.
 func requestOptions(o *options, q *want.Request) {
 	now := time.Now()
 	at := func(p *time.Time) func(string) error {
@@ -100,7 +100,7 @@ func checkFormat(f want.Format, k want.Kind) error {
 }
 
 var captureVerb = verb{
-	name: "capture", args: "KIND", short: "Capture, wait, and write what was captured to standard output", min: 1, max: 1,
+	name: "capture", args: "KIND", short: "Capture, wait, and write what was captured to standard output", min: 1, max: 1, signals: true,
 	long: `KIND is pcap, netflow, ethernet or sensor; also temperature, motion or vibration. Without --duration, --to, --packets or
 --bytes it goes on until the client sends a signal; closing the connection stops the capture, and what was captured stays on
 the server until it expires.`,
@@ -151,6 +151,9 @@ the server until it expires.`,
 
 // start begins a capture and says what the server made of the request.
 func (c *call) start(ctx context.Context, q want.Request) (want.View, error) {
+	// It is begun or not, whatever the client does meanwhile: one of which nobody knows would go on.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
 	v, created, err := c.s.ctl.CreateCapture(ctx, c.id, q)
 	if err != nil {
 		return v, pointAt(q.Filter, err)
@@ -328,7 +331,7 @@ var retrieveVerb = verb{
 const flowsPause = 5 * time.Second
 
 var flowsVerb = verb{
-	name: "flows", args: "[POINT...] [FILTER]", short: "Stream flow records as CSV while they are made", max: -1,
+	name: "flows", args: "[POINT...] [FILTER]", short: "Stream flow records as CSV while they are made", max: -1, signals: true,
 	long: `It starts a netflow capture and writes its records as they are complete: when a flow has ended, or after the server's idle
 or active timeout. It goes on until --duration, --to or the end of the session, which stops the capture; its data stays on
 the server until it expires.`,

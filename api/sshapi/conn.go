@@ -166,7 +166,12 @@ func (c *conn) session(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Req
 			}
 			if ok = run != nil; ok {
 				started = true
-				begin = func() { wg.Go(func() { c.run(ch, run) }) }
+				begin = func() {
+					wg.Go(func() { c.run(ch, run) })
+					if r.Type != "subsystem" { // verbs read nothing: what comes is not to pile up
+						wg.Go(func() { _, _ = io.Copy(io.Discard, ch) })
+					}
+				}
 			}
 		case "signal":
 			if started && !interrupted {

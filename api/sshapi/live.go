@@ -77,24 +77,8 @@ Nothing is stored on the server. If the reader takes too little, packets are los
 				return pointAt(q.Filter, err)
 			}
 			defer rt.Close()
-			stream, cancel := context.WithCancel(ctx)
-			defer cancel()
-			ended := make(chan struct{})
-			defer close(ended)
-			go func() {
-				select {
-				case <-c.interrupt:
-					cancel()
-				case <-ended:
-				case <-stream.Done():
-				}
-			}()
 			t := &tally{w: c.out}
-			err = rt.Write(stream, t, 0, -1)
-			if err != nil && stream.Err() != nil && ctx.Err() == nil {
-				err = context.Canceled
-			}
-			if err != nil {
+			if err := rt.Write(ctx, t, 0, -1); err != nil {
 				return err
 			}
 			l := t.account()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -49,6 +50,7 @@ type call struct {
 type verb struct {
 	name, args, short, long, example string
 	lists                            bool // its output is a list: -o says in which form
+	signals                          bool // it takes signals itself; others are ended by them
 	min, max                         int  // arguments; max -1 = any number
 	// prepare adds the verb's options and returns its function.
 	prepare func(o *options) func(ctx context.Context, c *call) error
@@ -148,9 +150,32 @@ func (c *call) run(ctx context.Context, words []string) error {
 			return usagef("%s: %q is left over", v.name, args[v.max])
 		}
 		c.args = args
-		return run(ctx, c)
+		if v.signals {
+			return run(ctx, c)
+		}
+		return c.interruptibly(ctx, run)
 	}
 	return usagef("there is no verb %q", name)
+}
+
+// interruptibly runs fn until it ends or the client sends a signal.
+func (c *call) interruptibly(ctx context.Context, fn func(context.Context, *call) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		select {
+		case <-c.interrupt:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	err := fn(ctx, c)
+	if err != nil && ctx.Err() != nil {
+		return context.Canceled
+	}
+	return err
 }
 
 // say writes a line to standard error, made safe for a terminal.
