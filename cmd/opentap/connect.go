@@ -17,9 +17,7 @@ const defaultURL = "http://127.0.0.1:2020"
 // connect makes the client. It connects to nothing yet.
 func (a *app) connect() (*client.Client, error) {
 	addr := cmp.Or(a.url, os.Getenv("OPENTAP_URL"), defaultURL)
-	if !strings.Contains(addr, "://") {
-		addr = "http://" + addr
-	}
+	addr = withScheme(addr)
 	token, err := a.findToken(addr)
 	if err != nil {
 		return nil, err
@@ -64,6 +62,17 @@ func readToken(path string) (string, error) {
 		return "", fmt.Errorf("read token: %s holds no single line of plain text", path)
 	}
 	return t, nil
+}
+
+// withScheme completes an address that has none, as servers listen: with TLS unless they are on this machine.
+func withScheme(addr string) string {
+	switch {
+	case strings.Contains(addr, "://"):
+		return addr
+	case loopback("http://" + addr):
+		return "http://" + addr
+	}
+	return "https://" + addr
 }
 
 func loopback(addr string) bool {
