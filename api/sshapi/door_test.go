@@ -613,8 +613,10 @@ func TestSFTP(t *testing.T) {
 	}
 	_, create := c.Create("/captures/new.pcapng")
 	_, appendTo := c.OpenFile("/captures/one.pcapng", os.O_RDWR)
-	for what, err := range map[string]error{"create": create, "open for writing": appendTo, "remove": c.Remove("/captures/one.pcapng"), "rename": c.Rename("/captures/one.pcapng", "/captures/x"),
-		"posix-rename": c.PosixRename("/captures/one.pcapng", "/captures/x"), "mkdir": c.Mkdir("/d"), "chmod": c.Chmod("/captures/one.pcapng", 0o777), "symlink": c.Symlink("/a", "/b"), "truncate": c.Truncate("/captures/one.pcapng", 1)} {
+	for what, err := range map[string]error{
+		"create": create, "open for writing": appendTo, "remove": c.Remove("/captures/one.pcapng"), "rename": c.Rename("/captures/one.pcapng", "/captures/x"),
+		"posix-rename": c.PosixRename("/captures/one.pcapng", "/captures/x"), "mkdir": c.Mkdir("/d"), "chmod": c.Chmod("/captures/one.pcapng", 0o777), "symlink": c.Symlink("/a", "/b"), "truncate": c.Truncate("/captures/one.pcapng", 1),
+	} {
 		if !errors.Is(err, os.ErrPermission) {
 			t.Errorf("%s: %v", what, err)
 		}

@@ -240,8 +240,10 @@ var capturesVerb = verb{
 				if v.Kind == want.Packets {
 					n = st.Ledger.Captured
 				}
-				rows = append(rows, []string{v.ID, string(v.Kind), strings.Join(v.Query.Points, ","), string(st.State), when(v.Query.From), when(v.End()),
-					strconv.FormatUint(n, 10), octets(st.Bytes), strconv.FormatUint(st.Ledger.DroppedTotal(), 10), v.Query.Filter})
+				rows = append(rows, []string{
+					v.ID, string(v.Kind), strings.Join(v.Query.Points, ","), string(st.State), when(v.Query.From), when(v.End()),
+					strconv.FormatUint(n, 10), octets(st.Bytes), strconv.FormatUint(st.Ledger.DroppedTotal(), 10), v.Query.Filter,
+				})
 			}
 			return c.table([]string{"ID", "KIND", "POINTS", "STATE", "FROM", "TO", "RECORDS", "SIZE", "DROPPED", "FILTER"}, rows, map[string]any{"captures": list})
 		}
@@ -264,9 +266,23 @@ var showVerb = verb{
 // show writes one capture.
 func (c *call) show(v *want.View) error {
 	st := &v.Status
-	list := [][2]string{{"id", v.ID}, {"kind", string(v.Kind)}, {"points", strings.Join(v.Query.Points, ", ")}, {"node", v.Node}, {"owner", v.Owner},
-		{"state", string(st.State)}, {"reason", st.Reason}, {"filter", v.Query.Filter}, {"from", when(v.Query.From)}, {"to", when(v.End())},
-		{"started", when(st.Started)}, {"ended", when(st.Ended)}, {"expires", when(v.Expires)}, {"size", octets(st.Bytes)}, {"note", v.Note}}
+	list := [][2]string{
+		{"id", v.ID},
+		{"kind", string(v.Kind)},
+		{"points", strings.Join(v.Query.Points, ", ")},
+		{"node", v.Node},
+		{"owner", v.Owner},
+		{"state", string(st.State)},
+		{"reason", st.Reason},
+		{"filter", v.Query.Filter},
+		{"from", when(v.Query.From)},
+		{"to", when(v.End())},
+		{"started", when(st.Started)},
+		{"ended", when(st.Ended)},
+		{"expires", when(v.Expires)},
+		{"size", octets(st.Bytes)},
+		{"note", v.Note},
+	}
 	if v.Kind == want.Packets || v.Kind == want.Flows {
 		list = append(list, [2]string{"packets", accounts(&st.Ledger)})
 	}

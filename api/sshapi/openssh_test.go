@@ -45,8 +45,10 @@ func (d *door) hostLine() string {
 
 // options are what ssh and sftp are told on the command line.
 func (d *door) options(key, known string) []string {
-	return []string{"-F", "/dev/null", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile=" + known,
-		"-o", "GlobalKnownHostsFile=/dev/null", "-o", "IdentityAgent=none", "-i", key}
+	return []string{
+		"-F", "/dev/null", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile=" + known,
+		"-o", "GlobalKnownHostsFile=/dev/null", "-o", "IdentityAgent=none", "-i", key,
+	}
 }
 
 // ssh runs OpenSSH's client.
@@ -282,8 +284,10 @@ func TestOpenSSHsSFTP(t *testing.T) {
 			t.Errorf("%s: %d octets, %v", name, len(got), err)
 		}
 	}
-	for batch, says := range map[string]string{"put part captures/x.pcapng": "ermission denied", "rm captures/one.pcapng": "ermission denied", "mkdir x": "ermission denied",
-		"get captures/none.pcapng": "not found", "rename captures/one.pcapng x": "ermission denied"} {
+	for batch, says := range map[string]string{
+		"put part captures/x.pcapng": "ermission denied", "rm captures/one.pcapng": "ermission denied", "mkdir x": "ermission denied",
+		"get captures/none.pcapng": "not found", "rename captures/one.pcapng x": "ermission denied",
+	} {
 		if out, errs, code := sftp(batch + "\n"); code == 0 || !strings.Contains(errs+out, says) {
 			t.Errorf("%s: exit %d: %s%s", batch, code, out, errs)
 		}

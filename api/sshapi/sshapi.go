@@ -58,8 +58,10 @@ type Config struct {
 
 // DefaultConfig has the limits; Auth and HostKey are the caller's to set.
 func DefaultConfig() Config {
-	return Config{Connections: 64, PerAddress: 16, HalfOpen: 16, Channels: 8, Transfers: 32,
-		LoginTimeout: 30 * time.Second, IdleTimeout: 10 * time.Minute, StallTimeout: time.Minute, EndTimeout: 5 * time.Second}
+	return Config{
+		Connections: 64, PerAddress: 16, HalfOpen: 16, Channels: 8, Transfers: 32,
+		LoginTimeout: 30 * time.Second, IdleTimeout: 10 * time.Minute, StallTimeout: time.Minute, EndTimeout: 5 * time.Second,
+	}
 }
 
 // New checks cfg. It starts nothing.
@@ -77,6 +79,8 @@ func New(ctl Controller, cfg Config, log *slog.Logger) (*Server, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{ctl: ctl, cfg: cfg, log: log, open: map[netip.Addr]int{}, halfOpen: make(chan struct{}, cfg.HalfOpen),
-		transfers: make(chan struct{}, cfg.Transfers), sizes: newSizes()}, nil
+	return &Server{
+		ctl: ctl, cfg: cfg, log: log, open: map[netip.Addr]int{}, halfOpen: make(chan struct{}, cfg.HalfOpen),
+		transfers: make(chan struct{}, cfg.Transfers), sizes: newSizes(),
+	}, nil
 }

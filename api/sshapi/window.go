@@ -2,7 +2,6 @@ package sshapi
 
 import (
 	"context"
-	"errors"
 	"io"
 	"os"
 	"sync"
@@ -210,5 +209,5 @@ func (f *snapshotFile) Close() error {
 	f.end()
 	f.buf = nil
 	defer f.release()
-	return errors.Join(f.rt.Close())
+	return f.rt.Close()
 }

@@ -37,8 +37,10 @@ func newSSH(t *testing.T, l *lab, role string) *ssher {
 	if err := os.WriteFile(known, []byte("[127.0.0.1]:2222 "+host), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return &ssher{d, []string{"-F", "/dev/null", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes",
-		"-o", "UserKnownHostsFile=" + known, "-o", "GlobalKnownHostsFile=/dev/null", "-o", "IdentityAgent=none", "-i", key}}
+	return &ssher{d, []string{
+		"-F", "/dev/null", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes",
+		"-o", "UserKnownHostsFile=" + known, "-o", "GlobalKnownHostsFile=/dev/null", "-o", "IdentityAgent=none", "-i", key,
+	}}
 }
 
 func (s *ssher) args(words ...string) []string {
