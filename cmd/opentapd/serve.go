@@ -126,8 +126,10 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		return err
 	}
 	denied := func(ctx context.Context, remote netip.AddrPort, err error) {
-		e := audit.Entry{Actor: audit.Actor{Name: "unknown", Via: "token", Remote: remote.String()}, Action: "auth.denied",
-			Outcome: audit.Denied, Details: map[string]string{"reason": err.Error()}}
+		e := audit.Entry{
+			Actor: audit.Actor{Name: "unknown", Via: "token", Remote: remote.String()}, Action: "auth.denied",
+			Outcome: audit.Denied, Details: map[string]string{"reason": err.Error()},
+		}
 		if err := trail.Append(context.WithoutCancel(ctx), e); err != nil {
 			log.Error("a refused token could not be written to the audit log", "err", err)
 		}
