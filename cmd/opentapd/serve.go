@@ -38,6 +38,26 @@ const tokenFile = "admin.token"
 
 func auditDir(cfg config) string { return filepath.Join(cfg.DataDir, "audit") }
 
+// openState opens what is wanted and who did what. Both are to be closed, the audit log first.
+func openState(ctx context.Context, cfg config, log *slog.Logger) (*etcd.Store, *audit.Log, error) {
+	storeCfg, err := cfg.store()
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := etcd.Open(ctx, storeCfg, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	trail, recovered, err := audit.Open(audit.Config{Dir: auditDir(cfg)}, log)
+	if err != nil {
+		return nil, nil, errors.Join(err, st.Close())
+	}
+	if recovered.CutBytes > 0 {
+		log.Warn("the audit log ended in an unfinished line, which was cut off", "octets", recovered.CutBytes)
+	}
+	return st, trail, nil
+}
+
 // serve runs all rooms until ctx ends or one of them fails.
 func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) (err error) {
 	// The address is taken first: a port in use is the commonest mistake, and nothing is touched then.
@@ -60,23 +80,11 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	if err != nil {
 		return err
 	}
-	storeCfg, err := cfg.store()
+	st, trail, err := openState(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
-	st, err := etcd.Open(ctx, storeCfg, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, st.Close()) }()
-	trail, recovered, err := audit.Open(audit.Config{Dir: auditDir(cfg)}, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, trail.Close()) }()
-	if recovered.CutBytes > 0 {
-		log.Warn("the audit log ended in an unfinished line, which was cut off", "octets", recovered.CutBytes)
-	}
+	defer func() { err = errors.Join(err, trail.Close(), st.Close()) }()
 	grants, err := cfg.grants()
 	if err != nil {
 		return err
@@ -165,7 +173,12 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	group.Go(func() error { return keys.Run(inner) })
 	group.Go(func() error { return ctl.Run(inner) })
 	group.Go(func() error { return newBallast(cfg.DataDir, ctl.SetFull, log).Run(inner) })
-	group.Go(func() error { return named("hub", rpc.Serve(inside)) })
+	group.Go(func() error {
+		if err := rpc.Serve(inside); !errors.Is(err, grpc.ErrServerStopped) { // we may be asked to go before it has begun
+			return named("hub", err)
+		}
+		return nil
+	})
 	group.Go(func() error { return link.Run(inner, cc) })
 	agentDone := make(chan struct{})
 	group.Go(func() error {
@@ -238,20 +251,11 @@ func named(what string, err error) error {
 
 // resetAdmin replaces the administrator's token.
 func resetAdmin(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) (err error) {
-	storeCfg, err := cfg.store()
+	st, trail, err := openState(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
-	st, err := etcd.Open(ctx, storeCfg, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, st.Close()) }()
-	trail, _, err := audit.Open(audit.Config{Dir: auditDir(cfg)}, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, trail.Close()) }()
+	defer func() { err = errors.Join(err, trail.Close(), st.Close()) }()
 	keys, err := auth.New(st, auth.Config{}, log)
 	if err != nil {
 		return err
