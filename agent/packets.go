@@ -145,7 +145,9 @@ func (p *packets) begin(m *memo, resumed bool) (err error) {
 		}
 	}()
 	for _, s := range p.streams {
-		if err := s.open(p.j.a, p.j.a.cfg.Segment, spec.Query, resumed); err != nil {
+		cfg := p.j.a.cfg.Segment
+		cfg.NoIndex = true // a capture is retrieved whole; recordings are what is searched
+		if err := s.open(p.j.a, cfg, spec.Query, resumed); err != nil {
 			return err
 		}
 	}
