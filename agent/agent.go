@@ -56,8 +56,10 @@ type Quota struct {
 func DefaultConfig() Config {
 	seg := segment.DefaultConfig("")
 	seg.SegmentBytes = 64 << 20
-	return Config{SysfsRoot: "/sys", Capture: capture.DefaultConfig(), Segment: seg, Flow: flow.DefaultConfig(),
-		Quota: Quota{Bytes: 10 << 30, MinFree: 512 << 20}}
+	return Config{
+		SysfsRoot: "/sys", Capture: capture.DefaultConfig(), Segment: seg, Flow: flow.DefaultConfig(),
+		Quota: Quota{Bytes: 10 << 30, MinFree: 512 << 20},
+	}
 }
 
 // Link is told what is to be reported.
@@ -108,8 +110,10 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: log, keep: k, jobs: make(map[string]*job),
-		problems: make(map[string]string), missing: make(map[string]string), readBy: make(map[string]string)}
+	a := &Agent{
+		cfg: cfg, log: log, keep: k, jobs: make(map[string]*job),
+		problems: make(map[string]string), missing: make(map[string]string), readBy: make(map[string]string),
+	}
 	a.devices.Store(new([]point.Point))
 	a.cfg.Capture.IsUp = a.isUp
 	a.cfg.Capture.Told = a.reading
@@ -361,8 +365,10 @@ func (a *Agent) Inventory() ([]point.Point, want.Node) {
 		points[i].Node = a.cfg.NodeName
 		a.describeReading(&points[i])
 	}
-	n := want.Node{Name: a.cfg.NodeName, ID: a.keep.nodeID, Version: a.cfg.Version, DiskFree: a.free, DiskUsed: a.used,
-		QuotaBytes: a.cfg.Quota.Bytes, Missing: make(map[string]string), Recorders: make(map[string]time.Time)}
+	n := want.Node{
+		Name: a.cfg.NodeName, ID: a.keep.nodeID, Version: a.cfg.Version, DiskFree: a.free, DiskUsed: a.used,
+		QuotaBytes: a.cfg.Quota.Bytes, Missing: make(map[string]string), Recorders: make(map[string]time.Time),
+	}
 	for k, why := range a.missing {
 		n.Missing[k] = why
 	}

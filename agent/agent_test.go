@@ -135,8 +135,10 @@ func uidOf(n int) string { return fmt.Sprintf("%032x", n) }
 
 // asked is a capture of UDP to one port of the loopback.
 func asked(n int, kind want.Kind, port int) want.Capture {
-	c := want.Capture{UID: uidOf(n), ID: fmt.Sprint("c", n), Kind: kind, Created: time.Now().UTC(), Retain: want.Duration(time.Hour),
-		Query: filter.Query{Points: []string{"lo"}, From: time.Now().UTC()}}
+	c := want.Capture{
+		UID: uidOf(n), ID: fmt.Sprint("c", n), Kind: kind, Created: time.Now().UTC(), Retain: want.Duration(time.Hour),
+		Query: filter.Query{Points: []string{"lo"}, From: time.Now().UTC()},
+	}
 	if kind == want.Packets || kind == want.Flows {
 		c.Query.Filter = fmt.Sprintf("udp dst port %d", port)
 	} else {

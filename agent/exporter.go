@@ -115,10 +115,12 @@ func (e *exporting) tell(last, s *export.Status) {
 
 func (e *exporting) status() want.Exporter {
 	s := e.x.Status()
-	return want.Exporter{Name: e.cfg.Name, Protocol: e.cfg.Export.Version.String(), Transport: e.cfg.Export.Transport, Address: e.cfg.Export.Address,
+	return want.Exporter{
+		Name: e.cfg.Name, Protocol: e.cfg.Export.Version.String(), Transport: e.cfg.Export.Transport, Address: e.cfg.Export.Address,
 		Points: e.cfg.Points, Connected: s.Connected, LastError: s.LastError, Messages: s.Messages, Records: s.Sent, Packets: s.Packets,
 		Waiting: s.Waiting, Dropped: map[string]uint64{"queue_full": s.Full, "not_ipv4": s.Untakeable, "send_failed": s.Refused},
-		LostPackets: s.Lost, Reconnects: s.Reconnects}
+		LostPackets: s.Lost, Reconnects: s.Reconnects,
+	}
 }
 
 // meter meters one point until ctx ends. What fails is tried again.

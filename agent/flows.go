@@ -61,8 +61,10 @@ type meter struct {
 }
 
 func newFlows(j *job) *flows {
-	f := &flows{j: j, rows: rowLog[flow.Record]{dir: filepath.Join(j.dir, "rows"), codec: flow.RecordCodec{}}, ended: make(chan struct{}), batches: make(chan []flow.Record, 16),
-		free: make(chan []flow.Record, 17), disk: make(chan struct{}), limit: budget{of: j.spec.Query.Limits}}
+	f := &flows{
+		j: j, rows: rowLog[flow.Record]{dir: filepath.Join(j.dir, "rows"), codec: flow.RecordCodec{}}, ended: make(chan struct{}), batches: make(chan []flow.Record, 16),
+		free: make(chan []flow.Record, 17), disk: make(chan struct{}), limit: budget{of: j.spec.Query.Limits},
+	}
 	f.more = sync.NewCond(&f.mu)
 	for _, name := range j.spec.Query.Points {
 		f.meters = append(f.meters, &meter{f: f, point: name})

@@ -56,8 +56,10 @@ type job struct {
 }
 
 func newJob(a *Agent, c want.Capture, m *memo) *job {
-	j := &job{a: a, uid: c.UID, dir: filepath.Join(a.cfg.CaptureDir, c.UID), spec: c,
-		log: a.log.With("capture", c.ID, "uid", c.UID), done: make(chan struct{}), kick: make(chan struct{}, 1)}
+	j := &job{
+		a: a, uid: c.UID, dir: filepath.Join(a.cfg.CaptureDir, c.UID), spec: c,
+		log: a.log.With("capture", c.ID, "uid", c.UID), done: make(chan struct{}), kick: make(chan struct{}, 1),
+	}
 	if m != nil {
 		j.memo = *m
 	} else {

@@ -37,6 +37,7 @@ func (p *puppet) end(m *memo) (want.State, string) {
 	m.Status.Bytes = 42
 	return p.state, p.reason
 }
+
 func (p *puppet) open(context.Context, want.Status, want.OpenOptions) (*want.Retrieval, error) {
 	return &want.Retrieval{}, nil
 }

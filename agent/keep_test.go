@@ -33,9 +33,11 @@ func TestKeepRemembers(t *testing.T) {
 	if err := k.obey(want.Desired{Revision: 7, Captures: []want.Capture{a, b}}); err != nil {
 		t.Fatal(err)
 	}
-	m := memo{Apart: 3, Status: want.Status{UID: a.UID, State: want.Running, Started: a.Created,
+	m := memo{Apart: 3, Status: want.Status{
+		UID: a.UID, State: want.Running, Started: a.Created,
 		Ledger: ledger.Account{Seen: 5, Captured: 4, Dropped: [ledger.NumReasons]uint64{ledger.Disk: 1}},
-		Gaps:   []want.Gap{{From: a.Created, Reason: "device is down"}}}}
+		Gaps:   []want.Gap{{From: a.Created, Reason: "device is down"}},
+	}}
 	for _, uid := range []string{a.UID, uidOf(99)} { // the second is not desired, and not remembered
 		if err := k.remember(uid, &m); err != nil {
 			t.Fatal(err)

@@ -98,8 +98,10 @@ func (p *livePoint) Idle(packet.Timestamp, *ledger.Account) {}
 func (a *Agent) Live(ctx context.Context, end <-chan struct{}, spec want.LiveSpec, w io.Writer) error {
 	defer a.live.Add(-1)
 	if a.live.Add(1) > liveReaders {
-		return &fault.Error{Kind: fault.Exhausted, Msg: fmt.Sprintf("node %s serves %d live streams, as many as it may", a.cfg.NodeName, liveReaders),
-			Hint: "end one of them, or start a capture and retrieve it", RetryAfter: 5 * time.Second}
+		return &fault.Error{
+			Kind: fault.Exhausted, Msg: fmt.Sprintf("node %s serves %d live streams, as many as it may", a.cfg.NodeName, liveReaders),
+			Hint: "end one of them, or start a capture and retrieve it", RetryAfter: 5 * time.Second,
+		}
 	}
 	return a.stream(ctx, end, spec, w, liveBuffer)
 }

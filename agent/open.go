@@ -90,8 +90,10 @@ func (p *packets) open(ctx context.Context, st want.Status, o want.OpenOptions) 
 			sources[i].Account = &st.Ledger // the last word, with what came behind the last packet
 		}
 	}
-	meta := query.Meta{Section: pcap.Section{Application: "opentap " + p.j.a.cfg.Version, Hardware: p.j.a.cfg.NodeName,
-		Comment: fmt.Sprintf("capture %q (%s) of %s on node %s", spec.ID, spec.UID, strings.Join(spec.Query.Points, ", "), p.j.a.cfg.NodeName)}}
+	meta := query.Meta{Section: pcap.Section{
+		Application: "opentap " + p.j.a.cfg.Version, Hardware: p.j.a.cfg.NodeName,
+		Comment: fmt.Sprintf("capture %q (%s) of %s on node %s", spec.ID, spec.UID, strings.Join(spec.Query.Points, ", "), p.j.a.cfg.NodeName),
+	}}
 	plan, err := query.New(sources, query.Window{}, formatOf(o.Format), meta)
 	if err != nil {
 		return nil, err
@@ -149,12 +151,14 @@ func planned(ctx context.Context, plan *query.Plan, j *job, st want.Status, f wa
 		return nil, err
 	}
 	r := plan.Result()
-	ret := &want.Retrieval{Format: f, FileName: fileName(j, f), Size: size, ETag: etag, Modified: st.Updated,
+	ret := &want.Retrieval{
+		Format: f, FileName: fileName(j, f), Size: size, ETag: etag, Modified: st.Updated,
 		Final: st.State.Final(), Records: r.Packets, Ledger: st.Ledger,
 		Write: func(ctx context.Context, w io.Writer, offset, length int64) error {
 			return plan.WriteTo(ctx, w, offset, length)
 		},
-		Close: func() error { return nil }}
+		Close: func() error { return nil },
+	}
 	if !ret.Final { // what the snapshot holds, not what has come since
 		ret.Ledger = ledgerOf(plan)
 	}

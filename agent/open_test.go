@@ -58,7 +58,8 @@ func TestRowRanges(t *testing.T) {
 	c := asked(1, want.Counters, 0)
 	h.obey(1, c)
 	passes, closed := 0, 0
-	snap := &rowSnapshot[int]{etag: "x", release: func() error { closed++; return nil },
+	snap := &rowSnapshot[int]{
+		etag: "x", release: func() error { closed++; return nil },
 		form: func(w io.Writer, _ want.Format) (rowWriter[int], error) { return lines{w}, nil },
 		each: func(_ context.Context, fn func(*int) error) error {
 			passes++
@@ -68,7 +69,8 @@ func TestRowRanges(t *testing.T) {
 				}
 			}
 			return nil
-		}}
+		},
+	}
 	r, err := snap.retrieval(t.Context(), h.jobs[c.UID], want.Status{}, want.CSV)
 	if err != nil || r.Records != 30 {
 		t.Fatalf("%+v, %v", r, err)

@@ -238,8 +238,10 @@ func (r *recorded) plan(f want.Format, e extent) (*recordedPlan, error) {
 		}
 		out.window.Match, out.window.Need = m.Match, index.Necessary(expr, link, q.Strict)
 	}
-	meta := query.Meta{Section: pcap.Section{Application: "opentap " + r.j.a.cfg.Version, Hardware: r.j.a.cfg.NodeName,
-		Comment: fmt.Sprintf("capture %q (%s) from recordings on node %s", spec.ID, spec.UID, r.j.a.cfg.NodeName)}}
+	meta := query.Meta{Section: pcap.Section{
+		Application: "opentap " + r.j.a.cfg.Version, Hardware: r.j.a.cfg.NodeName,
+		Comment: fmt.Sprintf("capture %q (%s) from recordings on node %s", spec.ID, spec.UID, r.j.a.cfg.NodeName),
+	}}
 	var err error
 	out.p, err = query.New(out.sources, out.window, formatOf(f), meta)
 	return out, err

@@ -56,8 +56,10 @@ type pins struct {
 }
 
 func newRecording(a *Agent, cfg Recorder) *recording {
-	return &recording{a: a, cfg: cfg, dir: filepath.Join(a.cfg.CaptureDir, recordingsDir, url.PathEscape(cfg.Point)), kick: make(chan struct{}, 1),
-		pins: &pins{by: make(map[string]time.Time)}, cancel: func() {}, done: make(chan struct{})}
+	return &recording{
+		a: a, cfg: cfg, dir: filepath.Join(a.cfg.CaptureDir, recordingsDir, url.PathEscape(cfg.Point)), kick: make(chan struct{}, 1),
+		pins: &pins{by: make(map[string]time.Time)}, cancel: func() {}, done: make(chan struct{}),
+	}
 }
 
 // retryRecording is how long after a failure a recording is tried again.

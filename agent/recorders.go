@@ -185,8 +185,10 @@ func (r *recording) status() want.RecorderStatus {
 func (a *Agent) recorderViews() []want.RecorderView {
 	var out []want.RecorderView
 	for point, r := range a.allRecorders() {
-		v := want.RecorderView{Origin: want.FromConfiguration, Status: r.status(),
-			Recorder: want.Recorder{Point: point, Node: a.cfg.NodeName, Filter: r.cfg.Filter, Snap: r.cfg.Snap, Bytes: r.cfg.Bytes, Age: want.Duration(r.cfg.Age)}}
+		v := want.RecorderView{
+			Origin: want.FromConfiguration, Status: r.status(),
+			Recorder: want.Recorder{Point: point, Node: a.cfg.NodeName, Filter: r.cfg.Filter, Snap: r.cfg.Snap, Bytes: r.cfg.Bytes, Age: want.Duration(r.cfg.Age)},
+		}
 		if r.wish != nil {
 			if r.wish.Retired {
 				continue

@@ -164,7 +164,8 @@ func (s *rowSnapshot[T]) retrieval(ctx context.Context, j *job, st want.Status, 
 	if err != nil {
 		return nil, errors.Join(err, s.release())
 	}
-	return &want.Retrieval{Format: f, FileName: fileName(j, f), Size: int64(n), ETag: s.etag, Modified: st.Updated,
+	return &want.Retrieval{
+		Format: f, FileName: fileName(j, f), Size: int64(n), ETag: s.etag, Modified: st.Updated,
 		Final: st.State.Final(), Ledger: st.Ledger, Records: rows,
 		Write: func(ctx context.Context, w io.Writer, offset, length int64) error {
 			if length == 0 {
@@ -176,7 +177,8 @@ func (s *rowSnapshot[T]) retrieval(ctx context.Context, j *job, st want.Status, 
 			}
 			return err
 		},
-		Close: s.release}, nil
+		Close: s.release,
+	}, nil
 }
 
 // rowsOf returns how many rows an ETag of ours stands for; ok is false when it is not ours or holds rows of no log.

@@ -40,7 +40,8 @@ type samples[T any] struct {
 
 func newCounters(j *job) taker {
 	name := j.spec.Query.Points[0]
-	return &samples[ifcount.Row]{j: j, rows: rowLog[ifcount.Row]{dir: filepath.Join(j.dir, "rows"), codec: ifcount.Codec{}}, form: counterForm, ended: make(chan struct{}),
+	return &samples[ifcount.Row]{
+		j: j, rows: rowLog[ifcount.Row]{dir: filepath.Join(j.dir, "rows"), codec: ifcount.Codec{}}, form: counterForm, ended: make(chan struct{}),
 		read: func(_ context.Context, due packet.Timestamp) (ifcount.Row, string, error) {
 			row, err := ifcount.Read(name)
 			if fault.Is(err, fault.NotFound) { // a gap that may end, and not zeros
@@ -48,17 +49,20 @@ func newCounters(j *job) taker {
 			}
 			row.Time = due
 			return row, row.Missing, err
-		}}
+		},
+	}
 }
 
 func newSamples(j *job) taker {
 	name := j.spec.Query.Points[0]
-	return &samples[sensor.Sample]{j: j, rows: rowLog[sensor.Sample]{dir: filepath.Join(j.dir, "rows"), codec: sensor.Codec{}}, form: j.a.sampleForm(j.spec), ended: make(chan struct{}),
+	return &samples[sensor.Sample]{
+		j: j, rows: rowLog[sensor.Sample]{dir: filepath.Join(j.dir, "rows"), codec: sensor.Codec{}}, form: j.a.sampleForm(j.spec), ended: make(chan struct{}),
 		read: func(ctx context.Context, due packet.Timestamp) (sensor.Sample, string, error) {
 			s, err := j.a.readSensor(ctx, name)
 			s.Time = due
 			return s, s.Missing, err
-		}}
+		},
+	}
 }
 
 func (s *samples[T]) begin(_ *memo, _ bool) error {

@@ -142,7 +142,8 @@ func (l *local) Open(_ context.Context, uid string, o want.OpenOptions) (*want.R
 	l.mu.Lock()
 	l.opened++
 	l.mu.Unlock()
-	return &want.Retrieval{Format: o.Format, FileName: "f", Size: int64(len(l.data)), ETag: "e", Final: true, Ledger: ledger.Account{Seen: 7, Captured: 7}, Records: 3,
+	return &want.Retrieval{
+		Format: o.Format, FileName: "f", Size: int64(len(l.data)), ETag: "e", Final: true, Ledger: ledger.Account{Seen: 7, Captured: 7}, Records: 3,
 		Write: func(ctx context.Context, w io.Writer, offset, length int64) error {
 			if l.block != nil {
 				select {
@@ -162,7 +163,8 @@ func (l *local) Open(_ context.Context, uid string, o want.OpenOptions) (*want.R
 			_, err := w.Write(l.data[offset:end])
 			return err
 		},
-		Close: func() error { l.mu.Lock(); l.closed++; l.mu.Unlock(); return nil }}, nil
+		Close: func() error { l.mu.Lock(); l.closed++; l.mu.Unlock(); return nil },
+	}, nil
 }
 
 type pair struct {

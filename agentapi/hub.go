@@ -104,8 +104,10 @@ func (h *Hub) Session(stream grpc.BidiStreamingServer[agentpb.AgentMessage, agen
 	}
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
-	s := &session{id: Identity{hello.NodeId, hello.NodeName, hello.Version}, kick: make(chan struct{}, 1),
-		out: make(chan *agentpb.HubMessage, 64), cancel: cancel, done: make(chan struct{}), opening: make(map[uint64]chan *agentpb.Opened)}
+	s := &session{
+		id: Identity{hello.NodeId, hello.NodeName, hello.Version}, kick: make(chan struct{}, 1),
+		out: make(chan *agentpb.HubMessage, 64), cancel: cancel, done: make(chan struct{}), opening: make(map[uint64]chan *agentpb.Opened),
+	}
 	h.admit(s)
 	defer h.leave(s)
 	if err := stream.Send(&agentpb.HubMessage{Kind: &agentpb.HubMessage_Welcome{Welcome: &agentpb.Welcome{Protocol: Protocol}}}); err != nil {

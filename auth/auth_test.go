@@ -243,9 +243,18 @@ func TestManageRefusals(t *testing.T) {
 		t.Error(err)
 	}
 	for _, s := range []Spec{
-		{}, {Name: "x"}, {Name: "x", Role: "root"}, {Name: "a\nb", Role: "viewer"}, {Name: "a\x1b[2Jb", Role: "viewer"}, {Name: "a/b", Role: "viewer"},
-		{Name: "x", Role: "viewer", Project: "\u202e"}, {Name: "x", Role: "viewer", Life: -1}, {Name: "anonymous", Role: "viewer"},
-		{Name: strings.Repeat("x", 65), Role: "viewer"}, {Name: " x", Role: "viewer"}, {Name: "\xff", Role: "viewer"},
+		{},
+		{Name: "x"},
+		{Name: "x", Role: "root"},
+		{Name: "a\nb", Role: "viewer"},
+		{Name: "a\x1b[2Jb", Role: "viewer"},
+		{Name: "a/b", Role: "viewer"},
+		{Name: "x", Role: "viewer", Project: "\u202e"},
+		{Name: "x", Role: "viewer", Life: -1},
+		{Name: "anonymous", Role: "viewer"},
+		{Name: strings.Repeat("x", 65), Role: "viewer"},
+		{Name: " x", Role: "viewer"},
+		{Name: "\xff", Role: "viewer"},
 	} {
 		if _, _, err := b.Create(t.Context(), root, s); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%+v: %v", s, err)

@@ -46,8 +46,10 @@ func TestNetnsNoAllocationPerPacket(t *testing.T) {
 	const flows, rounds = 2000, 20
 	frames := make([][]byte, flows)
 	for i := range frames {
-		frames[i] = nettest.Packet{Src: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), Dst: netip.MustParseAddr("10.0.0.2"),
-			Proto: 17, SrcPort: uint16(i), DstPort: 53, Payload: make([]byte, 64)}.Bytes()
+		frames[i] = nettest.Packet{
+			Src: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), Dst: netip.MustParseAddr("10.0.0.2"),
+			Proto: 17, SrcPort: uint16(i), DstPort: 53, Payload: make([]byte, 64),
+		}.Bytes()
 	}
 	s := newStage(t, ring.Config{})
 	cfg := segment.DefaultConfig(t.TempDir())

@@ -26,10 +26,10 @@ func (o *told) tell(_, by string, instead error) {
 	o.n++
 }
 
-func (o *told) get() (string, error, int) {
+func (o *told) get() (by string, times int, instead error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.by, o.instead, o.n
+	return o.by, o.n, o.instead
 }
 
 // dedicate makes the stage's point a dedicated one.
@@ -52,7 +52,7 @@ func TestNetnsDedicatedPointServesAll(t *testing.T) {
 	if n := len(s.sources); n != 1 {
 		t.Errorf("%d sources", n)
 	}
-	if by, instead, _ := o.get(); instead != nil || !strings.HasPrefix(by, xdpring.Native.String()) {
+	if by, _, instead := o.get(); instead != nil || !strings.HasPrefix(by, xdpring.Native.String()) {
 		t.Skipf("needs native XDP on veth: read by %q, because %v", by, instead)
 	}
 	s.send(300, udp(53, 100))
@@ -128,7 +128,7 @@ func TestNetnsDedicatedPointFallsBack(t *testing.T) {
 	a := s.attach(t, Spec{Filter: "udp port 53"}, c)
 	s.begun(t, a)
 	s.tap.Ready("in")
-	if by, instead, _ := o.get(); instead == nil || by != "packet socket ring" {
+	if by, _, instead := o.get(); instead == nil || by != "packet socket ring" {
 		t.Fatalf("read by %q, because %v", by, instead)
 	}
 	s.send(50, udp(53, 100))
@@ -164,7 +164,7 @@ func TestNetnsDedicatedDeviceLeavesAndReturns(t *testing.T) {
 	if acc := a.Progress().Account; acc.Seen != acc.Captured || acc.Captured != uint64(c.count()) {
 		t.Errorf("account %+v", acc)
 	}
-	if _, _, n := o.get(); n != 1 {
+	if _, n, _ := o.get(); n != 1 {
 		t.Errorf("opened %d times", n)
 	}
 }

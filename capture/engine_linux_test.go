@@ -126,8 +126,10 @@ func (s *stage) begun(t *testing.T, atts ...*Attachment) {
 }
 
 func udp(port uint16, size int) []byte {
-	return nettest.Packet{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Proto: 17, SrcPort: 1000, DstPort: port,
-		Payload: make([]byte, size)}.Bytes()
+	return nettest.Packet{
+		Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Proto: 17, SrcPort: 1000, DstPort: port,
+		Payload: make([]byte, size),
+	}.Bytes()
 }
 
 func (s *stage) send(n int, frame []byte) {

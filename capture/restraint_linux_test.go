@@ -3,7 +3,6 @@ package capture
 import (
 	"log/slog"
 	"math/rand/v2"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,17 +14,11 @@ import (
 
 // forge is a ring without a kernel: it makes packets, refuses and loses some of them, and keeps count.
 type forge struct {
-	rnd   *rand.Rand
-	to    func() Restraint // called before each block
-	e     *Engine
-	left  int // packets still to be made
-	made  uint64
-	read  uint64
-	c     ring.Counts
-	empty bool
-
-	mu     sync.Mutex
-	closed bool
+	rnd  *rand.Rand
+	to   func() Restraint // called before each block
+	e    *Engine
+	left int // packets still to be made
+	c    ring.Counts
 }
 
 // lot is a block of equal frames.

@@ -304,8 +304,10 @@ func (s *source) look() {
 
 // counts are cumulative over all rings the source has had.
 func (s *source) counts() ring.Counts {
-	return ring.Counts{Seen: s.past.Seen + s.last.Seen, Filtered: s.past.Filtered + s.last.Filtered,
-		Passed: s.past.Passed + s.last.Passed, Dropped: s.past.Dropped + s.last.Dropped, FilterCounted: s.last.FilterCounted}
+	return ring.Counts{
+		Seen: s.past.Seen + s.last.Seen, Filtered: s.past.Filtered + s.last.Filtered,
+		Passed: s.past.Passed + s.last.Passed, Dropped: s.past.Dropped + s.last.Dropped, FilterCounted: s.last.FilterCounted,
+	}
 }
 
 // block shows one lent block to every consumer.

@@ -294,11 +294,15 @@ func errorOf(resp *http.Response, body []byte) error {
 		if resp.StatusCode == http.StatusBadRequest && bytes.Contains(body, []byte("HTTP request to an HTTPS server")) {
 			return &fault.Error{Kind: fault.Unavailable, Msg: "the server speaks TLS, and was asked without", Hint: "write https:// in its URL"}
 		}
-		return &fault.Error{Kind: kindOf(resp.StatusCode), Msg: fmt.Sprintf("the server answered %s, not as OpenTap does", resp.Status),
-			Hint: "is there a proxy between, or another service at this address?"}
+		return &fault.Error{
+			Kind: kindOf(resp.StatusCode), Msg: fmt.Sprintf("the server answered %s, not as OpenTap does", resp.Status),
+			Hint: "is there a proxy between, or another service at this address?",
+		}
 	}
-	e := &fault.Error{Kind: fault.KindNamed(a.Error.Kind), Msg: a.Error.Message, Field: a.Error.Field, Hint: a.Error.Hint, Pos: a.Error.Position,
-		RetryAfter: time.Duration(a.Error.RetryAfter * float64(time.Second))}
+	e := &fault.Error{
+		Kind: fault.KindNamed(a.Error.Kind), Msg: a.Error.Message, Field: a.Error.Field, Hint: a.Error.Hint, Pos: a.Error.Position,
+		RetryAfter: time.Duration(a.Error.RetryAfter * float64(time.Second)),
+	}
 	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && e.RetryAfter == 0 {
 		e.RetryAfter = time.Duration(s) * time.Second
 	}

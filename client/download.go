@@ -55,8 +55,10 @@ func (c *Client) Open(ctx context.Context, id string, f want.Format, offset int6
 		return nil, err
 	}
 	h := resp.Header
-	s := &Stream{Body: resp.Body, Size: resp.ContentLength, Type: h.Get("Content-Type"), Name: h.Get("Content-Disposition"),
-		Final: h.Get("OpenTap-Final") == "true", Ledger: h.Get("OpenTap-Ledger")}
+	s := &Stream{
+		Body: resp.Body, Size: resp.ContentLength, Type: h.Get("Content-Type"), Name: h.Get("Content-Disposition"),
+		Final: h.Get("OpenTap-Final") == "true", Ledger: h.Get("OpenTap-Ledger"),
+	}
 	if t := h.Get("ETag"); len(t) > 2 && t[0] == '"' {
 		s.ETag = strings.Trim(t, `"`)
 	}

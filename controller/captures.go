@@ -46,7 +46,8 @@ func (c *Controller) CreateCapture(ctx context.Context, id auth.Identity, r want
 	q := s.Capture.Query
 	if err := c.record(ctx, id, "capture.start", s.Capture.ID, id.Project, map[string]string{
 		"uid": s.Capture.UID, "kind": string(s.Capture.Kind), "node": s.Node, "points": strings.Join(q.Points, ","), "filter": q.Filter,
-		"from": q.From.Format(time.RFC3339Nano), "to": timeOrNone(q.To)}); err != nil {
+		"from": q.From.Format(time.RFC3339Nano), "to": timeOrNone(q.To),
+	}); err != nil {
 		return want.View{}, false, err
 	}
 	value, err := json.Marshal(s)
@@ -113,8 +114,10 @@ func (c *Controller) repeated(id auth.Identity, r want.Request) (*want.View, err
 }
 
 func taken(id string) error {
-	return &fault.Error{Kind: fault.Conflict, Field: "id", Msg: "the id " + strconv.Quote(id) + " is taken by a capture with other arguments",
-		Hint: "choose another id, or leave it out to have one made"}
+	return &fault.Error{
+		Kind: fault.Conflict, Field: "id", Msg: "the id " + strconv.Quote(id) + " is taken by a capture with other arguments",
+		Hint: "choose another id, or leave it out to have one made",
+	}
 }
 
 // sameRequest compares two requests after the way through JSON, in which times lose their location.
@@ -150,8 +153,10 @@ func (c *Controller) room(project string) error {
 		}
 	}
 	if c.cfg.CapturesMax > 0 && n >= c.cfg.CapturesMax {
-		return &fault.Error{Kind: fault.Exhausted, Msg: "the project has " + strconv.Itoa(n) + " captures, as many as it may",
-			Hint: "delete captures that are no longer needed"}
+		return &fault.Error{
+			Kind: fault.Exhausted, Msg: "the project has " + strconv.Itoa(n) + " captures, as many as it may",
+			Hint: "delete captures that are no longer needed",
+		}
 	}
 	return nil
 }
@@ -405,8 +410,10 @@ func (c *Controller) OpenCapture(ctx context.Context, id auth.Identity, captureI
 		known = known || f == o.Format
 	}
 	if !known {
-		return nil, &fault.Error{Kind: fault.Invalid, Field: "format", Msg: strconv.Quote(string(o.Format)) + " is not a format of " + string(e.Capture.Kind) + " captures",
-			Hint: "use one of " + join(formats)}
+		return nil, &fault.Error{
+			Kind: fault.Invalid, Field: "format", Msg: strconv.Quote(string(o.Format)) + " is not a format of " + string(e.Capture.Kind) + " captures",
+			Hint: "use one of " + join(formats),
+		}
 	}
 	c.mu.Lock()
 	v := c.viewLocked(e)

@@ -123,9 +123,11 @@ const (
 
 // New makes a controller; Run brings it to life. SetHub must be called before Run.
 func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
-	return &Controller{cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
+	return &Controller{
+		cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
 		byID: make(map[captureKey]string), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
-		records: make(map[want.Kind]uint64)}
+		records: make(map[want.Kind]uint64),
+	}
 }
 
 // SetHub gives the way to the agents. The hub in its turn is made with this controller as its Fleet.
@@ -298,18 +300,24 @@ func (c *Controller) settle(ctx context.Context, ok func() bool) {
 func (c *Controller) record(ctx context.Context, id auth.Identity, action, object, project string, details map[string]string) error {
 	e := audit.Entry{Actor: audit.ActorOf(id), Action: action, Object: object, Project: project, Outcome: audit.Allowed, Details: details}
 	if err := c.audit.Append(ctx, e); err != nil {
-		return &fault.Error{Kind: fault.Unavailable, Msg: "refused, because the audit log cannot be written", Err: err,
-			Hint: "an administrator must make room for the audit log or mend its disk", RetryAfter: 10 * time.Second}
+		return &fault.Error{
+			Kind: fault.Unavailable, Msg: "refused, because the audit log cannot be written", Err: err,
+			Hint: "an administrator must make room for the audit log or mend its disk", RetryAfter: 10 * time.Second,
+		}
 	}
 	return nil
 }
 
 // refuse writes down that somebody was refused, and returns the refusal.
 func (c *Controller) refuse(ctx context.Context, id auth.Identity, action, object string, right auth.Right) error {
-	e := audit.Entry{Actor: audit.ActorOf(id), Action: action, Object: object, Project: id.Project, Outcome: audit.Denied,
-		Details: map[string]string{"needs": right.String()}}
-	err := &fault.Error{Kind: fault.Forbidden, Msg: "the role " + id.Role + " may not do this",
-		Hint: "it takes the right to " + right.String()}
+	e := audit.Entry{
+		Actor: audit.ActorOf(id), Action: action, Object: object, Project: id.Project, Outcome: audit.Denied,
+		Details: map[string]string{"needs": right.String()},
+	}
+	err := &fault.Error{
+		Kind: fault.Forbidden, Msg: "the role " + id.Role + " may not do this",
+		Hint: "it takes the right to " + right.String(),
+	}
 	if aerr := c.audit.Append(ctx, e); aerr != nil {
 		err.Err = aerr
 	}

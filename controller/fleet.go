@@ -169,9 +169,11 @@ func (c *Controller) Capabilities(ctx context.Context, id auth.Identity) (want.C
 		return want.Capabilities{}, c.refuse(ctx, id, "capabilities", "", auth.SeeMetadata)
 	}
 	set := c.set()
-	out := want.Capabilities{Name: c.cfg.Name, Version: c.cfg.Version, RetentionDefault: want.Duration(c.cfg.Retention),
+	out := want.Capabilities{
+		Name: c.cfg.Name, Version: c.cfg.Version, RetentionDefault: want.Duration(c.cfg.Retention),
 		RetentionMax: want.Duration(c.cfg.RetentionMax), MaxDuration: want.Duration(c.cfg.DurationMax), Missing: make(map[string]string),
-		Formats: make(map[want.Kind][]want.Format)}
+		Formats: make(map[want.Kind][]want.Format),
+	}
 	if p, err := set.Resolve(""); err == nil {
 		out.DefaultPoint = p.Name
 	}

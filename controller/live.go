@@ -45,16 +45,19 @@ func (c *Controller) OpenLive(ctx context.Context, id auth.Identity, r want.Live
 		}
 	}
 	if err := c.record(ctx, id, "live.start", strings.Join(names, ","), id.Project, map[string]string{
-		"filter": r.Filter, "snap": strconv.Itoa(r.Snap), "past": time.Duration(r.Past).String(), "duration": time.Duration(r.Duration).String()}); err != nil {
+		"filter": r.Filter, "snap": strconv.Itoa(r.Snap), "past": time.Duration(r.Past).String(), "duration": time.Duration(r.Duration).String(),
+	}); err != nil {
 		return nil, err
 	}
 	section := pcap.Section{Application: "opentap " + c.cfg.Version, Comment: "live packets of " + strings.Join(names, ", ")}
 	if len(nodes) == 1 {
 		section.Hardware = nodes[0].name
 	}
-	return &want.Retrieval{Format: want.PcapNG, FileName: "opentap-live.pcapng", Size: -1,
+	return &want.Retrieval{
+		Format: want.PcapNG, FileName: "opentap-live.pcapng", Size: -1,
 		Write: func(ctx context.Context, w io.Writer, _, _ int64) error { return c.live(ctx, nodes, section, w) },
-		Close: func() error { return nil }}, nil
+		Close: func() error { return nil },
+	}, nil
 }
 
 // planLive resolves the points and checks the rest, as for a capture.
@@ -100,8 +103,10 @@ func (c *Controller) planLive(r *want.LiveRequest) ([]liveNode, error) {
 		i := slices.IndexFunc(nodes, func(n liveNode) bool { return n.name == p.Node })
 		if i < 0 {
 			i = len(nodes)
-			nodes = append(nodes, liveNode{name: p.Node, spec: want.LiveSpec{Filter: r.Filter, Strict: r.Strict, Snap: r.Snap,
-				Past: r.Past, Duration: r.Duration, Packets: r.Packets}})
+			nodes = append(nodes, liveNode{name: p.Node, spec: want.LiveSpec{
+				Filter: r.Filter, Strict: r.Strict, Snap: r.Snap,
+				Past: r.Past, Duration: r.Duration, Packets: r.Packets,
+			}})
 		}
 		points := &nodes[i].spec.Points
 		if slices.ContainsFunc(*points, func(have want.LivePoint) bool { return have.Name == p.Name }) {
@@ -110,8 +115,10 @@ func (c *Controller) planLive(r *want.LiveRequest) ([]liveNode, error) {
 		*points = append(*points, want.LivePoint{Name: p.Name, Label: p.Name})
 	}
 	if len(nodes) > 1 && r.Packets > 0 {
-		return nil, &fault.Error{Kind: fault.Invalid, Field: "packets", Msg: "counts the packets of one node, and the points are on several",
-			Hint: "end the stream by its duration"}
+		return nil, &fault.Error{
+			Kind: fault.Invalid, Field: "packets", Msg: "counts the packets of one node, and the points are on several",
+			Hint: "end the stream by its duration",
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,8 +150,10 @@ func (c *Controller) reachable(l *liveNode, past bool) error {
 		}
 		for _, p := range l.spec.Points {
 			if _, ok := n.facts.Recorders[p.Name]; past && !ok {
-				return &fault.Error{Kind: fault.Invalid, Field: "past", Msg: "nothing is recorded at " + p.Name,
-					Hint: "leave past out, or configure a recorder for the point"}
+				return &fault.Error{
+					Kind: fault.Invalid, Field: "past", Msg: "nothing is recorded at " + p.Name,
+					Hint: "leave past out, or configure a recorder for the point",
+				}
 			}
 		}
 		return nil

@@ -67,8 +67,10 @@ func planKind(k *want.Capture, r want.Request) error {
 	case slices.Contains(SensorKinds, string(r.Kind)):
 		k.Kind, k.Quantity = want.Sensor, string(r.Kind)
 	default:
-		return &fault.Error{Kind: fault.Invalid, Field: "kind", Msg: "unknown kind " + strconv.Quote(string(r.Kind)),
-			Hint: "use pcap, netflow, ethernet, sensor, " + join(SensorKinds)}
+		return &fault.Error{
+			Kind: fault.Invalid, Field: "kind", Msg: "unknown kind " + strconv.Quote(string(r.Kind)),
+			Hint: "use pcap, netflow, ethernet, sensor, " + join(SensorKinds),
+		}
 	}
 	return nil
 }
@@ -159,8 +161,10 @@ func firstSensor(points []point.Point, quantity string) (point.Point, error) {
 			return p, nil
 		}
 	}
-	return point.Point{}, &fault.Error{Kind: fault.Unsupported, Msg: "no node has a " + what,
-		Hint: "ask for the capabilities to see what can be captured here"}
+	return point.Point{}, &fault.Error{
+		Kind: fault.Unsupported, Msg: "no node has a " + what,
+		Hint: "ask for the capabilities to see what can be captured here",
+	}
 }
 
 func usable(k *want.Capture, p point.Point) error {
@@ -217,16 +221,20 @@ func (c *Controller) planWindow(s *stored, r want.Request, now time.Time) error 
 				k.Note += fmt.Sprintf(", which goes back to %s only", since.Format(time.RFC3339))
 			}
 		case !to.IsZero() && !to.After(now):
-			return &fault.Error{Kind: fault.Invalid, Field: "to", Msg: "the end " + to.Format(time.RFC3339) + " is in the past, and nothing was recorded there",
-				Hint: "the past can be had at points that have a recorder"}
+			return &fault.Error{
+				Kind: fault.Invalid, Field: "to", Msg: "the end " + to.Format(time.RFC3339) + " is in the past, and nothing was recorded there",
+				Hint: "the past can be had at points that have a recorder",
+			}
 		case from.After(now.Add(-slack)):
 			from = now
 		case r.MovePast:
 			k.Note = "start time " + from.Format(time.RFC3339) + " is in the past and was not recorded; moved to now"
 			from = now
 		default:
-			return &fault.Error{Kind: fault.Invalid, Field: "from", Msg: "the start " + from.Format(time.RFC3339) + " is in the past, and nothing was recorded there",
-				Hint: "start now, or configure a recorder for the point"}
+			return &fault.Error{
+				Kind: fault.Invalid, Field: "from", Msg: "the start " + from.Format(time.RFC3339) + " is in the past, and nothing was recorded there",
+				Hint: "start now, or configure a recorder for the point",
+			}
 		}
 	}
 	if limit := c.cfg.DurationMax; limit > 0 {

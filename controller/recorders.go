@@ -200,8 +200,10 @@ func (c *Controller) SetRecorder(ctx context.Context, id auth.Identity, name str
 		return want.RecorderView{}, false, err
 	}
 	r.Point, r.Node, r.Owner, r.Changed = p.Name, p.Node, id.Name, time.Now().UTC()
-	if err := c.record(ctx, id, "recorder.set", p.Name, id.Project, map[string]string{"node": p.Node, "filter": r.Filter,
-		"snap": strconv.Itoa(r.Snap), "bytes": strconv.FormatInt(r.Bytes, 10), "age": time.Duration(r.Age).String()}); err != nil {
+	if err := c.record(ctx, id, "recorder.set", p.Name, id.Project, map[string]string{
+		"node": p.Node, "filter": r.Filter,
+		"snap": strconv.Itoa(r.Snap), "bytes": strconv.FormatInt(r.Bytes, 10), "age": time.Duration(r.Age).String(),
+	}); err != nil {
 		return want.RecorderView{}, false, err
 	}
 	value, err := json.Marshal(&storedRecorder{Recorder: r, NodeID: k.nodeID})
@@ -266,8 +268,10 @@ func (c *Controller) checkRecorder(k recorderKey, p point.Point, r want.Recorder
 }
 
 func ofConfiguration(p point.Point) error {
-	return &fault.Error{Kind: fault.Conflict, Msg: "the recorder of " + p.Name + " is that of the configuration file of node " + p.Node,
-		Hint: "change it there (recorders), or choose another point"}
+	return &fault.Error{
+		Kind: fault.Conflict, Msg: "the recorder of " + p.Name + " is that of the configuration file of node " + p.Node,
+		Hint: "change it there (recorders), or choose another point",
+	}
 }
 
 // DeleteRecorder ends a recorder. What captures need of its data is kept until they expire; the rest is removed.

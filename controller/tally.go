@@ -21,8 +21,10 @@ type Tally struct {
 func (c *Controller) Tally() Tally {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t := Tally{Captures: make(map[want.Kind]map[want.State]int), Packets: c.packets, Records: maps.Clone(c.records),
-		Nodes: c.nodeList(), Revision: c.revision}
+	t := Tally{
+		Captures: make(map[want.Kind]map[want.State]int), Packets: c.packets, Records: maps.Clone(c.records),
+		Nodes: c.nodeList(), Revision: c.revision,
+	}
 	for uid, e := range c.captures {
 		state := want.Scheduled
 		if e.Final != nil {

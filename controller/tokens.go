@@ -19,8 +19,10 @@ type Keys interface {
 func (c *Controller) SetKeys(k Keys) { c.keys = k }
 
 func shownToken(t auth.Token) want.Token {
-	return want.Token{ID: t.ID, Name: t.Name, Role: t.Role, Project: t.Project, Created: t.Created, By: t.By,
-		Expires: t.Expires, Revoked: t.Revoked, LastUsed: t.LastUsed}
+	return want.Token{
+		ID: t.ID, Name: t.Name, Role: t.Role, Project: t.Project, Created: t.Created, By: t.By,
+		Expires: t.Expires, Revoked: t.Revoked, LastUsed: t.LastUsed,
+	}
 }
 
 // CreateToken makes a token. Its text is in the answer and nowhere else.

@@ -24,8 +24,10 @@ func of(t *testing.T, list []want.Finding, check string) want.Finding {
 func dirs(t *testing.T) Config {
 	t.Helper()
 	base := t.TempDir()
-	c := Config{DataDir: filepath.Join(base, "data"), CaptureDir: filepath.Join(base, "captures"), Quota: 1 << 20, MinFree: 1, RingBytes: 1 << 20,
-		Known: func(name string) bool { return name == "mine" }}
+	c := Config{
+		DataDir: filepath.Join(base, "data"), CaptureDir: filepath.Join(base, "captures"), Quota: 1 << 20, MinFree: 1, RingBytes: 1 << 20,
+		Known: func(name string) bool { return name == "mine" },
+	}
 	for _, d := range []string{c.DataDir, c.CaptureDir, filepath.Join(c.CaptureDir, "mine")} {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			t.Fatal(err)

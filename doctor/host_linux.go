@@ -92,8 +92,10 @@ func rights() want.Finding {
 }
 
 func socketFilter() want.Finding {
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SocketFilter, License: "Dual MIT/GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SocketFilter, License: "Dual MIT/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
 	if err != nil {
 		return found("ebpf", want.Warn, rightsFix, "eBPF socket filters cannot be loaded, so that packets that filters refuse are not counted: %v", err)
 	}

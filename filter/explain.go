@@ -130,8 +130,10 @@ func (n *VLAN) explain() string {
 
 // end says which end a direction means.
 func (d Dir) end() string {
-	return [...]string{DirEither: "source or destination", DirSrc: "source", DirDst: "destination",
-		DirBoth: "source and destination"}[d]
+	return [...]string{
+		DirEither: "source or destination", DirSrc: "source", DirDst: "destination",
+		DirBoth: "source and destination",
+	}[d]
 }
 
 func explainHost(h *Host, not bool) string {

@@ -29,8 +29,6 @@ type modelFlow struct {
 	seq   int
 	start packet.Timestamp
 	ended bool
-	src   [16]byte
-	typ   uint8
 	r     Record
 }
 

@@ -100,8 +100,10 @@ type reverse struct {
 }
 
 // chunkLen flows are in one piece of memory: 128 KiB of entries and 88 KiB of lives, whole pages both.
-const chunkBits = 11
-const chunkLen = 1 << chunkBits
+const (
+	chunkBits = 11
+	chunkLen  = 1 << chunkBits
+)
 
 // arena numbers entries; chunks of them are added as needed and reused for ever.
 type arena struct {
@@ -113,8 +115,10 @@ type arena struct {
 	used   int32                // entries ever used
 }
 
-func (a *arena) at(i int32) *entry      { return &a.chunks[uint32(i)>>chunkBits][uint32(i)&(chunkLen-1)] }
-func (a *arena) life(i int32) *life     { return &a.lives[uint32(i)>>chunkBits][uint32(i)&(chunkLen-1)] }
+func (a *arena) at(i int32) *entry { return &a.chunks[uint32(i)>>chunkBits][uint32(i)&(chunkLen-1)] }
+
+func (a *arena) life(i int32) *life { return &a.lives[uint32(i)>>chunkBits][uint32(i)&(chunkLen-1)] }
+
 func (a *arena) revAt(i int32) *reverse { return &a.rev[uint32(i)>>chunkBits][uint32(i)&(chunkLen-1)] }
 
 func (a *arena) take(bidirectional bool) int32 {
@@ -353,8 +357,10 @@ func (t *Table) begin(p *packet.Parsed, l *look) {
 	if l.swapped {
 		e.state |= stateSwapped
 	}
-	*t.arena.life(i) = life{startHigh: uint32(uint64(p.Time) >> 32), startLow: uint32(p.Time),
-		seqHigh: uint16(t.seq >> 32), seqLow: uint32(t.seq), srcMAC: p.SrcMAC, dstMAC: p.DstMAC, tos: p.TOS}
+	*t.arena.life(i) = life{
+		startHigh: uint32(uint64(p.Time) >> 32), startLow: uint32(p.Time),
+		seqHigh: uint16(t.seq >> 32), seqLow: uint32(t.seq), srcMAC: p.SrcMAC, dstMAC: p.DstMAC, tos: p.TOS,
+	}
 	if t.cfg.Bidirectional {
 		*t.arena.revAt(i) = reverse{}
 	}

@@ -103,8 +103,10 @@ type accountJSON struct {
 
 // MarshalJSON writes the account with every drop reason by name, zeros included.
 func (a Account) MarshalJSON() ([]byte, error) {
-	j := accountJSON{a.Seen, a.Captured, a.Filtered, a.SampledOut, a.RateLimited, make(map[string]uint64, NumReasons),
-		a.DroppedTotal(), a.Octets, a.StoredOctets, a.FilterUncounted}
+	j := accountJSON{
+		a.Seen, a.Captured, a.Filtered, a.SampledOut, a.RateLimited, make(map[string]uint64, NumReasons),
+		a.DroppedTotal(), a.Octets, a.StoredOctets, a.FilterUncounted,
+	}
 	for r, n := range a.Dropped {
 		j.Dropped[Reason(r).String()] = n
 	}
@@ -117,8 +119,10 @@ func (a *Account) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return err
 	}
-	*a = Account{Seen: j.Seen, Captured: j.Captured, Filtered: j.Filtered, SampledOut: j.SampledOut, RateLimited: j.RateLimited,
-		Octets: j.Octets, StoredOctets: j.StoredOctets, FilterUncounted: j.FilterUncounted}
+	*a = Account{
+		Seen: j.Seen, Captured: j.Captured, Filtered: j.Filtered, SampledOut: j.SampledOut, RateLimited: j.RateLimited,
+		Octets: j.Octets, StoredOctets: j.StoredOctets, FilterUncounted: j.FilterUncounted,
+	}
 next:
 	for name, n := range j.Dropped {
 		for r, known := range reasonNames {

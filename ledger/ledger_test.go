@@ -9,8 +9,10 @@ import (
 
 func draw(t *rapid.T) Account {
 	n := rapid.Uint64Range(0, 1<<40)
-	a := Account{Captured: n.Draw(t, "captured"), Filtered: n.Draw(t, "filtered"), SampledOut: n.Draw(t, "sampled"), RateLimited: n.Draw(t, "rate"),
-		Octets: n.Draw(t, "octets"), StoredOctets: n.Draw(t, "stored"), FilterUncounted: rapid.Bool().Draw(t, "uncounted")}
+	a := Account{
+		Captured: n.Draw(t, "captured"), Filtered: n.Draw(t, "filtered"), SampledOut: n.Draw(t, "sampled"), RateLimited: n.Draw(t, "rate"),
+		Octets: n.Draw(t, "octets"), StoredOctets: n.Draw(t, "stored"), FilterUncounted: rapid.Bool().Draw(t, "uncounted"),
+	}
 	for i := range a.Dropped {
 		a.Dropped[i] = n.Draw(t, "dropped")
 	}

@@ -94,18 +94,22 @@ func TestDecodeTable(t *testing.T) {
 		{"arp", macs + "0806 0001 0800 06 04 0001" + strings.Repeat("00", 20), 0, eth | packet.LayerARP, packet.DefectNone, nil},
 		{"arp cut", macs + "0806 0001 0800 06 04 0001" + strings.Repeat("00", 19), 0, eth | packet.LayerARP, packet.DefectTruncated, nil},
 		{"unknown ethertype", macs + "88cc 0207", 0, eth, packet.DefectNone, func(p *packet.Parsed) bool { return p.EtherType == 0x88cc }},
-		{"old qinq and three tags", macs + "9100 2001 8100 0002 8100 0003 0800" + ip4 + tcp, 0, v4 | packet.LayerVLAN | port | packet.LayerTCP, packet.DefectNone,
+		{
+			"old qinq and three tags", macs + "9100 2001 8100 0002 8100 0003 0800" + ip4 + tcp, 0, v4 | packet.LayerVLAN | port | packet.LayerTCP, packet.DefectNone,
 			func(p *packet.Parsed) bool {
 				return p.VLANCount == 2 && p.VLANs == [2]uint16{0x2001, 2} && p.L3Offset == 26 && p.EtherType == 0x0800
-			}},
+			},
+		},
 		{"tag cut", macs + "8100 00", 0, eth, packet.DefectTruncated, nil},
 		{"second tag cut", macs + "8100 0001 8100 00", 0, eth | packet.LayerVLAN, packet.DefectTruncated, func(p *packet.Parsed) bool { return p.VLANCount == 1 }},
 		{"eight tags", macs + strings.Repeat("8100 0001", 8) + "0800" + ip4 + tcp, 0, v4 | packet.LayerVLAN | port | packet.LayerTCP, packet.DefectNone, nil},
 		{"nine tags", macs + strings.Repeat("8100 0001", 9) + "0800" + ip4 + tcp, 0, eth | packet.LayerVLAN, packet.DefectMalformed, nil},
-		{"tcp", macs + "0800" + ip4 + tcp, 0, v4 | port | packet.LayerTCP, packet.DefectNone,
+		{
+			"tcp", macs + "0800" + ip4 + tcp, 0, v4 | port | packet.LayerTCP, packet.DefectNone,
 			func(p *packet.Parsed) bool {
 				return p.SrcPort == 80 && p.DstPort == 8080 && p.TCPFlags == 0x12 && p.Payload == 54 && p.SrcAddr().String() == "10.0.0.1"
-			}},
+			},
+		},
 		{"tcp ports only", macs + "0800" + ip4 + tcp[:9], 54, v4 | port, packet.DefectTruncated, func(p *packet.Parsed) bool { return p.L4Offset == 34 && p.Payload == 0 && p.DstPort == 8080 }},
 		{"tcp data offset 4", macs + "0800" + ip4 + strings.Replace(tcp, "5012", "4012", 1), 0, v4 | port, packet.DefectMalformed, nil},
 		{"tcp data offset past the datagram", macs + "0800" + ip4 + strings.Replace(tcp, "5012", "6012", 1) + "00000000", 0, v4 | port | packet.LayerTCP, packet.DefectMalformed, nil},

@@ -145,8 +145,10 @@ func TestDecodeAgainstGopacket(t *testing.T) {
 			t.Fatalf("frame %d: %x\n%v\n%+v\n%v", i, b, err, p, g)
 		}
 	}
-	for _, l := range []gopacket.LayerType{layers.LayerTypeEthernet, layers.LayerTypeDot1Q, layers.LayerTypeMPLS, layers.LayerTypePPPoE, layers.LayerTypeIPv4,
-		layers.LayerTypeIPv6, layers.LayerTypeIPv6Fragment, layers.LayerTypeTCP, layers.LayerTypeUDP, layers.LayerTypeUDPLite, layers.LayerTypeSCTP, layers.LayerTypeICMPv4, layers.LayerTypeICMPv6} {
+	for _, l := range []gopacket.LayerType{
+		layers.LayerTypeEthernet, layers.LayerTypeDot1Q, layers.LayerTypeMPLS, layers.LayerTypePPPoE, layers.LayerTypeIPv4,
+		layers.LayerTypeIPv6, layers.LayerTypeIPv6Fragment, layers.LayerTypeTCP, layers.LayerTypeUDP, layers.LayerTypeUDPLite, layers.LayerTypeSCTP, layers.LayerTypeICMPv4, layers.LayerTypeICMPv6,
+	} {
 		if found[l] < 100 {
 			t.Errorf("%v compared only %d times", l, found[l])
 		}
@@ -181,10 +183,12 @@ func TestDecodeAgainstTshark(t *testing.T) {
 	if err := os.WriteFile(path, buf.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fields := []string{"eth.src", "eth.dst", "vlan.id", "ieee8021ad.id", "ieee8021ad.svid", "mpls.label", "ip.src", "ip.dst", "ip.len", "ip.ttl", "ip.dsfield", "ip.id", "ip.frag_offset", "ip.flags.mf", "ip.proto",
+	fields := []string{
+		"eth.src", "eth.dst", "vlan.id", "ieee8021ad.id", "ieee8021ad.svid", "mpls.label", "ip.src", "ip.dst", "ip.len", "ip.ttl", "ip.dsfield", "ip.id", "ip.frag_offset", "ip.flags.mf", "ip.proto",
 		"ipv6.src", "ipv6.dst", "ipv6.plen", "ipv6.hlim", "ipv6.tclass", "ipv6.fraghdr.offset", "ipv6.fraghdr.ident",
 		"tcp.srcport", "tcp.dstport", "tcp.flags", "udp.srcport", "udp.dstport", "sctp.srcport", "sctp.dstport", "dccp.srcport", "dccp.dstport",
-		"icmp.type", "icmp.code", "icmpv6.type", "icmpv6.code", "communityid"}
+		"icmp.type", "icmp.code", "icmpv6.type", "icmpv6.code", "communityid",
+	}
 	args := []string{"-n", "-r", path, "-T", "fields", "-E", "occurrence=f", "-E", "separator=|", "-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE", "--enable-protocol", "communityid"}
 	for _, f := range fields {
 		args = append(args, "-e", f)

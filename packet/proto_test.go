@@ -13,8 +13,10 @@ import (
 )
 
 func TestProtoName(t *testing.T) {
-	for proto, want := range map[uint8]string{0: "0", 1: "ICMP", 6: "TCP", 17: "UDP", 33: "DCCP", 47: "GRE", 50: "ESP", 58: "ICMP6", 60: "OPTS6", 89: "OSPF",
-		99: "99", 103: "PIM", 112: "VRRP", 128: "128", 132: "SCTP", 134: "134", 136: "UDP-L", 137: "MPLS", 138: "138", 255: "255"} {
+	for proto, want := range map[uint8]string{
+		0: "0", 1: "ICMP", 6: "TCP", 17: "UDP", 33: "DCCP", 47: "GRE", 50: "ESP", 58: "ICMP6", 60: "OPTS6", 89: "OSPF",
+		99: "99", 103: "PIM", 112: "VRRP", 128: "128", 132: "SCTP", 134: "134", 136: "UDP-L", 137: "MPLS", 138: "138", 255: "255",
+	} {
 		if got := packet.ProtoName(proto); got != want {
 			t.Errorf("%d: %q, want %q", proto, got, want)
 		}

@@ -35,9 +35,11 @@ func AccountStats(iface int, start, now packet.Timestamp, a *ledger.Account, not
 	if note != "" {
 		b.WriteString("; " + note)
 	}
-	s := &Stats{Interface: iface, Time: now, Start: start, End: now, Received: a.Seen, Dropped: a.DroppedTotal(),
+	s := &Stats{
+		Interface: iface, Time: now, Start: start, End: now, Received: a.Seen, Dropped: a.DroppedTotal(),
 		FilterAccepted: a.Seen - min(a.Seen, a.Filtered), Delivered: a.Captured,
-		Has: HasStart | HasEnd | HasReceived | HasDropped | HasFilterAccepted | HasDelivered, Comment: b.String()}
+		Has: HasStart | HasEnd | HasReceived | HasDropped | HasFilterAccepted | HasDelivered, Comment: b.String(),
+	}
 	if j, err := json.Marshal(a); err == nil { // it always can be
 		s.Custom = []CustomOption{{PEN: PEN, Code: OptionCustomBinaryDrop, Data: append([]byte{optionAccount, 0}, j...)}}
 	}

@@ -84,8 +84,10 @@ func TestPad(t *testing.T) {
 }
 
 func TestStatsRoundTrip(t *testing.T) {
-	s := Stats{Interface: 3, Time: 1 << 40, Start: 5, End: 6, Received: 7, Dropped: 8, FilterAccepted: 9, OSDropped: 10, Delivered: 11,
-		Has: 0x7f, Comment: "naïve", Custom: []CustomOption{{PEN: PEN, Code: OptionCustomBinary, Data: []byte{1, 0, 3}}, {PEN: 9, Code: OptionCustomText, Data: []byte("x")}}}
+	s := Stats{
+		Interface: 3, Time: 1 << 40, Start: 5, End: 6, Received: 7, Dropped: 8, FilterAccepted: 9, OSDropped: 10, Delivered: 11,
+		Has: 0x7f, Comment: "naïve", Custom: []CustomOption{{PEN: PEN, Code: OptionCustomBinary, Data: []byte{1, 0, 3}}, {PEN: 9, Code: OptionCustomText, Data: []byte("x")}},
+	}
 	_, body, _, err := NextBlock(AppendStats(nil, &s))
 	if err != nil {
 		t.Fatal(err)

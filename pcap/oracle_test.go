@@ -50,8 +50,10 @@ func sample(t testing.TB) []byte {
 	at := buf.Len()
 	padded := Pad(AppendPacket(buf.Bytes(), 0, t0+4, 60, frame, DirectionUnknown), at, 64)
 	buf.Write(padded[at:])
-	if err := w.WriteStats(&Stats{Time: t0 + 5, Start: t0, End: t0 + 5, Received: 9, Dropped: 3, FilterAccepted: 6, OSDropped: 1, Delivered: 5, Has: 0x7f, Comment: "counted",
-		Custom: []CustomOption{{PEN: PEN, Data: []byte{1, 0, 0xca, 0xfe, 0x01}}}}); err != nil {
+	if err := w.WriteStats(&Stats{
+		Time: t0 + 5, Start: t0, End: t0 + 5, Received: 9, Dropped: 3, FilterAccepted: 6, OSDropped: 1, Delivered: 5, Has: 0x7f, Comment: "counted",
+		Custom: []CustomOption{{PEN: PEN, Data: []byte{1, 0, 0xca, 0xfe, 0x01}}},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	return buf.Bytes()

@@ -128,7 +128,9 @@ func TestReaderBothOrders(t *testing.T) {
 			}
 			wantIf := []Interface{
 				{"eth0", "uplink", "udp", "os", 1, 65535, 1e10, packet.MAC{1, 2, 3, 4, 5, 6}, true},
-				{Link: 147}, {Link: 101, SnapLen: 3}, {Link: 1},
+				{Link: 147},
+				{Link: 101, SnapLen: 3},
+				{Link: 1},
 			}
 			if d := cmp.Diff(wantIf, r.Interfaces()); d != "" {
 				t.Fatal(d)
@@ -147,8 +149,10 @@ func TestReaderBothOrders(t *testing.T) {
 func TestReaderClassic(t *testing.T) {
 	for _, bo := range []order{binary.LittleEndian, binary.BigEndian} {
 		for magic, unit := range map[uint32]packet.Timestamp{magicMicros: 1000, magicNanos: 1} {
-			f := bytes.Join([][]byte{words(bo, magic), bo.AppendUint16(bo.AppendUint16(nil, 2), 4), words(bo, 0, 0, 96, 0xf0000000|113),
-				words(bo, 0xffffffff, 999999, 3, 1000), []byte("abc"), words(bo, 1, 2, 0, 5)}, nil)
+			f := bytes.Join([][]byte{
+				words(bo, magic), bo.AppendUint16(bo.AppendUint16(nil, 2), 4), words(bo, 0, 0, 96, 0xf0000000|113),
+				words(bo, 0xffffffff, 999999, 3, 1000), []byte("abc"), words(bo, 1, 2, 0, 5),
+			}, nil)
 			r, err := NewReader(bytes.NewReader(f))
 			if err != nil {
 				t.Fatal(err)
@@ -172,10 +176,20 @@ func TestClock(t *testing.T) {
 		in     uint64
 		want   packet.Timestamp
 	}{
-		{0, 0, 7, 7e9}, {3, 0, 1234, 1.234e9}, {6, 0, 1700000000123456, 1700000000123456000}, {9, 0, 1<<63 - 1, 1<<63 - 1},
-		{9, 0, ^uint64(0), -1}, {12, 0, 1_000_000_001_999, 1_000_000_001}, {19, 0, 15e18, 1.5e9},
-		{0x80, 0, 3, 3e9}, {0x80 | 32, 0, 1<<32 + 1<<31, 1.5e9}, {0x80 | 63, 0, 1<<63 | 1<<62, 1.5e9},
-		{6, -1, 1, -1e9 + 1000}, {6, 1 << 62, 1, 1<<63 - 1}, {6, -1 << 62, 1, -1 << 63}, {0, 0, ^uint64(0), 1<<63 - 1},
+		{0, 0, 7, 7e9},
+		{3, 0, 1234, 1.234e9},
+		{6, 0, 1700000000123456, 1700000000123456000},
+		{9, 0, 1<<63 - 1, 1<<63 - 1},
+		{9, 0, ^uint64(0), -1},
+		{12, 0, 1_000_000_001_999, 1_000_000_001},
+		{19, 0, 15e18, 1.5e9},
+		{0x80, 0, 3, 3e9},
+		{0x80 | 32, 0, 1<<32 + 1<<31, 1.5e9},
+		{0x80 | 63, 0, 1<<63 | 1<<62, 1.5e9},
+		{6, -1, 1, -1e9 + 1000},
+		{6, 1 << 62, 1, 1<<63 - 1},
+		{6, -1 << 62, 1, -1 << 63},
+		{0, 0, ^uint64(0), 1<<63 - 1},
 	} {
 		c, ok := newClock(tt.resol, tt.offset)
 		if got := c.time(tt.in); !ok || got != tt.want {
@@ -336,8 +350,10 @@ func TestRoundTrip(t *testing.T) {
 		for range rapid.IntRange(1, 30).Draw(t, "blocks") {
 			kind := rapid.IntRange(0, 5).Draw(t, "kind")
 			if len(interfaces) == 0 || kind == 0 {
-				i := Interface{Name: text.Draw(t, "name"), Description: text.Draw(t, "description"), Filter: text.Draw(t, "filter"), OS: text.Draw(t, "ifos"),
-					Link: packet.LinkType(rapid.Uint16().Draw(t, "link")), SnapLen: rapid.Uint32().Draw(t, "snaplen"), SpeedBPS: rapid.Uint64().Draw(t, "speed"), HasMAC: rapid.Bool().Draw(t, "hasmac")}
+				i := Interface{
+					Name: text.Draw(t, "name"), Description: text.Draw(t, "description"), Filter: text.Draw(t, "filter"), OS: text.Draw(t, "ifos"),
+					Link: packet.LinkType(rapid.Uint16().Draw(t, "link")), SnapLen: rapid.Uint32().Draw(t, "snaplen"), SpeedBPS: rapid.Uint64().Draw(t, "speed"), HasMAC: rapid.Bool().Draw(t, "hasmac"),
+				}
 				if i.HasMAC {
 					i.MAC = packet.MAC{1, 2, 3, 4, 5, byte(len(interfaces))}
 				}
@@ -371,8 +387,10 @@ func TestRoundTrip(t *testing.T) {
 				stats = append(stats, st)
 				continue
 			}
-			p := Packet{Interface: id, Time: ts, OrigLen: rapid.Uint32().Draw(t, "original"), Data: data.Draw(t, "data"),
-				Direction: Direction(rapid.IntRange(0, 2).Draw(t, "direction")), Comment: text.Draw(t, "packetcomment")}
+			p := Packet{
+				Interface: id, Time: ts, OrigLen: rapid.Uint32().Draw(t, "original"), Data: data.Draw(t, "data"),
+				Direction: Direction(rapid.IntRange(0, 2).Draw(t, "direction")), Comment: text.Draw(t, "packetcomment"),
+			}
 			if err := w.WritePacket(&p); err != nil {
 				t.Fatal(err)
 			}
@@ -407,8 +425,10 @@ func TestClassicRoundTrip(t *testing.T) {
 		}
 		var want []Packet
 		for range rapid.IntRange(0, 20).Draw(t, "packets") {
-			p := Packet{Time: packet.Timestamp(rapid.Int64Range(0, 1<<32*1e9-1).Draw(t, "time")), OrigLen: rapid.Uint32().Draw(t, "original"),
-				Data: rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "data")}
+			p := Packet{
+				Time: packet.Timestamp(rapid.Int64Range(0, 1<<32*1e9-1).Draw(t, "time")), OrigLen: rapid.Uint32().Draw(t, "original"),
+				Data: rapid.SliceOfN(rapid.Byte(), 0, 100).Draw(t, "data"),
+			}
 			if err := w.WritePacket(&p); err != nil {
 				t.Fatal(err)
 			}
@@ -459,9 +479,11 @@ func TestWriterRefuses(t *testing.T) {
 
 func FuzzReader(f *testing.F) {
 	for _, bo := range []order{binary.LittleEndian, binary.BigEndian} {
-		f.Add(bytes.Join([][]byte{section(bo), iface(bo, 1, 0, option(bo, 9, 0x8a)), enhanced(bo, 0, 9, "abc", option(bo, 1, 'x')), block(bo, 99),
+		f.Add(bytes.Join([][]byte{
+			section(bo), iface(bo, 1, 0, option(bo, 9, 0x8a)), enhanced(bo, 0, 9, "abc", option(bo, 1, 'x')), block(bo, 99),
 			block(bo, BlockStatistics, words(bo, 0, 0, 1), option(bo, 4, 1, 2, 3, 4, 5, 6, 7, 8)), block(bo, BlockSimple, words(bo, 3), []byte("abc")),
-			block(bo, BlockOldPacket, words(bo, 0, 0, 1, 1, 1, 1))}, nil))
+			block(bo, BlockOldPacket, words(bo, 0, 0, 1, 1, 1, 1)),
+		}, nil))
 	}
 	f.Add(AppendClassicPacket(AppendClassicHeader(nil, 1, 0, true), 1e9, 5, []byte("abc"), true))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -223,6 +223,7 @@ type numberCodec struct{}
 func (numberCodec) Append(dst []byte, v *uint64) []byte {
 	return binary.LittleEndian.AppendUint64(dst, *v)
 }
+
 func (numberCodec) Decode(src []byte, v *uint64) error {
 	if len(src) != 8 {
 		return errors.New("not 8 octets")

@@ -15,6 +15,7 @@ package agentpb
 
 import (
 	context "context"
+
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -95,6 +96,7 @@ type UnimplementedHubServer struct{}
 func (UnimplementedHubServer) Session(grpc.BidiStreamingServer[AgentMessage, HubMessage]) error {
 	return status.Error(codes.Unimplemented, "method Session not implemented")
 }
+
 func (UnimplementedHubServer) Deliver(grpc.ClientStreamingServer[Chunk, Delivered]) error {
 	return status.Error(codes.Unimplemented, "method Deliver not implemented")
 }

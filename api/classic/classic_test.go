@@ -101,20 +101,31 @@ func TestCapture(t *testing.T) {
 		body                     string
 		asked                    want.Request
 	}{
-		{"netflow", "GET", "/capture/netflow?start=1800000010&stop=1800000070&observationPt=uplink&id=netflow_net_1800000010_1800000070", "", 200,
+		{
+			"netflow", "GET", "/capture/netflow?start=1800000010&stop=1800000070&observationPt=uplink&id=netflow_net_1800000010_1800000070", "", 200,
 			`{"status":"success","msg":"","id":"netflow_net_1800000010_1800000070","startTime":1800000010,"stopTime":1800000070,"duration":60}`,
-			want.Request{ID: "netflow_net_1800000010_1800000070", Kind: want.Flows, Points: []string{"uplink"}}},
-		{"names in any case", "GET", "/capture/Ethernet?START=1800000010&Stop=1800000070&observationpt=0&Period=250&ID=", "", 200,
+			want.Request{ID: "netflow_net_1800000010_1800000070", Kind: want.Flows, Points: []string{"uplink"}},
+		},
+		{
+			"names in any case", "GET", "/capture/Ethernet?START=1800000010&Stop=1800000070&observationpt=0&Period=250&ID=", "", 200,
 			`{"status":"success","msg":"","id":"cap-1","startTime":1800000010,"stopTime":1800000070,"duration":60}`,
-			want.Request{Kind: want.Counters, Period: want.Duration(250 * time.Millisecond)}},
-		{"sensor has a period", "GET", "/capture/temperature?start=1800000010&stop=1800000070", "", 200, `"duration":60`,
-			want.Request{Kind: "temperature", Period: want.Duration(time.Second)}},
+			want.Request{Kind: want.Counters, Period: want.Duration(250 * time.Millisecond)},
+		},
+		{
+			"sensor has a period", "GET", "/capture/temperature?start=1800000010&stop=1800000070", "", 200, `"duration":60`,
+			want.Request{Kind: "temperature", Period: want.Duration(time.Second)},
+		},
 		{"post with a form", "POST", "/capture/pcap", "start=1800000010&stop=1800000070&id=p", 200, `"id":"p"`, want.Request{ID: "p", Kind: want.Packets}},
 		{"fractions", "GET", "/capture/pcap?start=1800000010.25&stop=1800000070.750", "", 200, `"startTime":1800000010.25,"stopTime":1800000070.750,"duration":60.5}`, want.Request{Kind: want.Packets}},
-		{"past is moved", "GET", "/capture/pcap?start=1700000000&stop=1800000070", "", 200,
-			`"msg":"start time was in the past; moved to now","id":"cap-1","startTime":1767323045,"stopTime":1800000070,"duration":32677025}`, want.Request{Kind: want.Packets}},
-		{"an id that looks like a path", "GET", "/capture/pcap?start=1800000010&stop=1800000070&id=..%2F..%2Fetc%2Fpasswd", "", 200, `"id":"../../etc/passwd"`,
-			want.Request{ID: "../../etc/passwd", Kind: want.Packets}},
+		{
+			"past is moved", "GET", "/capture/pcap?start=1700000000&stop=1800000070", "", 200,
+			`"msg":"start time was in the past; moved to now","id":"cap-1","startTime":1767323045,"stopTime":1800000070,"duration":32677025}`,
+			want.Request{Kind: want.Packets},
+		},
+		{
+			"an id that looks like a path", "GET", "/capture/pcap?start=1800000010&stop=1800000070&id=..%2F..%2Fetc%2Fpasswd", "", 200, `"id":"../../etc/passwd"`,
+			want.Request{ID: "../../etc/passwd", Kind: want.Packets},
+		},
 		{"no start", "GET", "/capture/pcap?stop=1800000070", "", 400, `{"status":"error","msg":"start: missing`, want.Request{}},
 		{"no stop", "GET", "/capture/pcap?start=1800000070", "", 400, `"msg":"stop: missing`, want.Request{}},
 		{"backwards", "GET", "/capture/pcap?start=1800000070&stop=1800000010", "", 400, `earlier than stop`, want.Request{}},

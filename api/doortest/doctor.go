@@ -13,10 +13,14 @@ func (c *Controller) Doctor(_ context.Context, id auth.Identity) (want.Examinati
 	if !id.May(auth.Administer) {
 		return want.Examination{}, fault.New(fault.Forbidden, "only an administrator asks the doctor")
 	}
-	x := want.Examination{Node: "here", Time: Epoch,
-		Findings: []want.Finding{{Check: "kernel", Severity: want.Fine, Text: "Linux 6.12"},
-			{Check: "clock", Severity: want.Warn, Text: "the clock is not synchronised", Fix: "run chrony"}},
-		Settings: []want.Setting{{Key: "listen", Value: "127.0.0.1:2020", Origin: "default"}}}
+	x := want.Examination{
+		Node: "here", Time: Epoch,
+		Findings: []want.Finding{
+			{Check: "kernel", Severity: want.Fine, Text: "Linux 6.12"},
+			{Check: "clock", Severity: want.Warn, Text: "the clock is not synchronised", Fix: "run chrony"},
+		},
+		Settings: []want.Setting{{Key: "listen", Value: "127.0.0.1:2020", Origin: "default"}},
+	}
 	if c.Sick {
 		x.Findings = append(x.Findings, want.Finding{Check: "space", Severity: want.Bad, Text: "the disk is full", Fix: "make room"})
 	}

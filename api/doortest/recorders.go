@@ -11,9 +11,13 @@ import (
 
 // Recorders implements the doors' Controller: eth0 has one of the configuration.
 func (c *Controller) Recorders(context.Context, auth.Identity) ([]want.RecorderView, error) {
-	return []want.RecorderView{{Recorder: want.Recorder{Point: "eth0", Node: "n1", Bytes: 1 << 30}, Origin: want.FromConfiguration,
-		Status: want.RecorderStatus{State: want.Running, Since: Epoch, Bytes: 4096, Ledger: ledger.Account{Seen: 10, Captured: 10, Octets: 640, StoredOctets: 640},
-			ReadBy: "packet socket ring", Gaps: []want.Gap{{From: Epoch, To: Epoch, Reason: "device eth0 is down"}}}}}, c.Fail["Recorders"]
+	return []want.RecorderView{{
+		Recorder: want.Recorder{Point: "eth0", Node: "n1", Bytes: 1 << 30}, Origin: want.FromConfiguration,
+		Status: want.RecorderStatus{
+			State: want.Running, Since: Epoch, Bytes: 4096, Ledger: ledger.Account{Seen: 10, Captured: 10, Octets: 640, StoredOctets: 640},
+			ReadBy: "packet socket ring", Gaps: []want.Gap{{From: Epoch, To: Epoch, Reason: "device eth0 is down"}},
+		},
+	}}, c.Fail["Recorders"]
 }
 
 // Recorder implements the doors' Controller.

@@ -222,8 +222,10 @@ func (g *Gate) finish(w *responseWriter, r *http.Request, q *request, started ti
 	if r.Method == http.MethodGet && w.status < 400 && !strings.HasSuffix(q.pattern, "/data") && !strings.HasSuffix(q.pattern, "/live") {
 		level = slog.LevelDebug // looking changes nothing and is done all the time; what opens traffic is in the audit log too
 	}
-	attrs := []any{"method", shortMethod(r.Method), "path", r.URL.EscapedPath(), "status", w.status, "octets", w.octets,
-		"duration", time.Since(started), "remote", r.RemoteAddr, "door", q.door.Name, "route", q.pattern, "who", q.who, "request_id", q.id}
+	attrs := []any{
+		"method", shortMethod(r.Method), "path", r.URL.EscapedPath(), "status", w.status, "octets", w.octets,
+		"duration", time.Since(started), "remote", r.RemoteAddr, "door", q.door.Name, "route", q.pattern, "who", q.who, "request_id", q.id,
+	}
 	if q.err != nil && (w.status >= 500 || w.status < 400) {
 		attrs = append(attrs, "error", q.err.Error())
 		if !gone(r.Context(), q.err) && !errors.Is(q.err, ErrAborted) {

@@ -136,9 +136,18 @@ func TestOriginsAndHosts(t *testing.T) {
 		host, origin, site string
 		status             int
 	}{
-		{"", "", "", 200}, {"tap.example:2020", "", "", 200}, {"TAP.example.", "", "", 200}, {"[::1]:80", "", "", 200}, {"a.localhost", "", "", 200},
-		{"other.example", "", "", 421}, {"10.0.0.1", "", "", 421}, {"", "https://wall.example", "cross-site", 200},
-		{"tap.example", "http://tap.example", "", 200}, {"tap.example", "http://other.example", "", 403}, {"", "", "none", 200}, {"", "", "future-word", 403},
+		{"", "", "", 200},
+		{"tap.example:2020", "", "", 200},
+		{"TAP.example.", "", "", 200},
+		{"[::1]:80", "", "", 200},
+		{"a.localhost", "", "", 200},
+		{"other.example", "", "", 421},
+		{"10.0.0.1", "", "", 421},
+		{"", "https://wall.example", "cross-site", 200},
+		{"tap.example", "http://tap.example", "", 200},
+		{"tap.example", "http://other.example", "", 403},
+		{"", "", "none", 200},
+		{"", "", "future-word", 403},
 	} {
 		req, _ := http.NewRequest("GET", url+"/x", nil)
 		req.Host = c.host
@@ -267,8 +276,10 @@ func TestEarlyStreamErrorIsTold(t *testing.T) {
 }
 
 func TestStatusOf(t *testing.T) {
-	for k, status := range map[fault.Kind]int{fault.Internal: 500, fault.Invalid: 400, fault.Unauthenticated: 401, fault.Forbidden: 403, fault.NotFound: 404,
-		fault.Conflict: 409, fault.Unsupported: 501, fault.Exhausted: 507, fault.Unavailable: 503, fault.NotReady: 409, 200: 500} {
+	for k, status := range map[fault.Kind]int{
+		fault.Internal: 500, fault.Invalid: 400, fault.Unauthenticated: 401, fault.Forbidden: 403, fault.NotFound: 404,
+		fault.Conflict: 409, fault.Unsupported: 501, fault.Exhausted: 507, fault.Unavailable: 503, fault.NotReady: 409, 200: 500,
+	} {
 		if got := httpapi.StatusOf(fault.New(k, "x")); got != status {
 			t.Errorf("%v: %d, want %d", k, got, status)
 		}

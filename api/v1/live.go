@@ -56,8 +56,10 @@ func liveRequest(q url.Values) (l want.LiveRequest, err error) {
 		case "duration":
 			err = l.Duration.UnmarshalText([]byte(v))
 		default:
-			return l, &fault.Error{Kind: fault.Invalid, Field: name, Msg: "no such query parameter",
-				Hint: "this path takes point, filter, strict, snap, past, duration, packets"}
+			return l, &fault.Error{
+				Kind: fault.Invalid, Field: name, Msg: "no such query parameter",
+				Hint: "this path takes point, filter, strict, snap, past, duration, packets",
+			}
 		}
 		switch {
 		case err != nil && (name == "past" || name == "duration"):

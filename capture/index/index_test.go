@@ -385,8 +385,10 @@ var update = flag.Bool("update", false, "write testdata anew")
 // TestGolden holds the format of docs/format/index.md still. The document shows the same part.
 func TestGolden(t *testing.T) {
 	b := NewBuilder(packet.LinkEthernet, 0x1122334455667788, 1)
-	udp := []byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
-		1000 >> 8, 1000 & 255, 0, 53, 0, 8, 0, 0}
+	udp := []byte{
+		2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+		1000 >> 8, 1000 & 255, 0, 53, 0, 8, 0, 0,
+	}
 	arp := append([]byte{255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1},
 		0, 0, 0, 0, 0, 0, 10, 0, 0, 3)
 	c, marks, _ := chunkOf([][]byte{udp, arp}, 336, BlockOctets)

@@ -179,10 +179,12 @@ func (h *partHead) parse(b []byte) bool {
 	if len(b) < partFixed || string(b[:4]) != partMagic || le.Uint16(b[4:]) != partVersion {
 		return false
 	}
-	*h = partHead{link: packet.LinkType(le.Uint16(b[6:])), length: le.Uint32(b[8:]), front: le.Uint32(b[12:]), frontCRC: le.Uint32(b[16:]),
+	*h = partHead{
+		link: packet.LinkType(le.Uint16(b[6:])), length: le.Uint32(b[8:]), front: le.Uint32(b[12:]), frontCRC: le.Uint32(b[16:]),
 		segment: le.Uint32(b[20:]), recordID: le.Uint64(b[24:]), first: le.Uint32(b[32:]), chunks: le.Uint32(b[36:]),
 		blocks: le.Uint32(b[40:]), buckets: le.Uint32(b[44:]), common: le.Uint32(b[48:]), blockCRC: le.Uint32(b[52:]),
-		prefixBits: b[56], blockBits: b[57], rice: b[58]}
+		prefixBits: b[56], blockBits: b[57], rice: b[58],
+	}
 	if h.front > MaxFront || h.length > 1<<30 || h.chunks > MaxFront/8 || h.blocks > maxBlocks || h.buckets > MaxFront/8 ||
 		h.common > MaxFront/4 || bits.OnesCount32(h.buckets) != 1 || h.prefixBits == 0 || h.prefixBits > 32 || h.bucketBits() > h.prefixBits ||
 		h.blockBits > 16 || h.rice > 32 {

@@ -51,8 +51,11 @@ func BenchmarkWriteTo(b *testing.B) {
 		w       Window
 		f       Format
 	}{
-		{"pcapng", one, Window{}, PcapNG}, {"pcap", one, Window{}, Pcap}, {"window", one, Window{From: epoch + 100e6, To: epoch + 300e6}, PcapNG},
-		{"match", one, Window{Match: odd}, PcapNG}, {"merge", two, Window{}, PcapNG},
+		{"pcapng", one, Window{}, PcapNG},
+		{"pcap", one, Window{}, Pcap},
+		{"window", one, Window{From: epoch + 100e6, To: epoch + 300e6}, PcapNG},
+		{"match", one, Window{Match: odd}, PcapNG},
+		{"merge", two, Window{}, PcapNG},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()

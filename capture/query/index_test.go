@@ -74,8 +74,10 @@ func filtered(t testing.TB, dir, text string, w Window, indexed bool) *Plan {
 	return p
 }
 
-var filters = []string{"host 10.0.0.7", "src host 10.0.1.9 and port 53", "net 10.0.2.16/29", "host 10.0.0.7 or host 10.0.0.8",
-	"udp port 999", "portrange 100-120 and not host 10.0.0.1", "host 10.9.9.9", "not udp", "udp", "len > 600 and port 17"}
+var filters = []string{
+	"host 10.0.0.7", "src host 10.0.1.9 and port 53", "net 10.0.2.16/29", "host 10.0.0.7 or host 10.0.0.8",
+	"udp port 999", "portrange 100-120 and not host 10.0.0.1", "host 10.9.9.9", "not udp", "udp", "len > 600 and port 17",
+}
 
 // same compares what the index finds with what reading everything finds.
 func same(t *testing.T, dir string) (skipped, chunks uint64) {

@@ -27,9 +27,11 @@ func (s *source) account() ledger.Account {
 // difference returns a-b, entry by entry, and never less than zero.
 func difference(a, b *ledger.Account) ledger.Account {
 	less := func(x, y uint64) uint64 { return x - min(x, y) }
-	d := ledger.Account{Seen: less(a.Seen, b.Seen), Captured: less(a.Captured, b.Captured), Filtered: less(a.Filtered, b.Filtered),
+	d := ledger.Account{
+		Seen: less(a.Seen, b.Seen), Captured: less(a.Captured, b.Captured), Filtered: less(a.Filtered, b.Filtered),
 		SampledOut: less(a.SampledOut, b.SampledOut), RateLimited: less(a.RateLimited, b.RateLimited),
-		Octets: less(a.Octets, b.Octets), StoredOctets: less(a.StoredOctets, b.StoredOctets), FilterUncounted: a.FilterUncounted}
+		Octets: less(a.Octets, b.Octets), StoredOctets: less(a.StoredOctets, b.StoredOctets), FilterUncounted: a.FilterUncounted,
+	}
 	for i := range d.Dropped {
 		d.Dropped[i] = less(a.Dropped[i], b.Dropped[i])
 	}
@@ -63,9 +65,11 @@ func (p *Plan) appendTail(dst []byte) []byte {
 	}
 	for i, s := range p.sources {
 		a := s.account()
-		st := pcap.Stats{Interface: i, Received: a.Seen, Dropped: a.DroppedTotal(), FilterAccepted: a.Seen - min(a.Seen, a.Filtered),
+		st := pcap.Stats{
+			Interface: i, Received: a.Seen, Dropped: a.DroppedTotal(), FilterAccepted: a.Seen - min(a.Seen, a.Filtered),
 			Delivered: s.packets, Has: pcap.HasReceived | pcap.HasDropped | pcap.HasFilterAccepted | pcap.HasDelivered,
-			Comment: p.statement(s, &a)}
+			Comment: p.statement(s, &a),
+		}
 		if start, end, ok := p.bounds(s); ok {
 			st.Time, st.Start, st.End = end, start, end
 			st.Has |= pcap.HasStart | pcap.HasEnd

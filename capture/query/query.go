@@ -157,8 +157,10 @@ type piece struct {
 }
 
 func (p *piece) chunk() segment.ChunkHeader {
-	return segment.ChunkHeader{Segment: p.segment, Sequence: p.sequence, Offset: p.offset, Length: int(p.length),
-		Header: int(p.header), Last: p.last, Packets: p.packets, PacketOctets: p.epb, BodyCRC: p.bodyCRC, HeaderCRC: p.headCRC}
+	return segment.ChunkHeader{
+		Segment: p.segment, Sequence: p.sequence, Offset: p.offset, Length: int(p.length),
+		Header: int(p.header), Last: p.last, Packets: p.packets, PacketOctets: p.epb, BodyCRC: p.bodyCRC, HeaderCRC: p.headCRC,
+	}
 }
 
 // New makes the plan: it reads the headers of the chunks that can hold wanted packets, and no packets. The sources must
@@ -232,10 +234,12 @@ func open(s Source, w *Window) (*source, error) {
 				src.looked.NotIndexed++
 			}
 		}
-		src.pieces = append(src.pieces, piece{offset: h.Offset, earliest: h.Earliest, out: -1, segment: h.Segment,
+		src.pieces = append(src.pieces, piece{
+			offset: h.Offset, earliest: h.Earliest, out: -1, segment: h.Segment,
 			sequence: h.Sequence, length: uint32(h.Length), last: h.Last, header: uint32(h.Header), epb: h.PacketOctets,
 			packets: h.Packets, stored: h.StoredOctets, bodyCRC: h.BodyCRC, headCRC: h.HeaderCRC,
-			partial: h.Earliest < w.From || w.To != 0 && h.Latest >= w.To, spans: spans})
+			partial: h.Earliest < w.From || w.To != 0 && h.Latest >= w.To, spans: spans,
+		})
 	}
 	return src, nil
 }

@@ -63,8 +63,10 @@ func TestBlockNext(t *testing.T) {
 		orig uint32
 	}{
 		{name: "plain", f: testFrame{data: plain, orig: 21}, want: "AAAAAABBBBBB\x08\x00payload", orig: 21},
-		{name: "tag restored", f: testFrame{data: plain, orig: 21, status: statusVLAN | statusVLANTPID, tci: 0x6064, tpid: 0x88a8},
-			want: "AAAAAABBBBBB\x88\xa8\x60\x64\x08\x00payload", orig: 25},
+		{
+			name: "tag restored", f: testFrame{data: plain, orig: 21, status: statusVLAN | statusVLANTPID, tci: 0x6064, tpid: 0x88a8},
+			want: "AAAAAABBBBBB\x88\xa8\x60\x64\x08\x00payload", orig: 25,
+		},
 		{name: "tag without TPID", f: testFrame{data: plain, orig: 21, status: statusVLAN, tci: 5}, want: "AAAAAABBBBBB\x81\x00\x00\x05\x08\x00payload", orig: 25},
 		{name: "tag cut", f: testFrame{data: plain[:14], orig: 21, status: statusVLAN, tci: 5}, snap: 14, want: "AAAAAABBBBBB\x81\x00", orig: 25},
 		{name: "addresses cut", f: testFrame{data: plain[:9], orig: 21, status: statusVLAN, tci: 5}, snap: 9, want: "AAAAAABBB", orig: 25},

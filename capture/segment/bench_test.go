@@ -23,9 +23,13 @@ func BenchmarkAppend(b *testing.B) {
 		buf   bool
 		chunk int
 	}{
-		{"64", []int{60}, false, false, 1 << 20}, {"64-batch", []int{60}, true, false, 1 << 20},
-		{"imix", imix, false, false, 1 << 20}, {"imix-batch", imix, true, false, 1 << 20}, {"imix-batch-2M", imix, true, false, 2 << 20},
-		{"imix-batch-512k", imix, true, false, 512 << 10}, {"imix-buffered", imix, true, true, 1 << 20},
+		{"64", []int{60}, false, false, 1 << 20},
+		{"64-batch", []int{60}, true, false, 1 << 20},
+		{"imix", imix, false, false, 1 << 20},
+		{"imix-batch", imix, true, false, 1 << 20},
+		{"imix-batch-2M", imix, true, false, 2 << 20},
+		{"imix-batch-512k", imix, true, false, 512 << 10},
+		{"imix-buffered", imix, true, true, 1 << 20},
 	} {
 		b.Run(mode.name, func(b *testing.B) {
 			dir, err := os.MkdirTemp(os.Getenv("SEGMENT_BENCH_DIR"), "segment-bench")

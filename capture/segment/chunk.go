@@ -316,8 +316,10 @@ func parseSeal(b []byte, offset int64, h *ChunkHeader, t *totals) bool {
 	if le.Uint16(o[8:]) != kindSeal || le.Uint16(o[10:]) != formatVersion || string(o[12:16]) != magicSeal {
 		return false
 	}
-	*t = totals{chunks: le.Uint32(o[16:]), chain: le.Uint32(o[20:]), packets: le.Uint64(o[24:]),
+	*t = totals{
+		chunks: le.Uint32(o[16:]), chain: le.Uint32(o[20:]), packets: le.Uint64(o[24:]),
 		earliest: packet.Timestamp(le.Uint64(o[32:])), latest: packet.Timestamp(le.Uint64(o[40:])),
-		octets: le.Uint64(o[48:]), stored: le.Uint64(o[56:])}
+		octets: le.Uint64(o[48:]), stored: le.Uint64(o[56:]),
+	}
 	return t.chunks == h.Sequence
 }

@@ -38,13 +38,17 @@ func goldenSegment(t testing.TB) []byte {
 	const t0 = packet.Timestamp(1_700_000_000_000_000_000)
 	w.Append(t0+5, 100, bytes.Repeat([]byte{0xaa}, 60), pcap.DirectionIn)
 	w.Append(t0+2, 61, bytes.Repeat([]byte{0xbb}, 61), pcap.DirectionUnknown)
-	w.Account(ledger.Account{Seen: 9, Captured: 2, Filtered: 3, SampledOut: 1, RateLimited: 1, Dropped: [ledger.NumReasons]uint64{1, 1},
-		Octets: 161, StoredOctets: 121, FilterUncounted: true})
+	w.Account(ledger.Account{
+		Seen: 9, Captured: 2, Filtered: 3, SampledOut: 1, RateLimited: 1, Dropped: [ledger.NumReasons]uint64{1, 1},
+		Octets: 161, StoredOctets: 121, FilterUncounted: true,
+	})
 	w.Flush()
 	w.Append(t0+1_000_000_000, 42, bytes.Repeat([]byte{0xcc}, 42), pcap.DirectionOut)
 	w.Flush()
-	if err := w.Close(ledger.Account{Seen: 10, Captured: 3, Filtered: 3, SampledOut: 1, RateLimited: 1, Dropped: [ledger.NumReasons]uint64{1, 1},
-		Octets: 203, StoredOctets: 163}); err != nil {
+	if err := w.Close(ledger.Account{
+		Seen: 10, Captured: 3, Filtered: 3, SampledOut: 1, RateLimited: 1, Dropped: [ledger.NumReasons]uint64{1, 1},
+		Octets: 203, StoredOctets: 163,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(segmentPath(cfg.Dir, 1))

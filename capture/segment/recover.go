@@ -251,8 +251,10 @@ func (p *patient) mend(dir string, lock *os.File) error {
 		return err
 	}
 	b := make([]byte, Page)
-	h := ChunkHeader{Segment: p.Number, Offset: p.End, RecordID: p.in.recordID, Account: p.Account,
-		Before: p.last.Before + uint64(p.last.Packets), flags: flagRecovered}
+	h := ChunkHeader{
+		Segment: p.Number, Offset: p.End, RecordID: p.in.recordID, Account: p.Account,
+		Before: p.last.Before + uint64(p.last.Packets), flags: flagRecovered,
+	}
 	putSeal(b, &h, &p.totals)
 	if _, err := f.WriteAt(b, p.End); err != nil {
 		return fmt.Errorf("seal segment %08d: %w", p.Number, err)

@@ -45,8 +45,10 @@ type Config struct {
 
 // DefaultConfig returns the configuration for a recording in dir, without its interface.
 func DefaultConfig(dir string) Config {
-	return Config{Dir: dir, SegmentBytes: 256 << 20, ChunkBytes: 4 << 20, Buffers: 12, Direct: true,
-		FlushEvery: time.Second, SyncEvery: 10 * time.Second}
+	return Config{
+		Dir: dir, SegmentBytes: 256 << 20, ChunkBytes: 4 << 20, Buffers: 12, Direct: true,
+		FlushEvery: time.Second, SyncEvery: 10 * time.Second,
+	}
 }
 
 func (c *Config) check() error {

@@ -113,7 +113,8 @@ func prepare(cfg Config) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{cfg: cfg, dir: dir,
+	w := &Writer{
+		cfg: cfg, dir: dir,
 		free:    make([]*buffer, 0, cfg.Buffers),
 		full:    make(chan *buffer, cfg.Buffers),
 		stop:    make(chan struct{}),
@@ -133,8 +134,10 @@ func prepare(cfg Config) (*Writer, error) {
 	w.release = release
 	for i := range cfg.Buffers {
 		at := i * cfg.ChunkBytes
-		w.free = append(w.free, &buffer{b: pool[at : at+cfg.ChunkBytes : at+cfg.ChunkBytes],
-			marks: make([]index.Mark, 0, cfg.ChunkBytes/crcWindow+1)})
+		w.free = append(w.free, &buffer{
+			b:     pool[at : at+cfg.ChunkBytes : at+cfg.ChunkBytes],
+			marks: make([]index.Mark, 0, cfg.ChunkBytes/crcWindow+1),
+		})
 	}
 	return w, nil
 }

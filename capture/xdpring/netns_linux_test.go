@@ -107,9 +107,11 @@ func zoo() [][]byte {
 	tagged.Tags = []nettest.Tag{{TCI: 0x6064}}
 	qinq.Tags = []nettest.Tag{{TPID: nettest.EtherQinQ, TCI: 200}, {TCI: 0xe001}}
 	six.Dst, six.Payload = netip.MustParseAddr("2001:db8::9"), bytes.Repeat([]byte("0123456789"), 140)
-	return [][]byte{p.Bytes(), tagged.Bytes(), qinq.Bytes(), six.Bytes(),
+	return [][]byte{
+		p.Bytes(), tagged.Bytes(), qinq.Bytes(), six.Bytes(),
 		nettest.ARP([6]byte{2, 0, 0, 0, 0, 1}, netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")),
-		append(p.Bytes()[:14:14], bytes.Repeat([]byte{7}, 1500)...)}
+		append(p.Bytes()[:14:14], bytes.Repeat([]byte{7}, 1500)...),
+	}
 }
 
 var modes = []struct {

@@ -80,8 +80,10 @@ A file written with -w can be read by its owner alone.`,
 
 // request turns the flags into the request, and refuses what cannot be meant before anything is started.
 func (f *captureFlags) request(kind string, now time.Time) (q want.Request, err error) {
-	q = want.Request{ID: f.id, Kind: want.Kind(kind), Points: f.points, Filter: f.filter, Strict: f.strict, Snap: f.snap,
-		Duration: want.Duration(f.duration), Period: want.Duration(f.period), Retain: want.Duration(f.retain)}
+	q = want.Request{
+		ID: f.id, Kind: want.Kind(kind), Points: f.points, Filter: f.filter, Strict: f.strict, Snap: f.snap,
+		Duration: want.Duration(f.duration), Period: want.Duration(f.period), Retain: want.Duration(f.retain),
+	}
 	q.Limits.Packets = f.packets
 	if q.From, err = parseTime(f.from, now); err != nil {
 		return q, usagef("--from: %w", err)

@@ -158,8 +158,10 @@ func (a *app) extcapClient(f *extcapFlags) (*client.Client, error) {
 	}
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.TLSClientConfig, t.ResponseHeaderTimeout = cfg, 2*time.Minute
-	return client.New(client.Config{URL: addr, Token: token, UserAgent: "opentap/" + programVersion(),
-		HTTP: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}})
+	return client.New(client.Config{
+		URL: addr, Token: token, UserAgent: "opentap/" + programVersion(),
+		HTTP: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+	})
 }
 
 // extcapPoints asks for the points that give packets.
@@ -257,8 +259,10 @@ const argPoint = "0"
 func (a *app) extcapConfig() error {
 	note := readExtcapNote()
 	for _, s := range [][]string{
-		{"number", argPoint, "call", "--point", "display", "Point", "type", "selector", "reload", "true", "placeholder", "Load the points",
-			"group", "Capture", "tooltip", "node/name, name or alias; only the interface opentap asks for it"},
+		{
+			"number", argPoint, "call", "--point", "display", "Point", "type", "selector", "reload", "true", "placeholder", "Load the points",
+			"group", "Capture", "tooltip", "node/name, name or alias; only the interface opentap asks for it",
+		},
 		{"number", "1", "call", "--filter", "display", "Filter", "type", "string", "group", "Capture", "tooltip", "pcap-filter expression, besides Wireshark's capture filter: both must match"},
 		{"number", "2", "call", "--snap", "display", "Snap length", "type", "integer", "range", "0,262144", "default", "0", "group", "Capture", "tooltip", "Octets kept of each packet; 0 is all"},
 		{"number", "3", "call", "--past", "display", "Past", "type", "string", "group", "Capture", "tooltip", "Begin with what was recorded so long ago, such as 30s or 5m; the point needs a recorder"},

@@ -100,8 +100,10 @@ func (a *app) capturesCmd() *cobra.Command {
 				if v.Kind == want.Packets {
 					n = s.Ledger.Captured
 				}
-				rows = append(rows, []string{v.ID, string(v.Kind), strings.Join(v.Query.Points, ","), string(s.State), when(v.Query.From), when(v.End()),
-					strconv.FormatUint(n, 10), octets(s.Bytes), strconv.FormatUint(s.Ledger.DroppedTotal(), 10), v.Query.Filter})
+				rows = append(rows, []string{
+					v.ID, string(v.Kind), strings.Join(v.Query.Points, ","), string(s.State), when(v.Query.From), when(v.End()),
+					strconv.FormatUint(n, 10), octets(s.Bytes), strconv.FormatUint(s.Ledger.DroppedTotal(), 10), v.Query.Filter,
+				})
 			}
 			return a.table([]string{"ID", "KIND", "POINTS", "STATE", "FROM", "TO", "RECORDS", "SIZE", "DROPPED", "FILTER"}, rows, map[string]any{"captures": list})
 		}),
@@ -125,10 +127,24 @@ func (a *app) showCmd() *cobra.Command {
 func (a *app) showView(v *want.View) error {
 	s, l := &v.Status, &v.Status.Ledger
 	list := [][2]string{
-		{"id", v.ID}, {"kind", string(v.Kind)}, {"quantity", v.Quantity}, {"points", strings.Join(v.Query.Points, ", ")}, {"node", v.Node},
-		{"state", string(s.State)}, {"reason", s.Reason}, {"from", when(v.Query.From)}, {"to", when(v.End())}, {"filter", v.Query.Filter},
-		{"filtering", v.Filtering}, {"note", v.Note}, {"owner", v.Owner}, {"project", v.Project}, {"expires", when(v.Expires)},
-		{"formats", joinFormats(v.Formats)}, {"on disk", octets(s.Bytes)}, {"records", count(s.Records)},
+		{"id", v.ID},
+		{"kind", string(v.Kind)},
+		{"quantity", v.Quantity},
+		{"points", strings.Join(v.Query.Points, ", ")},
+		{"node", v.Node},
+		{"state", string(s.State)},
+		{"reason", s.Reason},
+		{"from", when(v.Query.From)},
+		{"to", when(v.End())},
+		{"filter", v.Query.Filter},
+		{"filtering", v.Filtering},
+		{"note", v.Note},
+		{"owner", v.Owner},
+		{"project", v.Project},
+		{"expires", when(v.Expires)},
+		{"formats", joinFormats(v.Formats)},
+		{"on disk", octets(s.Bytes)},
+		{"records", count(s.Records)},
 	}
 	if v.Kind == want.Packets || v.Kind == want.Flows {
 		list = append(list, [2]string{"packets", accounts(l)})

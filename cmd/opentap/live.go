@@ -72,8 +72,10 @@ counted as "slow reader", like every other loss, on stderr and in the statistics
 
 // request tells points from the filter among the arguments, and refuses what cannot be meant.
 func (f *liveFlags) request(ctx context.Context, c *client.Client, args []string) (q want.LiveRequest, err error) {
-	q = want.LiveRequest{Points: f.points, Filter: f.filter, Strict: f.strict, Snap: f.snap, Past: want.Duration(f.past),
-		Duration: want.Duration(f.duration), Packets: f.packets}
+	q = want.LiveRequest{
+		Points: f.points, Filter: f.filter, Strict: f.strict, Snap: f.snap, Past: want.Duration(f.past),
+		Duration: want.Duration(f.duration), Packets: f.packets,
+	}
 	switch {
 	case f.text && f.file != "":
 		return q, usagef("give either --text or -w")

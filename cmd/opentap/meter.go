@@ -28,9 +28,7 @@ type meterRun struct {
 	communityID bool
 	outer       bool
 
-	records uint64
-	octets  uint64 // of files read
-	err     error  // of writing
+	err error // of writing
 }
 
 func (a *app) meterCmd() *cobra.Command {

@@ -18,7 +18,6 @@ type progress struct {
 	// Of the rate: what was there at the mark.
 	mark    time.Time
 	packets uint64
-	bytes   uint64
 	began   time.Time
 	start   int64
 }

@@ -26,8 +26,10 @@ configuration file are listed too; they are changed there.`,
 			rows := make([][]string, 0, len(list))
 			for _, r := range list {
 				st := r.Status
-				rows = append(rows, []string{r.Point, r.Node, string(r.Origin), r.Filter, octets(r.Bytes), time.Duration(r.Age).String(), when(st.Since),
-					octets(st.Bytes), strconv.FormatUint(st.Ledger.Captured, 10), strconv.FormatUint(st.Ledger.DroppedTotal(), 10), stateText(st)})
+				rows = append(rows, []string{
+					r.Point, r.Node, string(r.Origin), r.Filter, octets(r.Bytes), time.Duration(r.Age).String(), when(st.Since),
+					octets(st.Bytes), strconv.FormatUint(st.Ledger.Captured, 10), strconv.FormatUint(st.Ledger.DroppedTotal(), 10), stateText(st),
+				})
 			}
 			return a.table([]string{"POINT", "NODE", "ORIGIN", "FILTER", "BYTES", "AGE", "SINCE", "HELD", "PACKETS", "DROPPED", "STATE"}, rows, map[string]any{"recorders": list})
 		}),

@@ -137,8 +137,10 @@ func replace(t *testing.T, path, old, now string) {
 }
 
 func TestATokenIsNotSentInTheClearByItself(t *testing.T) {
-	for addr, want := range map[string]string{"127.0.0.1:2020": "http://127.0.0.1:2020", "localhost": "http://localhost", "[::1]:1": "http://[::1]:1",
-		"tap.example:2020": "https://tap.example:2020", "192.0.2.1": "https://192.0.2.1", "http://tap.example": "http://tap.example", "%": "https://%"} {
+	for addr, want := range map[string]string{
+		"127.0.0.1:2020": "http://127.0.0.1:2020", "localhost": "http://localhost", "[::1]:1": "http://[::1]:1",
+		"tap.example:2020": "https://tap.example:2020", "192.0.2.1": "https://192.0.2.1", "http://tap.example": "http://tap.example", "%": "https://%",
+	} {
 		if got := withScheme(addr); got != want {
 			t.Errorf("%s became %s, want %s", addr, got, want)
 		}

@@ -69,8 +69,10 @@ func loadClassic(path string, b []byte, c *config) error {
 }
 
 // classicKeys are the keys of the first OpenTap, then those that this one adds, which an old file does not have.
-var classicKeys = []string{"name", "retention", "websrv-addr", "default-network-observationpt", "listen-interface", "alias",
-	"data-dir", "tls", "tls-cert", "tls-key", "insecure", "anonymous"}
+var classicKeys = []string{
+	"name", "retention", "websrv-addr", "default-network-observationpt", "listen-interface", "alias",
+	"data-dir", "tls", "tls-cert", "tls-key", "insecure", "anonymous",
+}
 
 // classicReader gathers what the lines say.
 type classicReader struct {

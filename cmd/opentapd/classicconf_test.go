@@ -175,8 +175,11 @@ func TestConvertedConfigurationMeansTheSame(t *testing.T) {
 	if !reflect.DeepEqual(old, modern) {
 		t.Errorf("converted to\n%s\nwhich is %+v, not %+v", out.String(), modern, old)
 	}
-	for _, args := range [][]string{{"convert-config", "a", "b"}, {"convert-config", filepath.Join(dir, "none")},
-		{"convert-config", writeFile(t, filepath.Join(dir, "bad.conf"), "nome: x\n")}} {
+	for _, args := range [][]string{
+		{"convert-config", "a", "b"},
+		{"convert-config", filepath.Join(dir, "none")},
+		{"convert-config", writeFile(t, filepath.Join(dir, "bad.conf"), "nome: x\n")},
+	} {
 		if code := run(args, &out, &errs); code == 0 {
 			t.Errorf("%q succeeded", args)
 		}

@@ -378,8 +378,10 @@ func (c *config) store() (etcd.Config, error) {
 	if len(c.Store.Endpoints) == 0 {
 		return etcd.Config{Dir: filepath.Join(c.DataDir, "store")}, nil
 	}
-	out := etcd.Config{Endpoints: c.Store.Endpoints, Username: c.Store.Username,
-		TLS: etcd.TLS{CAFile: c.Store.CA, CertFile: c.Store.Cert, KeyFile: c.Store.Key}}
+	out := etcd.Config{
+		Endpoints: c.Store.Endpoints, Username: c.Store.Username,
+		TLS: etcd.TLS{CAFile: c.Store.CA, CertFile: c.Store.Cert, KeyFile: c.Store.Key},
+	}
 	if c.Store.Password != "" {
 		b, err := os.ReadFile(c.Store.Password)
 		if err != nil {

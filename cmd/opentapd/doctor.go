@@ -22,8 +22,10 @@ func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) contr
 	return func(ctx context.Context) (want.Examination, error) {
 		_, facts := ag.Inventory()
 		x := want.Examination{Node: node, Time: time.Now().UTC(), Settings: settingsOf(cfg)}
-		x.Findings = doctor.Look(ctx, doctor.Config{DataDir: cfg.DataDir, CaptureDir: cfg.captureDir(), Quota: int64(cfg.Retention.Quota),
-			MinFree: int64(cfg.Retention.MinFree), Used: facts.DiskUsed, RingBytes: int64(cfg.Ring.Blocks) * int64(cfg.Ring.BlockSize), Known: ag.Owns})
+		x.Findings = doctor.Look(ctx, doctor.Config{
+			DataDir: cfg.DataDir, CaptureDir: cfg.captureDir(), Quota: int64(cfg.Retention.Quota),
+			MinFree: int64(cfg.Retention.MinFree), Used: facts.DiskUsed, RingBytes: int64(cfg.Ring.Blocks) * int64(cfg.Ring.BlockSize), Known: ag.Owns,
+		})
 		x.Findings = append(x.Findings, chain(auditDir(cfg)))
 		if shown != nil {
 			x.Findings = append(x.Findings, certificateFinding(shown.Expires(), time.Now()))
@@ -39,8 +41,10 @@ func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) contr
 func chain(dir string) want.Finding {
 	r, err := audit.Verify(dir)
 	if err != nil {
-		return want.Finding{Check: "audit", Severity: want.Bad, Text: err.Error(),
-			Fix: "keep a copy of the directory and find out who changed it; what follows the place named proves nothing"}
+		return want.Finding{
+			Check: "audit", Severity: want.Bad, Text: err.Error(),
+			Fix: "keep a copy of the directory and find out who changed it; what follows the place named proves nothing",
+		}
 	}
 	if r.Head.Seq == 0 {
 		return want.Finding{Check: "audit", Severity: want.Fine, Text: "the audit log has no entries yet"}

@@ -26,7 +26,8 @@ func (c *config) exporters() ([]agent.Exporter, error) {
 		}
 		e := agent.Exporter{Name: x.Name, Points: x.Points, Filter: x.Filter, CA: x.CA, Cert: x.Cert, Key: x.Key, Export: export.Config{
 			Version: version, Transport: x.Transport, Address: x.Address, Domain: x.Domain, Message: x.Message, Queue: x.Queue,
-			Biflow: x.Bidirectional}}
+			Biflow: x.Bidirectional,
+		}}
 		if e.Name == "" {
 			e.Name = x.Protocol + "-" + strconv.Itoa(i)
 		}

@@ -101,8 +101,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	for _, f := range []struct {
 		flag, key *string
 		name      string
-	}{{dataDir, &cfg.DataDir, "data_dir"}, {listen, &cfg.Listen, "listen"}, {role, &cfg.Role, "role"},
-		{tlsCert, &cfg.TLS.Cert, "tls.cert"}, {tlsKey, &cfg.TLS.Key, "tls.key"}} {
+	}{
+		{dataDir, &cfg.DataDir, "data_dir"},
+		{listen, &cfg.Listen, "listen"},
+		{role, &cfg.Role, "role"},
+		{tlsCert, &cfg.TLS.Cert, "tls.cert"},
+		{tlsKey, &cfg.TLS.Key, "tls.key"},
+	} {
 		if *f.flag != "" {
 			*f.key = *f.flag
 			flags[f.name] = true

@@ -41,8 +41,10 @@ func TestMetricsAreForThoseWhoMaySeeMetadata(t *testing.T) {
 	if code != 200 {
 		t.Fatalf("with a token: %d %s", code, text)
 	}
-	for _, has := range []string{`opentap_http_requests_total{code="200",method="GET",route="/v1/points"} 1`,
-		`opentap_http_requests_total{code="401",method="GET",route="/metrics"} 2`, `opentap_node_connected{node="here"}`, "opentap_audit_entries_total "} {
+	for _, has := range []string{
+		`opentap_http_requests_total{code="200",method="GET",route="/v1/points"} 1`,
+		`opentap_http_requests_total{code="401",method="GET",route="/metrics"} 2`, `opentap_node_connected{node="here"}`, "opentap_audit_entries_total ",
+	} {
 		if !strings.Contains(text, has) {
 			t.Errorf("no %s in\n%s", has, text)
 		}

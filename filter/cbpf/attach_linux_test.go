@@ -35,8 +35,10 @@ func TestKernelTakesPrograms(t *testing.T) {
 		}
 		var programs [][]bpf.RawInstruction
 		for _, o := range []Options{
-			{Link: packet.LinkEthernet, Target: Kernel}, {Link: packet.LinkEthernet, Target: Kernel, Strict: true},
-			{Link: packet.LinkRaw, Target: Kernel}, {Link: packet.LinkEthernet},
+			{Link: packet.LinkEthernet, Target: Kernel},
+			{Link: packet.LinkEthernet, Target: Kernel, Strict: true},
+			{Link: packet.LinkRaw, Target: Kernel},
+			{Link: packet.LinkEthernet},
 		} {
 			if p, err := Compile(e, o); err == nil {
 				programs = append(programs, p)

@@ -14,8 +14,10 @@ import (
 // possible in it.
 func compileCompact(e *filter.Expr, o Options) ([]bpf.RawInstruction, error) {
 	g := newGraph()
-	l := &lowerer{g: g, o: o, text: e.Text, compact: true,
-		sc: scope{link: o.Link, linkType: 12, network: 14, typ: shiftWord, net: shiftWord}}
+	l := &lowerer{
+		g: g, o: o, text: e.Text, compact: true,
+		sc: scope{link: o.Link, linkType: 12, network: 14, typ: shiftWord, net: shiftWord},
+	}
 	g.reserve(shiftWord)
 	c := l.node(e.Root)
 	if l.err != nil {
@@ -53,7 +55,8 @@ func prologue(t Target) []bpf.RawInstruction {
 	}
 	// With a tag in the metadata one more is looked for in the octets.
 	return append([]bpf.RawInstruction{
-		{Op: opLdAbs, K: ancVLANPresent}, jeq(0, 4, 0),
+		{Op: opLdAbs, K: ancVLANPresent},
+		jeq(0, 4, 0),
 		ldh(12), jeq(tagTypes[0], 10, 0), jeq(tagTypes[1], 9, 0), jeq(tagTypes[2], 8, 10),
 	}, p...)
 }

@@ -167,9 +167,15 @@ func TestRefusals(t *testing.T) {
 		t.Error("a matcher takes the kernel target")
 	}
 	for _, p := range [][]bpf.RawInstruction{
-		nil, {{Op: opLdLen}}, {{Op: opJa, K: 5}, {Op: opRetK}}, {{Op: opJa, K: 0xffffffff}, {Op: opRetK}},
-		{{Op: 0x15, Jt: 1}, {Op: opRetK}}, {{Op: 0xffff}, {Op: opRetK}}, {{Op: opSt, K: 16}, {Op: opRetK}},
-		{{Op: opAlu | aluDiv}, {Op: opRetK}}, {{Op: opLdAbs, K: ancVLANTag}, {Op: opRetK}},
+		nil,
+		{{Op: opLdLen}},
+		{{Op: opJa, K: 5}, {Op: opRetK}},
+		{{Op: opJa, K: 0xffffffff}, {Op: opRetK}},
+		{{Op: 0x15, Jt: 1}, {Op: opRetK}},
+		{{Op: 0xffff}, {Op: opRetK}},
+		{{Op: opSt, K: 16}, {Op: opRetK}},
+		{{Op: opAlu | aluDiv}, {Op: opRetK}},
+		{{Op: opLdAbs, K: ancVLANTag}, {Op: opRetK}},
 	} {
 		if _, err := NewProgramMatcher(p); err == nil {
 			t.Errorf("program %v is taken", p)

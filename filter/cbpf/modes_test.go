@@ -35,8 +35,10 @@ func tagsOf(f []byte, n int) int {
 // stripped moves the outermost tag to the metadata.
 func stripped(f []byte) skb {
 	d := append(append([]byte{}, f[:12]...), f[16:]...)
-	return skb{data: d, length: uint32(len(d)), present: true,
-		tpid: binary.BigEndian.Uint16(f[12:]), tci: binary.BigEndian.Uint16(f[14:])}
+	return skb{
+		data: d, length: uint32(len(d)), present: true,
+		tpid: binary.BigEndian.Uint16(f[12:]), tci: binary.BigEndian.Uint16(f[14:]),
+	}
 }
 
 // run is a plain interpreter of classic BPF with the kernel's ancillary loads and its arithmetic modulo 2^32.

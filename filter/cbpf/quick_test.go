@@ -172,8 +172,10 @@ func BenchmarkQuickMixed(b *testing.B) {
 			frames = append(frames, f)
 		}
 	}
-	for _, x := range []string{fiveTerms, "tcp and src net 10.0.0.0/8 and port 443 and not host 10.0.0.7", "host 10.0.0.2", "port 443", "udp port 53 or 80",
-		"host 10.9.0.1 or 10.9.0.2 or 10.9.0.3 or 10.9.0.4 or 10.9.0.5 or 10.9.0.6 or 10.9.0.7 or 10.9.0.8"} {
+	for _, x := range []string{
+		fiveTerms, "tcp and src net 10.0.0.0/8 and port 443 and not host 10.0.0.7", "host 10.0.0.2", "port 443", "udp port 53 or 80",
+		"host 10.9.0.1 or 10.9.0.2 or 10.9.0.3 or 10.9.0.4 or 10.9.0.5 or 10.9.0.6 or 10.9.0.7 or 10.9.0.8",
+	} {
 		m := mustMatcher(b, x, Options{Link: packet.LinkEthernet})
 		m.quick = newQuick(mustParse(b, x), Options{Link: packet.LinkEthernet})
 		for _, name := range []string{"steps", "interpreter"} {

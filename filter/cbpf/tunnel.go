@@ -196,10 +196,12 @@ func (t tunnel) gtpu(p payloads) cond {
 	one := times4(first)
 	second := t.at(one, 20, 1)
 	two := combine(aluAdd, one, times4(second))
-	return condAnd{t.is(8, 1, 0xf0, 0x30), t.is(9, 1, 0xffffffff, 0xff),
+	return condAnd{
+		t.is(8, 1, 0xf0, 0x30), t.is(9, 1, 0xffffffff, 0xff),
 		choose(t.is(8, 1, 7, 0), put(nil, 16),
 			choose(condOr{t.is(8, 1, 4, 0), none(nil)}, put(nil, 20),
-				condAnd{some(first), choose(none(one), put(one, 20), condAnd{some(second), none(two), put(two, 20)})}))}
+				condAnd{some(first), choose(none(one), put(one, 20), condAnd{some(second), none(two), put(two, 20)})})),
+	}
 }
 
 // geneve tests for the tunnel, and moves the scope into it, as libpcap does: three memory words say where the frame, its
@@ -246,8 +248,10 @@ func (l *lowerer) hasFrame() cond {
 func (l *lowerer) bound(n *filter.Bound) cond {
 	if l.o.Target != Kernel {
 		if l.err == nil {
-			l.err = &filter.SyntaxError{Expr: l.text, Pos: n.Pos, Err: ErrNoDirection,
-				Msg: "a stored packet does not tell its direction", Hint: "ask for it when the packets are captured"}
+			l.err = &filter.SyntaxError{
+				Expr: l.text, Pos: n.Pos, Err: ErrNoDirection,
+				Msg: "a stored packet does not tell its direction", Hint: "ask for it when the packets are captured",
+			}
 		}
 		return condBool(false)
 	}

@@ -254,8 +254,10 @@ func TestGeneveTransparent(t *testing.T) {
 }
 
 func TestTunnelRefusals(t *testing.T) {
-	for _, x := range []string{"inner(inner(inner(tcp)))", "geneve and geneve", "inner(geneve)", "geneve and inner(tcp)", "(geneve or tcp) and port 80",
-		"geneve and vlan", "inner(vlan and vlan and vlan)", "inner(ether[ip[0]] = 1)"} {
+	for _, x := range []string{
+		"inner(inner(inner(tcp)))", "geneve and geneve", "inner(geneve)", "geneve and inner(tcp)", "(geneve or tcp) and port 80",
+		"geneve and vlan", "inner(vlan and vlan and vlan)", "inner(ether[ip[0]] = 1)",
+	} {
 		_, err := Compile(mustParse(t, x), Options{Link: packet.LinkEthernet})
 		var se *filter.SyntaxError
 		if !errors.As(err, &se) {

@@ -101,7 +101,8 @@ func canPush(f []byte) bool {
 // same compares the kernel's verdict on the header copy with the interpreter's on as many octets.
 func same(t interface {
 	Fatalf(string, ...any)
-}, x string, p program, m *cbpf.Matcher, size int, frames [][]byte) (matches int) {
+}, x string, p program, m *cbpf.Matcher, size int, frames [][]byte,
+) (matches int) {
 	for _, f := range frames {
 		if len(f) < 15 { // the kernel's test run wants an Ethernet header and an octet
 			continue

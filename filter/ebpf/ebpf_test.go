@@ -11,8 +11,16 @@ import (
 func TestRefusals(t *testing.T) {
 	ret := bpf.RawInstruction{Op: 6, K: 1}
 	for _, p := range [][]bpf.RawInstruction{
-		nil, {{Op: 0x20, K: 0xfffff02c}, ret}, {{Op: 5, K: 7}, ret}, {{Op: 0x15, Jt: 9}, ret}, {{Op: 2, K: 16}, ret},
-		{{Op: 0x34}, ret}, {{Op: 0x64, K: 32}, ret}, {{Op: 0x20}}, {{Op: 0x38}, ret}, {{Op: 0x1e}, {Op: 0x0e}},
+		nil,
+		{{Op: 0x20, K: 0xfffff02c}, ret},
+		{{Op: 5, K: 7}, ret},
+		{{Op: 0x15, Jt: 9}, ret},
+		{{Op: 2, K: 16}, ret},
+		{{Op: 0x34}, ret},
+		{{Op: 0x64, K: 32}, ret},
+		{{Op: 0x20}},
+		{{Op: 0x38}, ret},
+		{{Op: 0x1e}, {Op: 0x0e}},
 	} {
 		if _, err := Function("f", p, 256); err == nil {
 			t.Errorf("%v is taken", p)

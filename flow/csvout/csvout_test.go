@@ -20,13 +20,19 @@ func v4(last byte) [16]byte { return [16]byte{10: 255, 11: 255, 12: 10, 15: last
 func samples() []flow.Record {
 	t := packet.Timestamp(1_700_000_000_123_456_789)
 	return []flow.Record{
-		{First: t, Last: t.Add(1900 * time.Millisecond), Src: v4(1), Dst: v4(2), SrcPort: 1234, DstPort: 80, Proto: 6, Version: 4, TOS: 16,
+		{
+			First: t, Last: t.Add(1900 * time.Millisecond), Src: v4(1), Dst: v4(2), SrcPort: 1234, DstPort: 80, Proto: 6, Version: 4, TOS: 16,
 			TCPFlags: 0x1b, Packets: 20, Octets: 1200, RevPackets: 3, RevOctets: 120, RevTCPFlags: 0x12, RevTOS: 8, VLAN: 100, InnerVLAN: 7,
-			SrcMAC: packet.MAC{2, 0, 0, 0, 0, 1}, DstMAC: packet.MAC{2, 0, 0, 0, 0, 0xab}, EndReason: flow.EndOfFlow},
-		{First: t.Add(time.Second), Last: t.Add(time.Second), Src: v4(1), Dst: v4(3), Proto: 1, Version: 4, DstPort: 8 << 8, ICMPType: 8,
-			Packets: 1, Octets: 84, EndReason: flow.EndIdle},
-		{First: t, Last: t, Src: [16]byte{0: 0xfd, 15: 1}, Dst: [16]byte{0: 0xfd, 15: 2}, Proto: 17, Version: 6, PortsUnknown: true,
-			Packets: 2, Octets: 2000, Fragments: 2, EndReason: flow.EndActive},
+			SrcMAC: packet.MAC{2, 0, 0, 0, 0, 1}, DstMAC: packet.MAC{2, 0, 0, 0, 0, 0xab}, EndReason: flow.EndOfFlow,
+		},
+		{
+			First: t.Add(time.Second), Last: t.Add(time.Second), Src: v4(1), Dst: v4(3), Proto: 1, Version: 4, DstPort: 8 << 8, ICMPType: 8,
+			Packets: 1, Octets: 84, EndReason: flow.EndIdle,
+		},
+		{
+			First: t, Last: t, Src: [16]byte{0: 0xfd, 15: 1}, Dst: [16]byte{0: 0xfd, 15: 2}, Proto: 17, Version: 6, PortsUnknown: true,
+			Packets: 2, Octets: 2000, Fragments: 2, EndReason: flow.EndActive,
+		},
 		{First: -1, Last: 0, Src: v4(1), Dst: v4(4), Proto: 255, Version: 4, Packets: 1, Octets: 20, EndReason: flow.EndLack},
 	}
 }

@@ -127,8 +127,10 @@ func New(cfg Config, log *slog.Logger) (*Exporter, error) {
 		return nil, fmt.Errorf("exporter to %s: %w", cfg.Address, err)
 	}
 	// The clock that versions 5 and 9 count on begins a day before, so that packets from before the start have a time.
-	enc, err := netflow.NewEncoder(netflow.EncoderConfig{Version: cfg.Version, Domain: cfg.Domain, MaxMessage: cfg.Message,
-		Boot: packet.TimestampOf(time.Now().Add(-24 * time.Hour)), Sampling: cfg.Sampling, Biflow: cfg.Biflow})
+	enc, err := netflow.NewEncoder(netflow.EncoderConfig{
+		Version: cfg.Version, Domain: cfg.Domain, MaxMessage: cfg.Message,
+		Boot: packet.TimestampOf(time.Now().Add(-24 * time.Hour)), Sampling: cfg.Sampling, Biflow: cfg.Biflow,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -164,9 +166,11 @@ func (x *Exporter) drop(f *netflow.Flow, why *uint64) {
 
 // FlowOf says in the protocols' words what a record says.
 func FlowOf(r *flow.Record) netflow.Flow {
-	f := netflow.Flow{First: r.First, Last: r.Last, Src: r.Src, Dst: r.Dst, IP: r.Version, Proto: r.Proto, TOS: r.TOS, TCPFlags: r.TCPFlags,
+	f := netflow.Flow{
+		First: r.First, Last: r.Last, Src: r.Src, Dst: r.Dst, IP: r.Version, Proto: r.Proto, TOS: r.TOS, TCPFlags: r.TCPFlags,
 		EndReason: uint8(r.EndReason), SrcPort: r.SrcPort, DstPort: r.DstPort, VLAN: r.VLAN, InnerVLAN: r.InnerVLAN, SrcMAC: r.SrcMAC, DstMAC: r.DstMAC,
-		Packets: r.Packets, Octets: r.Octets, RevPackets: r.RevPackets, RevOctets: r.RevOctets, RevTCPFlags: r.RevTCPFlags, RevTOS: r.RevTOS, Sampling: r.Sampling}
+		Packets: r.Packets, Octets: r.Octets, RevPackets: r.RevPackets, RevOctets: r.RevOctets, RevTCPFlags: r.RevTCPFlags, RevTOS: r.RevTOS, Sampling: r.Sampling,
+	}
 	if (r.Proto == packet.ProtoICMP || r.Proto == packet.ProtoICMP6) && !r.PortsUnknown {
 		f.ICMPTypeCode = uint16(r.ICMPType)<<8 | uint16(r.ICMPCode)
 	}
@@ -273,8 +277,10 @@ func (x *Exporter) sendAll(ctx context.Context) error {
 		for i := range n {
 			x.batch[i] = x.queue[(x.head+i)%len(x.queue)]
 		}
-		stats := netflow.ExportStats{Messages: x.st.Messages, Octets: x.st.Octets, Records: x.st.Sent,
-			NotSentFlows: x.st.Full + x.st.Untakeable + x.st.Refused, NotSentPackets: x.st.Lost, NotSentOcts: x.lostO}
+		stats := netflow.ExportStats{
+			Messages: x.st.Messages, Octets: x.st.Octets, Records: x.st.Sent,
+			NotSentFlows: x.st.Full + x.st.Untakeable + x.st.Refused, NotSentPackets: x.st.Lost, NotSentOcts: x.lostO,
+		}
 		x.mu.Unlock()
 		now := time.Now()
 		templates := x.cfg.Version != netflow.V5 && (x.templated.IsZero() ||

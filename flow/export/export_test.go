@@ -244,9 +244,12 @@ func TestTemplatesAreSentAgain(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	for _, c := range []Config{
-		{Version: netflow.V9, Transport: "tcp", Address: "a:1"}, {Version: netflow.IPFIX, Transport: "sctp", Address: "a:1"},
-		{Version: netflow.IPFIX, Transport: "udp", Address: "a"}, {Version: 3, Transport: "udp", Address: "a:1"},
-		{Version: netflow.IPFIX, Transport: "udp", Address: "a:1", Queue: -1}, {Version: netflow.V5, Transport: "udp", Address: "a:1", Biflow: true},
+		{Version: netflow.V9, Transport: "tcp", Address: "a:1"},
+		{Version: netflow.IPFIX, Transport: "sctp", Address: "a:1"},
+		{Version: netflow.IPFIX, Transport: "udp", Address: "a"},
+		{Version: 3, Transport: "udp", Address: "a:1"},
+		{Version: netflow.IPFIX, Transport: "udp", Address: "a:1", Queue: -1},
+		{Version: netflow.V5, Transport: "udp", Address: "a:1", Biflow: true},
 	} {
 		if _, err := New(c, slog.New(slog.DiscardHandler)); err == nil {
 			t.Errorf("%+v is taken", c)

@@ -27,9 +27,11 @@ func records(n int, biflow bool) []flow.Record {
 	out := make([]flow.Record, n)
 	for i := range out {
 		r := &out[i]
-		*r = flow.Record{First: now.Add(-time.Duration(i%5000) * time.Millisecond), Last: now, Src: [16]byte{10: 255, 11: 255, 12: 10, 13: 1, 14: byte(i >> 8), 15: byte(i)},
+		*r = flow.Record{
+			First: now.Add(-time.Duration(i%5000) * time.Millisecond), Last: now, Src: [16]byte{10: 255, 11: 255, 12: 10, 13: 1, 14: byte(i >> 8), 15: byte(i)},
 			Dst: [16]byte{10: 255, 11: 255, 12: 192, 13: 168, 15: 7}, SrcPort: uint16(1024 + i), DstPort: 443, Proto: 6, Version: 4, TOS: 8, TCPFlags: 0x1b,
-			EndReason: flow.EndIdle, Packets: uint64(1 + i%9), Octets: uint64(40 + i), VLAN: uint16(i % 3), SrcMAC: packet.MAC{2, 0, 0, 0, 0, 1}, DstMAC: packet.MAC{2, 0, 0, 0, 0, 2}}
+			EndReason: flow.EndIdle, Packets: uint64(1 + i%9), Octets: uint64(40 + i), VLAN: uint16(i % 3), SrcMAC: packet.MAC{2, 0, 0, 0, 0, 1}, DstMAC: packet.MAC{2, 0, 0, 0, 0, 2},
+		}
 		switch i % 4 {
 		case 1:
 			r.Proto, r.TCPFlags, r.DstPort = 17, 0, 53

@@ -21,9 +21,11 @@ func records(n int) []flow.Record {
 	out := make([]flow.Record, n)
 	for i := range out {
 		r := &out[i]
-		*r = flow.Record{First: packet.Timestamp(1_700_000_000_123_456_789 + int64(i)*1e6), Version: 4, Proto: 6, SrcPort: uint16(i), DstPort: 443,
+		*r = flow.Record{
+			First: packet.Timestamp(1_700_000_000_123_456_789 + int64(i)*1e6), Version: 4, Proto: 6, SrcPort: uint16(i), DstPort: 443,
 			TCPFlags: 0x1b, Packets: uint64(i), Octets: uint64(i) * 100, EndReason: flow.EndIdle, Src: [16]byte{10: 255, 11: 255, 12: 10},
-			SrcMAC: packet.MAC{2, 0, 0, 0, 0, byte(i)}}
+			SrcMAC: packet.MAC{2, 0, 0, 0, 0, byte(i)},
+		}
 		r.Last = r.First.Add(time.Duration(i) * time.Millisecond)
 		binary.BigEndian.PutUint16(r.Src[14:], uint16(i))
 		r.Dst = r.Src

@@ -45,8 +45,10 @@ type compiler struct{ text string }
 type matcher = func(r *flow.Record) bool
 
 func (c *compiler) refuse(pos int, what string) error {
-	return &filter.SyntaxError{Expr: c.text, Pos: pos, Msg: "a flow record does not know " + what,
-		Hint: "hosts, networks, ports, protocols, MAC addresses and VLANs can be asked for"}
+	return &filter.SyntaxError{
+		Expr: c.text, Pos: pos, Msg: "a flow record does not know " + what,
+		Hint: "hosts, networks, ports, protocols, MAC addresses and VLANs can be asked for",
+	}
 }
 
 // compile makes the test of a node. tags is how many VLAN tags the terms to the left have looked at.

@@ -17,10 +17,12 @@ import (
 
 func draw(t *rapid.T) flow.Record {
 	u := func(name string, n int) int { return rapid.IntRange(0, n).Draw(t, name) }
-	r := flow.Record{Version: 4, Src: [16]byte{10: 255, 11: 255, 12: 10, 15: byte(u("src", 5))}, Dst: [16]byte{10: 255, 11: 255, 12: 10, 15: byte(u("dst", 5))},
+	r := flow.Record{
+		Version: 4, Src: [16]byte{10: 255, 11: 255, 12: 10, 15: byte(u("src", 5))}, Dst: [16]byte{10: 255, 11: 255, 12: 10, 15: byte(u("dst", 5))},
 		SrcPort: uint16(u("sp", 3)), DstPort: uint16(50 + u("dp", 5)), Proto: []uint8{6, 17, 132, 47}[u("proto", 3)], VLAN: uint16(u("vlan", 3)),
 		Packets: uint64(1 + u("packets", 1000)), Octets: uint64(u("octets", 1<<40)), First: packet.Timestamp(rapid.Int64Range(-1e12, 1e12).Draw(t, "first")),
-		TOS: uint8(u("tos", 255)), SrcMAC: packet.MAC{2, 0, 0, 0, 0, byte(u("mac", 3))}, EndReason: flow.EndReason(u("end", 5))}
+		TOS: uint8(u("tos", 255)), SrcMAC: packet.MAC{2, 0, 0, 0, 0, byte(u("mac", 3))}, EndReason: flow.EndReason(u("end", 5)),
+	}
 	r.Last = r.First.Add(time.Duration(rapid.Int64Range(0, 1e12).Draw(t, "duration")))
 	if u("v6", 3) == 0 {
 		r.Version, r.Src[0], r.Dst[0] = 6, 0xfd, 0xfd
@@ -123,8 +125,10 @@ func TestCSVMistakes(t *testing.T) {
 }
 
 func TestFilter(t *testing.T) {
-	tcp := flow.Record{Version: 4, Proto: 6, Src: [16]byte{10: 255, 11: 255, 12: 10, 15: 1}, Dst: [16]byte{10: 255, 11: 255, 12: 192, 15: 2}, SrcPort: 1234, DstPort: 443,
-		VLAN: 100, InnerVLAN: 7, SrcMAC: packet.MAC{2, 0, 0, 0, 0, 1}, DstMAC: packet.MAC{255, 255, 255, 255, 255, 255}}
+	tcp := flow.Record{
+		Version: 4, Proto: 6, Src: [16]byte{10: 255, 11: 255, 12: 10, 15: 1}, Dst: [16]byte{10: 255, 11: 255, 12: 192, 15: 2}, SrcPort: 1234, DstPort: 443,
+		VLAN: 100, InnerVLAN: 7, SrcMAC: packet.MAC{2, 0, 0, 0, 0, 1}, DstMAC: packet.MAC{255, 255, 255, 255, 255, 255},
+	}
 	late := flow.Record{Version: 6, Proto: 17, Src: [16]byte{0: 0xfd, 15: 1}, Dst: [16]byte{0: 0xff, 1: 2, 15: 2}, PortsUnknown: true}
 	for expr, want := range map[string][2]bool{
 		"":                                {true, true},

@@ -90,10 +90,14 @@ var Rooms = map[string]Room{
 	"agentapi":         {Layer: Pipe, MayImport: []string{"agentapi/agentpb", "tap", "point", "filter", "flow"}},
 	"agentapi/agentpb": {Layer: Pipe},
 
-	"agent": {Layer: Place, Unix: true, MayImport: []string{"capture", "capture/...", "flow", "flow/...", "record", "sensor", "sensor/...",
-		"netdev", "filter", "filter/cbpf", "pcap", "point", "tap", "tap/...", "agentapi"}},
-	"controller": {Layer: Place, MayImport: []string{"agentapi", "store", "auth", "audit", "filter", "filter/cbpf", "point", "pcap",
-		"tap", "tap/reconcile", "fabric", "fabric/session", "detect"}},
+	"agent": {Layer: Place, Unix: true, MayImport: []string{
+		"capture", "capture/...", "flow", "flow/...", "record", "sensor", "sensor/...",
+		"netdev", "filter", "filter/cbpf", "pcap", "point", "tap", "tap/...", "agentapi",
+	}},
+	"controller": {Layer: Place, MayImport: []string{
+		"agentapi", "store", "auth", "audit", "filter", "filter/cbpf", "point", "pcap",
+		"tap", "tap/reconcile", "fabric", "fabric/session", "detect",
+	}},
 
 	"api/httpapi":  {Layer: Door, MayImport: doorImports},
 	"api/classic":  {Layer: Door, MayImport: doorImports},
@@ -103,8 +107,10 @@ var Rooms = map[string]Room{
 	"api/doortest": {Layer: Aid, MayImport: doorImports},
 	"client":       {Layer: Door, MayImport: []string{"pcap", "filter", "point", "tap", "cert"}},
 
-	"cmd/opentapd": {Layer: Main, Unix: true, MayImport: []string{"agent", "agentapi", "controller", "api/...", "store", "store/...", "auth", "audit", "filter", "point",
-		"internal/metrics", "client", "flow/export", "wire/netflow", "cert", "doctor"}},
+	"cmd/opentapd": {Layer: Main, Unix: true, MayImport: []string{
+		"agent", "agentapi", "controller", "api/...", "store", "store/...", "auth", "audit", "filter", "point",
+		"internal/metrics", "client", "flow/export", "wire/netflow", "cert", "doctor",
+	}},
 	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "cert", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
 
 	"internal/metrics":  {Layer: Aid},

@@ -43,12 +43,18 @@ type Metrics struct {
 func New(version string, snapshot func() Snapshot) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "opentap_http_requests_total",
-			Help: "Requests that were answered; code 0: the client went away first."}, []string{"method", "route", "code"}),
-		octets: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "opentap_http_response_bytes_total",
-			Help: "Octets of answers' bodies."}, []string{"route"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "opentap_http_request_duration_seconds",
-			Help: "How long answers took, streams of data until their end.", Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60}}, []string{"route"}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "opentap_http_requests_total",
+			Help: "Requests that were answered; code 0: the client went away first.",
+		}, []string{"method", "route", "code"}),
+		octets: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "opentap_http_response_bytes_total",
+			Help: "Octets of answers' bodies.",
+		}, []string{"route"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "opentap_http_request_duration_seconds",
+			Help: "How long answers took, streams of data until their end.", Buckets: []float64{.001, .005, .025, .1, .5, 2.5, 10, 60},
+		}, []string{"route"}),
 	}
 	m.registry.MustRegister(m.requests, m.octets, m.duration, &pulled{version, snapshot}, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -116,9 +122,11 @@ type pulled struct {
 
 // Describe implements prometheus.Collector.
 func (p *pulled) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{buildInfo, captures, seen, captured, filtered, sampledOut, rateLimited, dropped, wireOctets, keptOctets, records,
+	for _, d := range []*prometheus.Desc{
+		buildInfo, captures, seen, captured, filtered, sampledOut, rateLimited, dropped, wireOctets, keptOctets, records,
 		desired, connected, behind, taken, problems, diskUsed, diskFree, diskQuota, expRecords, expDropped, expWaiting, expConnected, expReconnects,
-		auditEntries, certExpiry} {
+		auditEntries, certExpiry,
+	} {
 		ch <- d
 	}
 }

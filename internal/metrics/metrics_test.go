@@ -27,8 +27,10 @@ func full() *Metrics {
 		Packets:  ledger.Account{Seen: 100, Captured: 60, Filtered: 30, Dropped: [ledger.NumReasons]uint64{ledger.Disk: 10}, Octets: 6000, StoredOctets: 5000},
 		Records:  map[want.Kind]uint64{want.Flows: 7}, Revision: 12, Audit: 34, Expires: time.Unix(1800000000, 0),
 		Nodes: []want.Node{
-			{Name: "a", ID: "1", Connected: true, Revision: 11, Behind: true, DiskFree: 5, Problems: []string{"x"},
-				Exporters: []want.Exporter{{Name: "x", Records: 3, Dropped: map[string]uint64{"queue_full": 2}}}},
+			{
+				Name: "a", ID: "1", Connected: true, Revision: 11, Behind: true, DiskFree: 5, Problems: []string{"x"},
+				Exporters: []want.Exporter{{Name: "x", Records: 3, Dropped: map[string]uint64{"queue_full": 2}}},
+			},
 			{Name: "a", ID: "2"},
 		},
 	}

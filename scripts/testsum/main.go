@@ -54,8 +54,10 @@ type summary struct {
 }
 
 func newSummary(w io.Writer) *summary {
-	return &summary{w: w, output: make(map[name]string), results: make(map[name]string), reasons: make(map[name]string),
-		broken: make(map[string]bool), builds: make(map[string]string)}
+	return &summary{
+		w: w, output: make(map[name]string), results: make(map[name]string), reasons: make(map[name]string),
+		broken: make(map[string]bool), builds: make(map[string]string),
+	}
 }
 
 func (s *summary) read(r io.Reader) error {

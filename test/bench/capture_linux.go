@@ -36,8 +36,10 @@ var tools = []*tool{
 		return "tcpdump", []string{"-i", rxName, "-n", "-s", "0", "-B", "131072", "--time-stamp-precision=nano", "-Z", "root", "-w", out}
 	}},
 	{name: "netsniff-ng", quiet: 300 * time.Millisecond, command: func(out string) (string, []string) {
-		return "netsniff-ng", []string{"--in", rxName, "--out", out + ".pcap", "--silent", "--ring-size", "128MiB", "--magic", "0xa1b23c4d",
-			"--no-sock-mem", "--notouch-irq"}
+		return "netsniff-ng", []string{
+			"--in", rxName, "--out", out + ".pcap", "--silent", "--ring-size", "128MiB", "--magic", "0xa1b23c4d",
+			"--no-sock-mem", "--notouch-irq",
+		}
 	}},
 	{name: "dumpcap", quiet: 1100 * time.Millisecond, command: func(out string) (string, []string) {
 		return "dumpcap", []string{"-i", rxName, "-q", "-B", "128", "-w", out}

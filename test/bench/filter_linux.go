@@ -79,8 +79,10 @@ func (b *bench) filter(ctx context.Context) error {
 func filterFrames() [][]byte {
 	var out [][]byte
 	for i := range 1024 {
-		p := nettest.Packet{Src: netip.AddrFrom4([4]byte{10, 0, byte(i), 1}), Dst: netip.AddrFrom4([4]byte{198, 51, 100, 1}),
-			SrcPort: 1024, DstPort: 443, Proto: nettest.TCP}
+		p := nettest.Packet{
+			Src: netip.AddrFrom4([4]byte{10, 0, byte(i), 1}), Dst: netip.AddrFrom4([4]byte{198, 51, 100, 1}),
+			SrcPort: 1024, DstPort: 443, Proto: nettest.TCP,
+		}
 		switch {
 		case i%3 == 0:
 			p.Proto = nettest.UDP

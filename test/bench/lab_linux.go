@@ -171,11 +171,10 @@ func (l *lab) ringReady(ctx context.Context, p *process) error {
 
 // trial is what came of one capture.
 type trial struct {
-	sent    uint64
-	stored  uint64 // counted in the file, not what the tool says
-	kpps    float64
-	use     usage
-	account string // why ours contradicts the truth; "" = it does not
+	sent   uint64
+	stored uint64 // counted in the file, not what the tool says
+	kpps   float64
+	use    usage
 }
 
 // run has a tool capture count frames at a rate (0 = as fast as it goes). The tool's files are left to be counted.

@@ -73,8 +73,10 @@ func TestNetnsPcapEveryFrame(t *testing.T) {
 
 	// The account is in the headers, in the API, and in the file.
 	h := d.ask(200, "HEAD", capturePath(id)+"/data", nil).Header
-	for name, value := range map[string]string{"OpenTap-Ledger-Seen": "2000", "OpenTap-Ledger-Captured": "2000", "OpenTap-Ledger-Filtered": "0",
-		"OpenTap-Ledger-Dropped": "0", "OpenTap-Final": "true", "OpenTap-Records": "2000", "Content-Type": "application/x-pcapng", "Accept-Ranges": "bytes"} {
+	for name, value := range map[string]string{
+		"OpenTap-Ledger-Seen": "2000", "OpenTap-Ledger-Captured": "2000", "OpenTap-Ledger-Filtered": "0",
+		"OpenTap-Ledger-Dropped": "0", "OpenTap-Final": "true", "OpenTap-Records": "2000", "Content-Type": "application/x-pcapng", "Accept-Ranges": "bytes",
+	} {
 		if h.Get(name) != value {
 			t.Errorf("header %s is %q, want %q", name, h.Get(name), value)
 		}
@@ -187,7 +189,10 @@ func TestNetnsPcapFilterCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ id, oracle string }{ // libpcap's meaning on the file; a tag is looked behind on purpose
-		{"dns", "udp port 53 or (vlan and udp port 53)"}, {"tagged", "vlan"}, {"big", "greater 1000"}, {"none", "host 203.0.113.77"},
+		{"dns", "udp port 53 or (vlan and udp port 53)"},
+		{"tagged", "vlan"},
+		{"big", "greater 1000"},
+		{"none", "host 203.0.113.77"},
 		{"not", ""},
 	} {
 		v := d.finish(tt.id)

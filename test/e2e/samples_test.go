@@ -47,9 +47,11 @@ func TestNetnsEthernetCounters(t *testing.T) {
 	}
 	// The oracle: sysfs as a process sees it that lives in the namespace.
 	needTool(t, "unshare")
-	for csv, sys := range map[string]string{"rx_bytes": "rx_bytes", "rx_packets": "rx_packets", "rx_errors": "rx_errors", "rx_dropped": "rx_dropped",
+	for csv, sys := range map[string]string{
+		"rx_bytes": "rx_bytes", "rx_packets": "rx_packets", "rx_errors": "rx_errors", "rx_dropped": "rx_dropped",
 		"rx_overrun": "rx_over_errors", "rx_mcast": "multicast", "tx_bytes": "tx_bytes", "tx_packets": "tx_packets", "tx_errors": "tx_errors",
-		"tx_dropped": "tx_dropped", "tx_carrier": "tx_carrier_errors", "tx_collision": "collisions"} {
+		"tx_dropped": "tx_dropped", "tx_carrier": "tx_carrier_errors", "tx_collision": "collisions",
+	} {
 		r := d.exec("unshare", "-m", "sh", "-c", "mount -t sysfs sysfs /sys && cat /sys/class/net/tap0/statistics/"+sys)
 		if r.code != 0 {
 			t.Skipf("needs a sysfs of the namespace: %s", r.stderr)

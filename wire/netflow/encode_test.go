@@ -8,8 +8,10 @@ import (
 )
 
 func sample(i int) Flow {
-	f := Flow{First: packet.Timestamp(1_700_000_000e9 + int64(i)*1e6), Last: packet.Timestamp(1_700_000_001e9), IP: 4, Proto: 6, TCPFlags: 0x1b, EndReason: 1,
-		Src: [16]byte{10: 255, 11: 255, 12: 10, 15: byte(i)}, Dst: [16]byte{10: 255, 11: 255, 12: 10, 15: 9}, SrcPort: uint16(i), DstPort: 443, Packets: uint64(i) + 1, Octets: 1 << 33}
+	f := Flow{
+		First: packet.Timestamp(1_700_000_000e9 + int64(i)*1e6), Last: packet.Timestamp(1_700_000_001e9), IP: 4, Proto: 6, TCPFlags: 0x1b, EndReason: 1,
+		Src: [16]byte{10: 255, 11: 255, 12: 10, 15: byte(i)}, Dst: [16]byte{10: 255, 11: 255, 12: 10, 15: 9}, SrcPort: uint16(i), DstPort: 443, Packets: uint64(i) + 1, Octets: 1 << 33,
+	}
 	if i%3 == 2 {
 		f.IP = 6
 	}
