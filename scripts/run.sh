@@ -80,7 +80,7 @@ trap finish EXIT
 trap 'exit 0' INT TERM HUP
 
 for ((i = 0; ; i++)); do
-  if curl -fsS -o /dev/null --max-time 2 "$url/healthz" 2>/dev/null; then break; fi
+  if curl -fsS -o /dev/null --max-time 2 "$url/readyz" 2>/dev/null; then break; fi
   if ! [[ -d /proc/$holder ]]; then
     stopping=yes
     tail -n 20 "$log" >&2
@@ -88,7 +88,7 @@ for ((i = 0; ; i++)); do
   fi
   if ((i >= 150)); then
     tail -n 20 "$log" >&2
-    die "the daemon does not answer at $url/healthz after 30 s; above is what it said last"
+    die "the daemon does not answer at $url/readyz after 30 s; above is what it said last"
   fi
   sleep 0.2
 done

@@ -14,12 +14,11 @@
 package agentpb
 
 import (
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
-
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 )
 
 const (
@@ -1276,29 +1275,26 @@ func file_agentapi_agentpb_agent_proto_rawDescGZIP() []byte {
 	return file_agentapi_agentpb_agent_proto_rawDescData
 }
 
-var (
-	file_agentapi_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
-	file_agentapi_agentpb_agent_proto_goTypes  = []any{
-		(*AgentMessage)(nil), // 0: opentap.agent.v1.AgentMessage
-		(*HubMessage)(nil),   // 1: opentap.agent.v1.HubMessage
-		(*Hello)(nil),        // 2: opentap.agent.v1.Hello
-		(*Welcome)(nil),      // 3: opentap.agent.v1.Welcome
-		(*Inventory)(nil),    // 4: opentap.agent.v1.Inventory
-		(*Desired)(nil),      // 5: opentap.agent.v1.Desired
-		(*Actual)(nil),       // 6: opentap.agent.v1.Actual
-		(*Open)(nil),         // 7: opentap.agent.v1.Open
-		(*Opened)(nil),       // 8: opentap.agent.v1.Opened
-		(*Read)(nil),         // 9: opentap.agent.v1.Read
-		(*ReadFailed)(nil),   // 10: opentap.agent.v1.ReadFailed
-		(*Release)(nil),      // 11: opentap.agent.v1.Release
-		(*Stream)(nil),       // 12: opentap.agent.v1.Stream
-		(*EndStream)(nil),    // 13: opentap.agent.v1.EndStream
-		(*Chunk)(nil),        // 14: opentap.agent.v1.Chunk
-		(*Delivered)(nil),    // 15: opentap.agent.v1.Delivered
-		(*Fault)(nil),        // 16: opentap.agent.v1.Fault
-	}
-)
-
+var file_agentapi_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_agentapi_agentpb_agent_proto_goTypes = []any{
+	(*AgentMessage)(nil), // 0: opentap.agent.v1.AgentMessage
+	(*HubMessage)(nil),   // 1: opentap.agent.v1.HubMessage
+	(*Hello)(nil),        // 2: opentap.agent.v1.Hello
+	(*Welcome)(nil),      // 3: opentap.agent.v1.Welcome
+	(*Inventory)(nil),    // 4: opentap.agent.v1.Inventory
+	(*Desired)(nil),      // 5: opentap.agent.v1.Desired
+	(*Actual)(nil),       // 6: opentap.agent.v1.Actual
+	(*Open)(nil),         // 7: opentap.agent.v1.Open
+	(*Opened)(nil),       // 8: opentap.agent.v1.Opened
+	(*Read)(nil),         // 9: opentap.agent.v1.Read
+	(*ReadFailed)(nil),   // 10: opentap.agent.v1.ReadFailed
+	(*Release)(nil),      // 11: opentap.agent.v1.Release
+	(*Stream)(nil),       // 12: opentap.agent.v1.Stream
+	(*EndStream)(nil),    // 13: opentap.agent.v1.EndStream
+	(*Chunk)(nil),        // 14: opentap.agent.v1.Chunk
+	(*Delivered)(nil),    // 15: opentap.agent.v1.Delivered
+	(*Fault)(nil),        // 16: opentap.agent.v1.Fault
+}
 var file_agentapi_agentpb_agent_proto_depIdxs = []int32{
 	2,  // 0: opentap.agent.v1.AgentMessage.hello:type_name -> opentap.agent.v1.Hello
 	4,  // 1: opentap.agent.v1.AgentMessage.inventory:type_name -> opentap.agent.v1.Inventory

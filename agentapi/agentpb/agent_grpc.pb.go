@@ -15,7 +15,6 @@ package agentpb
 
 import (
 	context "context"
-
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -96,7 +95,6 @@ type UnimplementedHubServer struct{}
 func (UnimplementedHubServer) Session(grpc.BidiStreamingServer[AgentMessage, HubMessage]) error {
 	return status.Error(codes.Unimplemented, "method Session not implemented")
 }
-
 func (UnimplementedHubServer) Deliver(grpc.ClientStreamingServer[Chunk, Delivered]) error {
 	return status.Error(codes.Unimplemented, "method Deliver not implemented")
 }

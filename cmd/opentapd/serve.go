@@ -235,7 +235,17 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		rpc.Stop()
 		return nil
 	})
-	log.Info("opentapd is running", "version", programVersion(), "listen", listener.Addr(), "data_dir", cfg.DataDir, "node", node)
+	group.Go(func() error {
+		for ready(ctx) != nil { // said when it is true: scripts wait for this line
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+		log.Info("opentapd is running", "version", programVersion(), "listen", listener.Addr(), "data_dir", cfg.DataDir, "node", node)
+		return nil
+	})
 	if len(grants) > 0 {
 		log.Warn("callers without a token are let in", "grants", len(grants))
 	}
