@@ -27,9 +27,10 @@ type samples[T any] struct {
 	read func(ctx context.Context, due packet.Timestamp) (T, string, error) // a row, and why it has no values
 	form rowForm[T]
 
-	ended  chan struct{}
-	cancel context.CancelFunc
-	missed atomic.Uint64
+	ended    chan struct{}
+	cancel   context.CancelFunc
+	missed   atomic.Uint64
+	missedAt atomic.Int64 // Unix nanoseconds: a miss worries for a while, not for ever
 
 	log *record.Log[T] // between begin and end
 
@@ -113,6 +114,9 @@ func (s *samples[T]) sample(ctx context.Context, period time.Duration, end time.
 			return errEnough
 		}
 		s.missed.Add(t.Missed)
+		if t.Missed > 0 {
+			s.missedAt.Store(time.Now().UnixNano())
+		}
 		row, missing, err := s.read(ctx, t.Due)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -162,7 +166,7 @@ func (s *samples[T]) look(m *memo) {
 	defer s.mu.Unlock()
 	st.Records, st.Bytes = s.log.Len(), uint64(s.log.Bytes())
 	mergeGaps(st, append([]want.Gap(nil), s.gaps...))
-	if n := s.missed.Load(); n > 0 && st.State == want.Running {
+	if n := s.missed.Load(); n > 0 && time.Since(time.Unix(0, s.missedAt.Load())) < 5*time.Second && st.State == want.Running {
 		st.State, st.Reason = want.Degraded, fmt.Sprintf("%d samples were missed because reading took longer than the period", n)
 	}
 }
