@@ -66,6 +66,7 @@ func DefaultConfig() Config {
 type Link interface {
 	StatusChanged(s want.Status)
 	InventoryChanged()
+	TapsChanged()
 }
 
 // Agent is safe for concurrent use.
@@ -283,7 +284,7 @@ func (a *Agent) trouble(what, text string) {
 }
 
 // Obey implements agentapi.Local.
-func (a *Agent) Obey(d want.Desired) error {
+func (a *Agent) Obey(d agentapi.Desired) error {
 	revision, captures := d.Revision, d.Captures
 	if err := checkRecorders(d.Recorders); err != nil {
 		return err
@@ -306,6 +307,7 @@ func (a *Agent) Obey(d want.Desired) error {
 	}
 	a.revision = revision
 	a.obeyRecorders(d.Recorders)
+	a.link.TapsChanged()
 	a.link.InventoryChanged()
 	wanted := make(map[string]bool, len(captures))
 	for _, c := range captures {

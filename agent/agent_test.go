@@ -34,6 +34,8 @@ func (b *board) StatusChanged(s want.Status) {
 
 func (b *board) InventoryChanged() {}
 
+func (b *board) TapsChanged() {}
+
 func (b *board) status(uid string) want.Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -179,7 +181,7 @@ func (s *sender) send(n int) {
 
 func (h *host) obey(revision int64, captures ...want.Capture) {
 	h.t.Helper()
-	if err := h.Obey(want.Desired{Revision: revision, Captures: captures}); err != nil {
+	if err := h.Obey(agentapi.Desired{Revision: revision, Captures: captures}); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -254,7 +256,7 @@ func TestNetnsLifeOfCaptures(t *testing.T) {
 	if r, _ := h.read(fl.UID, want.OpenOptions{Format: want.CSV}); r.Records != 1 {
 		t.Errorf("live flows: %d records, want the one that is open", r.Records)
 	}
-	if err := h.Obey(want.Desired{}); !errors.Is(err, agentapi.ErrStale) {
+	if err := h.Obey(agentapi.Desired{}); !errors.Is(err, agentapi.ErrStale) {
 		t.Errorf("an older set: %v", err)
 	}
 	if _, again := h.read(pk.UID, want.OpenOptions{Format: want.PcapNG, ETag: r.ETag}); string(again) != string(live) {

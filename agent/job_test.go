@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/agentapi"
 	"opentap/fault"
 	"opentap/want"
 )
@@ -170,7 +171,7 @@ func TestObeyRefusesStrangeUIDs(t *testing.T) {
 	h := newHost(t, nil)
 	c := asked(1, want.Packets, 1)
 	c.UID = "../../../../etc/passwd"
-	if err := h.Obey(want.Desired{Revision: 1, Captures: []want.Capture{c}}); err == nil {
+	if err := h.Obey(agentapi.Desired{Revision: 1, Captures: []want.Capture{c}}); err == nil {
 		t.Error("taken")
 	}
 	if rev, all := h.Actual(); rev != 0 || len(all) != 0 {

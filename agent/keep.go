@@ -11,6 +11,8 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"opentap/agentapi"
+	"opentap/tap"
 	"opentap/want"
 )
 
@@ -29,6 +31,7 @@ var (
 	keyNodeID       = []byte("node_id")
 	keyRevision     = []byte("revision")
 	keyAlive        = []byte("alive") // Unix nanoseconds, big endian
+	keyTaps         = []byte("taps")  // JSON tap.Set
 )
 
 // memo is what a job remembers over a restart.
@@ -119,7 +122,7 @@ func (k *keep) load() (revision int64, wanted []want.Capture, done map[string]*m
 }
 
 // obey replaces the desired set, durably.
-func (k *keep) obey(d want.Desired) error {
+func (k *keep) obey(d agentapi.Desired) error {
 	revision, captures := d.Revision, d.Captures
 	return k.db.Update(func(tx *bbolt.Tx) error {
 		desired, actual := tx.Bucket(bucketDesired), tx.Bucket(bucketActual)
@@ -156,6 +159,13 @@ func (k *keep) obey(d want.Desired) error {
 			}
 		}
 		if err := obeyRecorders(tx, d.Recorders); err != nil {
+			return err
+		}
+		taps, err := json.Marshal(&d.Taps)
+		if err != nil {
+			return err
+		}
+		if err := tx.Bucket(bucketMeta).Put(keyTaps, taps); err != nil {
 			return err
 		}
 		var rev [8]byte
@@ -235,4 +245,19 @@ func (k *keep) recorders() ([]wished, error) {
 // forgetRecorder forgets a recorder whose data is gone.
 func (k *keep) forgetRecorder(point string) error {
 	return k.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketRecorders).Delete([]byte(point)) })
+}
+
+// taps reads the tap set back. With none kept it is empty.
+func (k *keep) taps() (set tap.Set, err error) {
+	err = k.db.View(func(tx *bbolt.Tx) error {
+		v := tx.Bucket(bucketMeta).Get(keyTaps)
+		if v == nil {
+			return nil
+		}
+		if err := json.Unmarshal(v, &set); err != nil {
+			return fmt.Errorf("the tap set: %w", err)
+		}
+		return nil
+	})
+	return set, err
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/agentapi"
 	"opentap/ledger"
 	"opentap/want"
 )
@@ -30,7 +31,7 @@ func TestKeepRemembers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "agent.db")
 	k := reopen(t, nil, path)
 	a, b := asked(1, want.Packets, 1), asked(2, want.Flows, 2)
-	if err := k.obey(want.Desired{Revision: 7, Captures: []want.Capture{a, b}}); err != nil {
+	if err := k.obey(agentapi.Desired{Revision: 7, Captures: []want.Capture{a, b}}); err != nil {
 		t.Fatal(err)
 	}
 	m := memo{Apart: 3, Status: want.Status{
@@ -52,7 +53,7 @@ func TestKeepRemembers(t *testing.T) {
 	if len(done) != 1 || !reflect.DeepEqual(*done[a.UID], m) {
 		t.Errorf("remembered %+v, want %+v", done, m)
 	}
-	if err := k.obey(want.Desired{Revision: 8, Captures: []want.Capture{b}}); err != nil {
+	if err := k.obey(agentapi.Desired{Revision: 8, Captures: []want.Capture{b}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, wanted, done, err = k.load(); err != nil || len(wanted) != 1 || len(done) != 0 {

@@ -8,10 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"opentap/agentapi"
 	"opentap/want"
 )
 
-func (h *host) obeyAll(d want.Desired) {
+func (h *host) obeyAll(d agentapi.Desired) {
 	h.t.Helper()
 	if err := h.Obey(d); err != nil {
 		h.t.Fatal(err)
@@ -35,8 +36,8 @@ func TestNetnsRecordersByDesiredState(t *testing.T) {
 	h := newHost(t, nil)
 	h.start()
 	wish := want.Recorder{Point: "lo", Filter: fmt.Sprintf("udp port %d", port), Bytes: 64 << 20, Owner: "root", Changed: time.Now().UTC()}
-	h.obeyAll(want.Desired{Revision: 1, Recorders: []want.Recorder{wish}})
-	h.obeyAll(want.Desired{Revision: 1, Recorders: []want.Recorder{wish}}) // twice is once
+	h.obeyAll(agentapi.Desired{Revision: 1, Recorders: []want.Recorder{wish}})
+	h.obeyAll(agentapi.Desired{Revision: 1, Recorders: []want.Recorder{wish}}) // twice is once
 	until(t, "it records", func() bool { return h.recorderState("lo").Status.State == want.Running })
 	from := time.Now().UTC()
 	out.send(50)
@@ -55,16 +56,16 @@ func TestNetnsRecordersByDesiredState(t *testing.T) {
 	// Changed, with a capture that needs what was recorded before.
 	pk := asked(1, want.Packets, port)
 	pk.Recorded, pk.Query.From = true, from
-	h.obeyAll(want.Desired{Revision: 2, Recorders: []want.Recorder{wish}, Captures: []want.Capture{pk}})
+	h.obeyAll(agentapi.Desired{Revision: 2, Recorders: []want.Recorder{wish}, Captures: []want.Capture{pk}})
 	h.awaitState(pk.UID, want.Running)
 	wish.Snap = 60
-	h.obeyAll(want.Desired{Revision: 3, Recorders: []want.Recorder{wish}, Captures: []want.Capture{pk}})
+	h.obeyAll(agentapi.Desired{Revision: 3, Recorders: []want.Recorder{wish}, Captures: []want.Capture{pk}})
 	until(t, "the changed one records", func() bool { v := h.recorderState("lo"); return v.Status.State == want.Running && v.Snap == 60 })
 	out.send(10)
 	until(t, "it has recorded more", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 60 })
 
 	pk.StopAt = time.Now().UTC()
-	h.obeyAll(want.Desired{Revision: 4, Captures: []want.Capture{pk}})
+	h.obeyAll(agentapi.Desired{Revision: 4, Captures: []want.Capture{pk}})
 	h.awaitState(pk.UID, want.Stopped)
 	if v := h.recorderState("lo"); v.Point != "" {
 		t.Errorf("it is still shown: %+v", v)
@@ -74,7 +75,7 @@ func TestNetnsRecordersByDesiredState(t *testing.T) {
 	if r, _ := h.read(pk.UID, want.OpenOptions{Format: want.PcapNG}); r.Records != 60 {
 		t.Errorf("%d packets after the recorder went", r.Records)
 	}
-	h.obeyAll(want.Desired{Revision: 5})
+	h.obeyAll(agentapi.Desired{Revision: 5})
 	dir := filepath.Join(h.cfg.CaptureDir, recordingsDir, "lo")
 	until(t, "its data is gone", func() bool {
 		_, err := os.Stat(dir)
@@ -84,7 +85,7 @@ func TestNetnsRecordersByDesiredState(t *testing.T) {
 		t.Errorf("kept %+v, %v", kept, err)
 	}
 	// And it can come back.
-	h.obeyAll(want.Desired{Revision: 6, Recorders: []want.Recorder{wish}})
+	h.obeyAll(agentapi.Desired{Revision: 6, Recorders: []want.Recorder{wish}})
 	until(t, "it records anew", func() bool { return h.recorderState("lo").Status.State == want.Running })
 	if acc := h.recorderState("lo").Status.Ledger; acc.Captured != 0 {
 		t.Errorf("anew: %+v", acc)
@@ -97,8 +98,8 @@ func TestNetnsRecordersOfTheConfigurationStay(t *testing.T) {
 	h := newHost(t, func(c *Config) { c.Recorders = []Recorder{{Point: "lo", Bytes: 64 << 20}} })
 	h.start()
 	until(t, "it records", func() bool { return h.recorderState("lo").Status.State == want.Running })
-	h.obeyAll(want.Desired{Revision: 1, Recorders: []want.Recorder{{Point: "lo", Snap: 100, Bytes: 128 << 20}}})
-	h.obeyAll(want.Desired{Revision: 2})
+	h.obeyAll(agentapi.Desired{Revision: 1, Recorders: []want.Recorder{{Point: "lo", Snap: 100, Bytes: 128 << 20}}})
+	h.obeyAll(agentapi.Desired{Revision: 2})
 	if v := h.recorderState("lo"); v.Origin != want.FromConfiguration || v.Snap != 0 || v.Status.State != want.Running {
 		t.Errorf("%+v", v)
 	}
@@ -108,7 +109,7 @@ func TestNetnsRecordersOfTheConfigurationStay(t *testing.T) {
 		"twice":        {{Point: "a", Bytes: 1}, {Point: "a", Bytes: 1}},
 		"wrong filter": {{Point: "a", Bytes: 1, Filter: "prot 80"}},
 	} {
-		if err := h.Obey(want.Desired{Revision: 3, Recorders: list}); err == nil {
+		if err := h.Obey(agentapi.Desired{Revision: 3, Recorders: list}); err == nil {
 			t.Errorf("%s is taken", name)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"opentap/agentapi/agentpb"
 	"opentap/fault"
 	"opentap/ledger"
+	"opentap/tap"
 	"opentap/want"
 )
 
@@ -34,6 +35,14 @@ type Identity struct {
 	NodeID   string // stable over restarts
 	NodeName string
 	Version  string
+}
+
+// Desired is all that one agent shall do.
+type Desired struct {
+	Revision  int64
+	Captures  []want.Capture
+	Recorders []want.Recorder // beside those of the host's configuration
+	Taps      tap.Set
 }
 
 // opening is the JSON form of a want.Retrieval, without its functions.

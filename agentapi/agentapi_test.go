@@ -20,6 +20,7 @@ import (
 	"opentap/fault"
 	"opentap/ledger"
 	"opentap/point"
+	"opentap/tap"
 	"opentap/want"
 )
 
@@ -36,6 +37,8 @@ type fleet struct {
 	statuses  map[string]want.Status
 	desired   []want.Capture
 	recorders []want.Recorder
+	tapSet    tap.Set
+	taps      []tap.Status
 	rev       int64
 	fail      error
 }
@@ -67,10 +70,12 @@ func (f *fleet) Actual(_ string, rev int64, st []want.Status, _ bool) {
 	})
 }
 
-func (f *fleet) Desired(context.Context, string) (want.Desired, error) {
+func (f *fleet) TapStates(_ string, st []tap.Status) { f.update(func() { f.taps = st }) }
+
+func (f *fleet) Desired(context.Context, string) (Desired, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return want.Desired{Revision: f.rev, Captures: f.desired, Recorders: f.recorders}, f.fail
+	return Desired{Revision: f.rev, Captures: f.desired, Recorders: f.recorders, Taps: f.tapSet}, f.fail
 }
 
 // await waits until ok holds, with f.mu held.
@@ -98,6 +103,7 @@ type local struct {
 	revision  int64
 	captures  []want.Capture
 	recorders []want.Recorder
+	taps      tap.Set
 	refuse    int // so many desired sets fail
 	data      []byte
 	opened    int
@@ -106,7 +112,7 @@ type local struct {
 	failAt    int           // > 0: a read breaks there
 }
 
-func (l *local) Obey(d want.Desired) error {
+func (l *local) Obey(d Desired) error {
 	revision, captures := d.Revision, d.Captures
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,7 +123,7 @@ func (l *local) Obey(d want.Desired) error {
 	if revision < l.revision {
 		return fmt.Errorf("%w: %d", ErrStale, revision)
 	}
-	l.revision, l.captures, l.recorders = revision, captures, d.Recorders
+	l.revision, l.captures, l.recorders, l.taps = revision, captures, d.Recorders, d.Taps
 	return nil
 }
 
@@ -129,6 +135,16 @@ func (l *local) Actual() (int64, []want.Status) {
 		out = append(out, want.Status{UID: c.UID, State: want.Running})
 	}
 	return l.revision, out
+}
+
+func (l *local) TapStates() []tap.Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []tap.Status
+	for _, s := range l.taps.Sources {
+		out = append(out, tap.Status{ID: s.ID, State: tap.Active})
+	}
+	return out
 }
 
 func (l *local) Inventory() ([]point.Point, want.Node) {
@@ -214,12 +230,16 @@ func TestDesiredGoesDownAndActualComesUp(t *testing.T) {
 	p.fleet.update(func() {
 		p.fleet.rev, p.fleet.desired = 5, []want.Capture{{UID: "a", ID: "x"}}
 		p.fleet.recorders = []want.Recorder{{Point: "eth1", Bytes: 1 << 30}}
+		p.fleet.tapSet = tap.Set{Sources: []tap.Source{{ID: "f1", Direction: tap.Both}}}
 	})
 	p.hub.Kick("n1")
 	p.fleet.await(t, "revision 5 is taken", func() bool { return p.fleet.revision == 5 && p.fleet.statuses["a"].State == want.Running })
 	p.local.mu.Lock()
 	if got := p.local.recorders; len(got) != 1 || got[0].Point != "eth1" || got[0].Bytes != 1<<30 {
 		t.Errorf("recorders %+v", got)
+	}
+	if got := p.local.taps; len(got.Sources) != 1 || got.Sources[0].ID != "f1" {
+		t.Errorf("taps %+v", got)
 	}
 	p.local.mu.Unlock()
 	p.link.StatusChanged(want.Status{UID: "a", State: want.Done, Reason: "over"})

@@ -15,6 +15,7 @@ import (
 	"opentap/agentapi/agentpb"
 	"opentap/fault"
 	"opentap/point"
+	"opentap/tap"
 	"opentap/want"
 )
 
@@ -25,9 +26,11 @@ type Fleet interface {
 	Inventory(nodeID string, points []point.Point, node want.Node)
 	// Actual reports states. With complete, captures not named are unknown to the agent.
 	Actual(nodeID string, revision int64, statuses []want.Status, complete bool)
+	// TapStates reports the states of all sources and sinks that the node has.
+	TapStates(nodeID string, states []tap.Status)
 	Left(nodeID string)
 	// Desired returns all that the node shall do, and the revision of that state.
-	Desired(ctx context.Context, nodeID string) (want.Desired, error)
+	Desired(ctx context.Context, nodeID string) (Desired, error)
 }
 
 // Hub is the controller's half. It is safe for concurrent use.
@@ -222,6 +225,9 @@ func (h *Hub) send(ctx context.Context, s *session, stream grpc.BidiStreamingSer
 					return err
 				}
 			}
+			if d.Taps, err = json.Marshal(&all.Taps); err != nil {
+				return err
+			}
 			for i := range captures {
 				if d.Captures[i], err = json.Marshal(&captures[i]); err != nil {
 					return err
@@ -255,6 +261,12 @@ func (h *Hub) receive(s *session, m *agentpb.AgentMessage) error {
 			}
 		}
 		h.fleet.Actual(s.id.NodeID, k.Actual.Revision, statuses, k.Actual.Complete)
+	case *agentpb.AgentMessage_TapStates:
+		var states []tap.Status
+		if err := json.Unmarshal(k.TapStates.Statuses, &states); err != nil {
+			return status.Errorf(codes.InvalidArgument, "tap states: %v", err)
+		}
+		h.fleet.TapStates(s.id.NodeID, states)
 	case *agentpb.AgentMessage_Opened:
 		s.mu.Lock()
 		ch := s.opening[k.Opened.Request]

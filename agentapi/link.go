@@ -17,6 +17,7 @@ import (
 	"opentap/agentapi/agentpb"
 	"opentap/fault"
 	"opentap/point"
+	"opentap/tap"
 	"opentap/want"
 )
 
@@ -24,7 +25,7 @@ import (
 type Local interface {
 	// Obey takes over the complete desired set. It returns once the set is kept on disk and being acted upon; an older
 	// revision than the one taken is refused with an error and changes nothing.
-	Obey(d want.Desired) error
+	Obey(d Desired) error
 	// Open makes a stable snapshot of a capture's data.
 	Open(ctx context.Context, uid string, o want.OpenOptions) (*want.Retrieval, error)
 	// Live writes packets to w as they come: a pcapng section in whole blocks, until what spec says has ended it, end is
@@ -32,6 +33,8 @@ type Local interface {
 	Live(ctx context.Context, end <-chan struct{}, spec want.LiveSpec, w io.Writer) error
 	// Actual returns the revision taken and the states of all captures.
 	Actual() (revision int64, statuses []want.Status)
+	// TapStates returns the states of all sources and sinks.
+	TapStates() []tap.Status
 	// Inventory returns all points and the node's facts.
 	Inventory() ([]point.Point, want.Node)
 }
@@ -49,6 +52,7 @@ type Link struct {
 	changed  map[string]want.Status // to be reported; latest wins
 	inv      bool                   // the inventory is to be sent
 	revision bool                   // the taken revision is to be sent
+	taps     bool                   // the states of the taps are to be sent
 	wake     chan struct{}
 }
 
@@ -69,6 +73,14 @@ func (l *Link) StatusChanged(s want.Status) {
 func (l *Link) InventoryChanged() {
 	l.mu.Lock()
 	l.inv = true
+	l.mu.Unlock()
+	l.poke()
+}
+
+// TapsChanged has the states of the taps sent soon. It never blocks.
+func (l *Link) TapsChanged() {
+	l.mu.Lock()
+	l.taps = true
 	l.mu.Unlock()
 	l.poke()
 }
@@ -171,9 +183,12 @@ func (v *visit) send(ctx context.Context, stream grpc.BidiStreamingClient[agentp
 	l := v.l
 	l.mu.Lock()
 	clear(l.changed)
-	l.inv, l.revision = false, false
+	l.inv, l.revision, l.taps = false, false, false
 	l.mu.Unlock()
 	if err := v.sendInventory(stream); err != nil {
+		return err
+	}
+	if err := v.sendTapStates(stream); err != nil {
 		return err
 	}
 	revision, statuses := l.local.Actual()
@@ -190,8 +205,8 @@ func (v *visit) send(ctx context.Context, stream grpc.BidiStreamingClient[agentp
 			}
 		case <-l.wake:
 			l.mu.Lock()
-			inv, rev := l.inv, l.revision
-			l.inv, l.revision = false, false
+			inv, rev, taps := l.inv, l.revision, l.taps
+			l.inv, l.revision, l.taps = false, false, false
 			changed := make([]want.Status, 0, len(l.changed))
 			for _, s := range l.changed {
 				changed = append(changed, s)
@@ -200,6 +215,11 @@ func (v *visit) send(ctx context.Context, stream grpc.BidiStreamingClient[agentp
 			l.mu.Unlock()
 			if inv {
 				if err := v.sendInventory(stream); err != nil {
+					return err
+				}
+			}
+			if taps {
+				if err := v.sendTapStates(stream); err != nil {
 					return err
 				}
 			}
@@ -229,6 +249,14 @@ func (v *visit) sendInventory(stream grpc.BidiStreamingClient[agentpb.AgentMessa
 	return stream.Send(&agentpb.AgentMessage{Kind: &agentpb.AgentMessage_Inventory{Inventory: &agentpb.Inventory{Points: pj, Node: nj}}})
 }
 
+func (v *visit) sendTapStates(stream grpc.BidiStreamingClient[agentpb.AgentMessage, agentpb.HubMessage]) error {
+	b, err := json.Marshal(v.l.local.TapStates())
+	if err != nil {
+		return err
+	}
+	return stream.Send(&agentpb.AgentMessage{Kind: &agentpb.AgentMessage_TapStates{TapStates: &agentpb.TapStates{Statuses: b}}})
+}
+
 func sendActual(stream grpc.BidiStreamingClient[agentpb.AgentMessage, agentpb.HubMessage], revision int64, statuses []want.Status, complete bool) error {
 	a := &agentpb.Actual{Revision: revision, Complete: complete, Statuses: make([][]byte, len(statuses))}
 	for i := range statuses {
@@ -244,7 +272,7 @@ func sendActual(stream grpc.BidiStreamingClient[agentpb.AgentMessage, agentpb.Hu
 func (v *visit) receive(ctx context.Context, m *agentpb.HubMessage) error {
 	switch k := m.Kind.(type) {
 	case *agentpb.HubMessage_Desired:
-		d := want.Desired{Revision: k.Desired.Revision, Captures: make([]want.Capture, len(k.Desired.Captures)), Recorders: make([]want.Recorder, len(k.Desired.Recorders))}
+		d := Desired{Revision: k.Desired.Revision, Captures: make([]want.Capture, len(k.Desired.Captures)), Recorders: make([]want.Recorder, len(k.Desired.Recorders))}
 		for i, b := range k.Desired.Captures {
 			if err := json.Unmarshal(b, &d.Captures[i]); err != nil {
 				return fmt.Errorf("desired set %d: capture %d: %w", k.Desired.Revision, i, err)
@@ -253,6 +281,11 @@ func (v *visit) receive(ctx context.Context, m *agentpb.HubMessage) error {
 		for i, b := range k.Desired.Recorders {
 			if err := json.Unmarshal(b, &d.Recorders[i]); err != nil {
 				return fmt.Errorf("desired set %d: recorder %d: %w", d.Revision, i, err)
+			}
+		}
+		if len(k.Desired.Taps) > 0 {
+			if err := json.Unmarshal(k.Desired.Taps, &d.Taps); err != nil {
+				return fmt.Errorf("desired set %d: taps: %w", d.Revision, err)
 			}
 		}
 		v.newest.Store(d.Revision)
@@ -280,7 +313,7 @@ func (v *visit) receive(ctx context.Context, m *agentpb.HubMessage) error {
 const obeyAgain = time.Second
 
 // obey has the set taken, and reports whether it need not be tried again.
-func (v *visit) obey(d want.Desired) bool {
+func (v *visit) obey(d Desired) bool {
 	err := v.l.local.Obey(d)
 	if err != nil {
 		v.l.log.Warn("desired set not taken", "revision", d.Revision, "err", err)
@@ -297,7 +330,7 @@ func (v *visit) obey(d want.Desired) bool {
 
 // insist tries a set until it is taken or a newer one has come. Meanwhile the session goes on: an agent that cannot write
 // its state can still be read.
-func (v *visit) insist(ctx context.Context, d want.Desired) {
+func (v *visit) insist(ctx context.Context, d Desired) {
 	for {
 		select {
 		case <-ctx.Done():

@@ -26,6 +26,7 @@ import (
 	"opentap/ledger"
 	"opentap/point"
 	"opentap/store"
+	"opentap/tap"
 	"opentap/want"
 )
 
@@ -111,6 +112,7 @@ type node struct {
 	revision  int64 // desired revision it has taken
 	points    []point.Point
 	facts     want.Node
+	taps      []tap.Status // of all its sources and sinks
 }
 
 const (

@@ -72,9 +72,9 @@ func (c *Controller) Actual(nodeID string, revision int64, statuses []want.Statu
 }
 
 // Desired implements agentapi.Fleet.
-func (c *Controller) Desired(ctx context.Context, nodeID string) (want.Desired, error) {
+func (c *Controller) Desired(ctx context.Context, nodeID string) (agentapi.Desired, error) {
 	if err := c.Ready(ctx); err != nil {
-		return want.Desired{}, err
+		return agentapi.Desired{}, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,7 +90,7 @@ func (c *Controller) Desired(ctx context.Context, nodeID string) (want.Desired, 
 		out = append(out, k)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].UID < out[j].UID })
-	return want.Desired{Revision: c.revision, Captures: out, Recorders: c.desiredRecorders(nodeID)}, nil
+	return agentapi.Desired{Revision: c.revision, Captures: out, Recorders: c.desiredRecorders(nodeID)}, nil
 }
 
 // Nodes lists the hosts with agents.

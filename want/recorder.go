@@ -46,10 +46,3 @@ type RecorderView struct {
 	Origin Origin         `json:"origin"`
 	Status RecorderStatus `json:"status"`
 }
-
-// Desired is all that one agent shall do.
-type Desired struct {
-	Revision  int64
-	Captures  []Capture
-	Recorders []Recorder // beside those of the host's configuration
-}

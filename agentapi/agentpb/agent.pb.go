@@ -37,6 +37,7 @@ type AgentMessage struct {
 	//	*AgentMessage_Actual
 	//	*AgentMessage_Opened
 	//	*AgentMessage_ReadFailed
+	//	*AgentMessage_TapStates
 	Kind          isAgentMessage_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -124,6 +125,15 @@ func (x *AgentMessage) GetReadFailed() *ReadFailed {
 	return nil
 }
 
+func (x *AgentMessage) GetTapStates() *TapStates {
+	if x != nil {
+		if x, ok := x.Kind.(*AgentMessage_TapStates); ok {
+			return x.TapStates
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Kind interface {
 	isAgentMessage_Kind()
 }
@@ -148,6 +158,10 @@ type AgentMessage_ReadFailed struct {
 	ReadFailed *ReadFailed `protobuf:"bytes,5,opt,name=read_failed,json=readFailed,proto3,oneof"`
 }
 
+type AgentMessage_TapStates struct {
+	TapStates *TapStates `protobuf:"bytes,6,opt,name=tap_states,json=tapStates,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Kind() {}
 
 func (*AgentMessage_Inventory) isAgentMessage_Kind() {}
@@ -157,6 +171,8 @@ func (*AgentMessage_Actual) isAgentMessage_Kind() {}
 func (*AgentMessage_Opened) isAgentMessage_Kind() {}
 
 func (*AgentMessage_ReadFailed) isAgentMessage_Kind() {}
+
+func (*AgentMessage_TapStates) isAgentMessage_Kind() {}
 
 type HubMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -326,6 +342,7 @@ type Hello struct {
 	NodeName      string                 `protobuf:"bytes,2,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	Protocol      uint32                 `protobuf:"varint,4,opt,name=protocol,proto3" json:"protocol,omitempty"` // of this contract; a controller refuses what it does not know
+	Session       int64                  `protobuf:"varint,5,opt,name=session,proto3" json:"session,omitempty"`   // of this agent: each is greater than the one before, so that controllers know which of two is dead
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +401,13 @@ func (x *Hello) GetVersion() string {
 func (x *Hello) GetProtocol() uint32 {
 	if x != nil {
 		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Hello) GetSession() int64 {
+	if x != nil {
+		return x.Session
 	}
 	return 0
 }
@@ -491,6 +515,9 @@ type Desired struct {
 	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	Captures      [][]byte               `protobuf:"bytes,2,rep,name=captures,proto3" json:"captures,omitempty"`   // JSON want.Capture
 	Recorders     [][]byte               `protobuf:"bytes,3,rep,name=recorders,proto3" json:"recorders,omitempty"` // JSON want.Recorder, beside those of the host's configuration
+	Epoch         string                 `protobuf:"bytes,10,opt,name=epoch,proto3" json:"epoch,omitempty"`        // of the store that counts the revisions
+	Replaces      []string               `protobuf:"bytes,11,rep,name=replaces,proto3" json:"replaces,omitempty"`  // epochs that an administrator declared to be followed by this one, whatever their revision
+	Taps          []byte                 `protobuf:"bytes,4,opt,name=taps,proto3" json:"taps,omitempty"`           // JSON tap.Set
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -542,6 +569,27 @@ func (x *Desired) GetCaptures() [][]byte {
 func (x *Desired) GetRecorders() [][]byte {
 	if x != nil {
 		return x.Recorders
+	}
+	return nil
+}
+
+func (x *Desired) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *Desired) GetReplaces() []string {
+	if x != nil {
+		return x.Replaces
+	}
+	return nil
+}
+
+func (x *Desired) GetTaps() []byte {
+	if x != nil {
+		return x.Taps
 	}
 	return nil
 }
@@ -607,6 +655,51 @@ func (x *Actual) GetComplete() bool {
 	return false
 }
 
+// TapStates is what became of the sources and sinks of a node's tap set: all of them, always.
+type TapStates struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Statuses      []byte                 `protobuf:"bytes,1,opt,name=statuses,proto3" json:"statuses,omitempty"` // JSON array of tap.Status
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TapStates) Reset() {
+	*x = TapStates{}
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TapStates) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TapStates) ProtoMessage() {}
+
+func (x *TapStates) ProtoReflect() protoreflect.Message {
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TapStates.ProtoReflect.Descriptor instead.
+func (*TapStates) Descriptor() ([]byte, []int) {
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TapStates) GetStatuses() []byte {
+	if x != nil {
+		return x.Statuses
+	}
+	return nil
+}
+
 // Open asks for a stable snapshot of a capture's data.
 type Open struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -620,7 +713,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[7]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +725,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[7]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +738,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{7}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Open) GetRequest() uint64 {
@@ -687,7 +780,7 @@ type Opened struct {
 
 func (x *Opened) Reset() {
 	*x = Opened{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[8]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +792,7 @@ func (x *Opened) String() string {
 func (*Opened) ProtoMessage() {}
 
 func (x *Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[8]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +805,7 @@ func (x *Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opened.ProtoReflect.Descriptor instead.
 func (*Opened) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{8}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Opened) GetRequest() uint64 {
@@ -749,7 +842,7 @@ type Read struct {
 
 func (x *Read) Reset() {
 	*x = Read{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[9]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +854,7 @@ func (x *Read) String() string {
 func (*Read) ProtoMessage() {}
 
 func (x *Read) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[9]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +867,7 @@ func (x *Read) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Read.ProtoReflect.Descriptor instead.
 func (*Read) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{9}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Read) GetRequest() uint64 {
@@ -815,7 +908,7 @@ type ReadFailed struct {
 
 func (x *ReadFailed) Reset() {
 	*x = ReadFailed{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[10]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +920,7 @@ func (x *ReadFailed) String() string {
 func (*ReadFailed) ProtoMessage() {}
 
 func (x *ReadFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[10]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +933,7 @@ func (x *ReadFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFailed.ProtoReflect.Descriptor instead.
 func (*ReadFailed) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{10}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReadFailed) GetRequest() uint64 {
@@ -866,7 +959,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[11]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +971,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[11]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +984,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{11}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Release) GetOpened() uint64 {
@@ -913,7 +1006,7 @@ type Stream struct {
 
 func (x *Stream) Reset() {
 	*x = Stream{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[12]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1018,7 @@ func (x *Stream) String() string {
 func (*Stream) ProtoMessage() {}
 
 func (x *Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[12]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1031,7 @@ func (x *Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stream.ProtoReflect.Descriptor instead.
 func (*Stream) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{12}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Stream) GetRequest() uint64 {
@@ -965,7 +1058,7 @@ type EndStream struct {
 
 func (x *EndStream) Reset() {
 	*x = EndStream{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[13]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1070,7 @@ func (x *EndStream) String() string {
 func (*EndStream) ProtoMessage() {}
 
 func (x *EndStream) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[13]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1083,7 @@ func (x *EndStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndStream.ProtoReflect.Descriptor instead.
 func (*EndStream) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{13}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EndStream) GetRequest() uint64 {
@@ -1012,7 +1105,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[14]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1117,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[14]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1130,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{14}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Chunk) GetRequest() uint64 {
@@ -1076,7 +1169,7 @@ type Delivered struct {
 
 func (x *Delivered) Reset() {
 	*x = Delivered{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[15]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1181,7 @@ func (x *Delivered) String() string {
 func (*Delivered) ProtoMessage() {}
 
 func (x *Delivered) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[15]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1194,7 @@ func (x *Delivered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivered.ProtoReflect.Descriptor instead.
 func (*Delivered) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{15}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{16}
 }
 
 type Fault struct {
@@ -1117,7 +1210,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[16]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1222,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_agentapi_agentpb_agent_proto_msgTypes[16]
+	mi := &file_agentapi_agentpb_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1235,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{16}
+	return file_agentapi_agentpb_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Fault) GetKind() string {
@@ -1184,14 +1277,16 @@ var File_agentapi_agentpb_agent_proto protoreflect.FileDescriptor
 
 const file_agentapi_agentpb_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1cagentapi/agentpb/agent.proto\x12\x10opentap.agent.v1\"\xad\x02\n" +
+	"\x1cagentapi/agentpb/agent.proto\x12\x10opentap.agent.v1\"\xeb\x02\n" +
 	"\fAgentMessage\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.opentap.agent.v1.HelloH\x00R\x05hello\x12;\n" +
 	"\tinventory\x18\x02 \x01(\v2\x1b.opentap.agent.v1.InventoryH\x00R\tinventory\x122\n" +
 	"\x06actual\x18\x03 \x01(\v2\x18.opentap.agent.v1.ActualH\x00R\x06actual\x122\n" +
 	"\x06opened\x18\x04 \x01(\v2\x18.opentap.agent.v1.OpenedH\x00R\x06opened\x12?\n" +
 	"\vread_failed\x18\x05 \x01(\v2\x1c.opentap.agent.v1.ReadFailedH\x00R\n" +
-	"readFailedB\x06\n" +
+	"readFailed\x12<\n" +
+	"\n" +
+	"tap_states\x18\x06 \x01(\v2\x1b.opentap.agent.v1.TapStatesH\x00R\ttapStatesB\x06\n" +
 	"\x04kind\"\x87\x03\n" +
 	"\n" +
 	"HubMessage\x125\n" +
@@ -1203,25 +1298,32 @@ const file_agentapi_agentpb_agent_proto_rawDesc = "" +
 	"\x06stream\x18\x06 \x01(\v2\x18.opentap.agent.v1.StreamH\x00R\x06stream\x12<\n" +
 	"\n" +
 	"end_stream\x18\a \x01(\v2\x1b.opentap.agent.v1.EndStreamH\x00R\tendStreamB\x06\n" +
-	"\x04kind\"s\n" +
+	"\x04kind\"\x8d\x01\n" +
 	"\x05Hello\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
 	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x1a\n" +
-	"\bprotocol\x18\x04 \x01(\rR\bprotocol\"%\n" +
+	"\bprotocol\x18\x04 \x01(\rR\bprotocol\x12\x18\n" +
+	"\asession\x18\x05 \x01(\x03R\asession\"%\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\"7\n" +
 	"\tInventory\x12\x16\n" +
 	"\x06points\x18\x01 \x01(\fR\x06points\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\fR\x04node\"_\n" +
+	"\x04node\x18\x02 \x01(\fR\x04node\"\xa5\x01\n" +
 	"\aDesired\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1a\n" +
 	"\bcaptures\x18\x02 \x03(\fR\bcaptures\x12\x1c\n" +
-	"\trecorders\x18\x03 \x03(\fR\trecorders\"\\\n" +
+	"\trecorders\x18\x03 \x03(\fR\trecorders\x12\x14\n" +
+	"\x05epoch\x18\n" +
+	" \x01(\tR\x05epoch\x12\x1a\n" +
+	"\breplaces\x18\v \x03(\tR\breplaces\x12\x12\n" +
+	"\x04taps\x18\x04 \x01(\fR\x04taps\"\\\n" +
 	"\x06Actual\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1a\n" +
 	"\bstatuses\x18\x02 \x03(\fR\bstatuses\x12\x1a\n" +
-	"\bcomplete\x18\x03 \x01(\bR\bcomplete\"^\n" +
+	"\bcomplete\x18\x03 \x01(\bR\bcomplete\"'\n" +
+	"\tTapStates\x12\x1a\n" +
+	"\bstatuses\x18\x01 \x01(\fR\bstatuses\"^\n" +
 	"\x04Open\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x16\n" +
@@ -1275,7 +1377,7 @@ func file_agentapi_agentpb_agent_proto_rawDescGZIP() []byte {
 	return file_agentapi_agentpb_agent_proto_rawDescData
 }
 
-var file_agentapi_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_agentapi_agentpb_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_agentapi_agentpb_agent_proto_goTypes = []any{
 	(*AgentMessage)(nil), // 0: opentap.agent.v1.AgentMessage
 	(*HubMessage)(nil),   // 1: opentap.agent.v1.HubMessage
@@ -1284,42 +1386,44 @@ var file_agentapi_agentpb_agent_proto_goTypes = []any{
 	(*Inventory)(nil),    // 4: opentap.agent.v1.Inventory
 	(*Desired)(nil),      // 5: opentap.agent.v1.Desired
 	(*Actual)(nil),       // 6: opentap.agent.v1.Actual
-	(*Open)(nil),         // 7: opentap.agent.v1.Open
-	(*Opened)(nil),       // 8: opentap.agent.v1.Opened
-	(*Read)(nil),         // 9: opentap.agent.v1.Read
-	(*ReadFailed)(nil),   // 10: opentap.agent.v1.ReadFailed
-	(*Release)(nil),      // 11: opentap.agent.v1.Release
-	(*Stream)(nil),       // 12: opentap.agent.v1.Stream
-	(*EndStream)(nil),    // 13: opentap.agent.v1.EndStream
-	(*Chunk)(nil),        // 14: opentap.agent.v1.Chunk
-	(*Delivered)(nil),    // 15: opentap.agent.v1.Delivered
-	(*Fault)(nil),        // 16: opentap.agent.v1.Fault
+	(*TapStates)(nil),    // 7: opentap.agent.v1.TapStates
+	(*Open)(nil),         // 8: opentap.agent.v1.Open
+	(*Opened)(nil),       // 9: opentap.agent.v1.Opened
+	(*Read)(nil),         // 10: opentap.agent.v1.Read
+	(*ReadFailed)(nil),   // 11: opentap.agent.v1.ReadFailed
+	(*Release)(nil),      // 12: opentap.agent.v1.Release
+	(*Stream)(nil),       // 13: opentap.agent.v1.Stream
+	(*EndStream)(nil),    // 14: opentap.agent.v1.EndStream
+	(*Chunk)(nil),        // 15: opentap.agent.v1.Chunk
+	(*Delivered)(nil),    // 16: opentap.agent.v1.Delivered
+	(*Fault)(nil),        // 17: opentap.agent.v1.Fault
 }
 var file_agentapi_agentpb_agent_proto_depIdxs = []int32{
 	2,  // 0: opentap.agent.v1.AgentMessage.hello:type_name -> opentap.agent.v1.Hello
 	4,  // 1: opentap.agent.v1.AgentMessage.inventory:type_name -> opentap.agent.v1.Inventory
 	6,  // 2: opentap.agent.v1.AgentMessage.actual:type_name -> opentap.agent.v1.Actual
-	8,  // 3: opentap.agent.v1.AgentMessage.opened:type_name -> opentap.agent.v1.Opened
-	10, // 4: opentap.agent.v1.AgentMessage.read_failed:type_name -> opentap.agent.v1.ReadFailed
-	3,  // 5: opentap.agent.v1.HubMessage.welcome:type_name -> opentap.agent.v1.Welcome
-	5,  // 6: opentap.agent.v1.HubMessage.desired:type_name -> opentap.agent.v1.Desired
-	7,  // 7: opentap.agent.v1.HubMessage.open:type_name -> opentap.agent.v1.Open
-	9,  // 8: opentap.agent.v1.HubMessage.read:type_name -> opentap.agent.v1.Read
-	11, // 9: opentap.agent.v1.HubMessage.release:type_name -> opentap.agent.v1.Release
-	12, // 10: opentap.agent.v1.HubMessage.stream:type_name -> opentap.agent.v1.Stream
-	13, // 11: opentap.agent.v1.HubMessage.end_stream:type_name -> opentap.agent.v1.EndStream
-	16, // 12: opentap.agent.v1.Opened.fault:type_name -> opentap.agent.v1.Fault
-	16, // 13: opentap.agent.v1.ReadFailed.fault:type_name -> opentap.agent.v1.Fault
-	16, // 14: opentap.agent.v1.Chunk.fault:type_name -> opentap.agent.v1.Fault
-	0,  // 15: opentap.agent.v1.Hub.Session:input_type -> opentap.agent.v1.AgentMessage
-	14, // 16: opentap.agent.v1.Hub.Deliver:input_type -> opentap.agent.v1.Chunk
-	1,  // 17: opentap.agent.v1.Hub.Session:output_type -> opentap.agent.v1.HubMessage
-	15, // 18: opentap.agent.v1.Hub.Deliver:output_type -> opentap.agent.v1.Delivered
-	17, // [17:19] is the sub-list for method output_type
-	15, // [15:17] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	9,  // 3: opentap.agent.v1.AgentMessage.opened:type_name -> opentap.agent.v1.Opened
+	11, // 4: opentap.agent.v1.AgentMessage.read_failed:type_name -> opentap.agent.v1.ReadFailed
+	7,  // 5: opentap.agent.v1.AgentMessage.tap_states:type_name -> opentap.agent.v1.TapStates
+	3,  // 6: opentap.agent.v1.HubMessage.welcome:type_name -> opentap.agent.v1.Welcome
+	5,  // 7: opentap.agent.v1.HubMessage.desired:type_name -> opentap.agent.v1.Desired
+	8,  // 8: opentap.agent.v1.HubMessage.open:type_name -> opentap.agent.v1.Open
+	10, // 9: opentap.agent.v1.HubMessage.read:type_name -> opentap.agent.v1.Read
+	12, // 10: opentap.agent.v1.HubMessage.release:type_name -> opentap.agent.v1.Release
+	13, // 11: opentap.agent.v1.HubMessage.stream:type_name -> opentap.agent.v1.Stream
+	14, // 12: opentap.agent.v1.HubMessage.end_stream:type_name -> opentap.agent.v1.EndStream
+	17, // 13: opentap.agent.v1.Opened.fault:type_name -> opentap.agent.v1.Fault
+	17, // 14: opentap.agent.v1.ReadFailed.fault:type_name -> opentap.agent.v1.Fault
+	17, // 15: opentap.agent.v1.Chunk.fault:type_name -> opentap.agent.v1.Fault
+	0,  // 16: opentap.agent.v1.Hub.Session:input_type -> opentap.agent.v1.AgentMessage
+	15, // 17: opentap.agent.v1.Hub.Deliver:input_type -> opentap.agent.v1.Chunk
+	1,  // 18: opentap.agent.v1.Hub.Session:output_type -> opentap.agent.v1.HubMessage
+	16, // 19: opentap.agent.v1.Hub.Deliver:output_type -> opentap.agent.v1.Delivered
+	18, // [18:20] is the sub-list for method output_type
+	16, // [16:18] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_agentapi_agentpb_agent_proto_init() }
@@ -1333,6 +1437,7 @@ func file_agentapi_agentpb_agent_proto_init() {
 		(*AgentMessage_Actual)(nil),
 		(*AgentMessage_Opened)(nil),
 		(*AgentMessage_ReadFailed)(nil),
+		(*AgentMessage_TapStates)(nil),
 	}
 	file_agentapi_agentpb_agent_proto_msgTypes[1].OneofWrappers = []any{
 		(*HubMessage_Welcome)(nil),
@@ -1349,7 +1454,7 @@ func file_agentapi_agentpb_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentapi_agentpb_agent_proto_rawDesc), len(file_agentapi_agentpb_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
