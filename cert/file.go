@@ -19,12 +19,16 @@ const (
 	keyBlock  = "PRIVATE KEY"
 )
 
-// writePEM replaces a file, so that a reader, or a crash, finds the old or the new one.
 func writePEM(path string, mode os.FileMode, typ string, ders ...[]byte) error {
 	var b []byte
 	for _, der := range ders {
 		b = append(b, pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der})...)
 	}
+	return writeFile(path, mode, b)
+}
+
+// writeFile replaces a file, so that a reader, or a crash, finds the old or the new one.
+func writeFile(path string, mode os.FileMode, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)

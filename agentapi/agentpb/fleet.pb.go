@@ -242,6 +242,7 @@ type NodeEvent struct {
 	Inventory     *Inventory             `protobuf:"bytes,6,opt,name=inventory,proto3" json:"inventory,omitempty"`
 	Actual        *Actual                `protobuf:"bytes,7,opt,name=actual,proto3" json:"actual,omitempty"`
 	All           bool                   `protobuf:"varint,8,opt,name=all,proto3" json:"all,omitempty"` // all nodes have been told of by now; names no node
+	TapStates     *TapStates             `protobuf:"bytes,9,opt,name=tap_states,json=tapStates,proto3" json:"tap_states,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -330,6 +331,13 @@ func (x *NodeEvent) GetAll() bool {
 		return x.All
 	}
 	return false
+}
+
+func (x *NodeEvent) GetTapStates() *TapStates {
+	if x != nil {
+		return x.TapStates
+	}
+	return nil
 }
 
 type RelayOpen struct {
@@ -547,7 +555,7 @@ const file_agentapi_agentpb_fleet_proto_rawDesc = "" +
 	"\rFollowRequest\x12\x1e\n" +
 	"\n" +
 	"controller\x18\x01 \x01(\tR\n" +
-	"controller\"\x88\x02\n" +
+	"controller\"\xc4\x02\n" +
 	"\tNodeEvent\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
 	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x12\x18\n" +
@@ -556,7 +564,9 @@ const file_agentapi_agentpb_fleet_proto_rawDesc = "" +
 	"\x04left\x18\x05 \x01(\bR\x04left\x129\n" +
 	"\tinventory\x18\x06 \x01(\v2\x1b.opentap.agent.v1.InventoryR\tinventory\x120\n" +
 	"\x06actual\x18\a \x01(\v2\x18.opentap.agent.v1.ActualR\x06actual\x12\x10\n" +
-	"\x03all\x18\b \x01(\bR\x03all\"\x7f\n" +
+	"\x03all\x18\b \x01(\bR\x03all\x12:\n" +
+	"\n" +
+	"tap_states\x18\t \x01(\v2\x1b.opentap.agent.v1.TapStatesR\ttapStates\"\x7f\n" +
 	"\tRelayOpen\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1b\n" +
 	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x12\x10\n" +
@@ -604,29 +614,31 @@ var file_agentapi_agentpb_fleet_proto_goTypes = []any{
 	(*RelayStream)(nil),   // 7: opentap.agent.v1.RelayStream
 	(*Inventory)(nil),     // 8: opentap.agent.v1.Inventory
 	(*Actual)(nil),        // 9: opentap.agent.v1.Actual
-	(*Opened)(nil),        // 10: opentap.agent.v1.Opened
-	(*Chunk)(nil),         // 11: opentap.agent.v1.Chunk
+	(*TapStates)(nil),     // 10: opentap.agent.v1.TapStates
+	(*Opened)(nil),        // 11: opentap.agent.v1.Opened
+	(*Chunk)(nil),         // 12: opentap.agent.v1.Chunk
 }
 var file_agentapi_agentpb_fleet_proto_depIdxs = []int32{
 	8,  // 0: opentap.agent.v1.NodeEvent.inventory:type_name -> opentap.agent.v1.Inventory
 	9,  // 1: opentap.agent.v1.NodeEvent.actual:type_name -> opentap.agent.v1.Actual
-	0,  // 2: opentap.agent.v1.Enrolment.Join:input_type -> opentap.agent.v1.JoinRequest
-	1,  // 3: opentap.agent.v1.Enrolment.Renew:input_type -> opentap.agent.v1.RenewRequest
-	3,  // 4: opentap.agent.v1.Relay.Follow:input_type -> opentap.agent.v1.FollowRequest
-	5,  // 5: opentap.agent.v1.Relay.Open:input_type -> opentap.agent.v1.RelayOpen
-	6,  // 6: opentap.agent.v1.Relay.Read:input_type -> opentap.agent.v1.RelayRead
-	7,  // 7: opentap.agent.v1.Relay.Stream:input_type -> opentap.agent.v1.RelayStream
-	2,  // 8: opentap.agent.v1.Enrolment.Join:output_type -> opentap.agent.v1.Membership
-	2,  // 9: opentap.agent.v1.Enrolment.Renew:output_type -> opentap.agent.v1.Membership
-	4,  // 10: opentap.agent.v1.Relay.Follow:output_type -> opentap.agent.v1.NodeEvent
-	10, // 11: opentap.agent.v1.Relay.Open:output_type -> opentap.agent.v1.Opened
-	11, // 12: opentap.agent.v1.Relay.Read:output_type -> opentap.agent.v1.Chunk
-	11, // 13: opentap.agent.v1.Relay.Stream:output_type -> opentap.agent.v1.Chunk
-	8,  // [8:14] is the sub-list for method output_type
-	2,  // [2:8] is the sub-list for method input_type
-	2,  // [2:2] is the sub-list for extension type_name
-	2,  // [2:2] is the sub-list for extension extendee
-	0,  // [0:2] is the sub-list for field type_name
+	10, // 2: opentap.agent.v1.NodeEvent.tap_states:type_name -> opentap.agent.v1.TapStates
+	0,  // 3: opentap.agent.v1.Enrolment.Join:input_type -> opentap.agent.v1.JoinRequest
+	1,  // 4: opentap.agent.v1.Enrolment.Renew:input_type -> opentap.agent.v1.RenewRequest
+	3,  // 5: opentap.agent.v1.Relay.Follow:input_type -> opentap.agent.v1.FollowRequest
+	5,  // 6: opentap.agent.v1.Relay.Open:input_type -> opentap.agent.v1.RelayOpen
+	6,  // 7: opentap.agent.v1.Relay.Read:input_type -> opentap.agent.v1.RelayRead
+	7,  // 8: opentap.agent.v1.Relay.Stream:input_type -> opentap.agent.v1.RelayStream
+	2,  // 9: opentap.agent.v1.Enrolment.Join:output_type -> opentap.agent.v1.Membership
+	2,  // 10: opentap.agent.v1.Enrolment.Renew:output_type -> opentap.agent.v1.Membership
+	4,  // 11: opentap.agent.v1.Relay.Follow:output_type -> opentap.agent.v1.NodeEvent
+	11, // 12: opentap.agent.v1.Relay.Open:output_type -> opentap.agent.v1.Opened
+	12, // 13: opentap.agent.v1.Relay.Read:output_type -> opentap.agent.v1.Chunk
+	12, // 14: opentap.agent.v1.Relay.Stream:output_type -> opentap.agent.v1.Chunk
+	9,  // [9:15] is the sub-list for method output_type
+	3,  // [3:9] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_agentapi_agentpb_fleet_proto_init() }
