@@ -56,6 +56,7 @@ type Authenticator struct {
 	mu        sync.RWMutex
 	tokens    map[string]*entry // by id
 	wrong     *throttle
+	visits    sessions
 }
 
 // entry is one token in the copy.
