@@ -33,6 +33,8 @@ type Route struct {
 	Method string // one method; GET answers HEAD as well
 	Path   string // as http.ServeMux spells it: "/v1/captures/{id}"; a wildcard matches one escaped segment, so ids may hold %2F
 	Open   bool   // needs no identity
+	// OpenFor says which requests need no identity on a route that is not Open; nil = none.
+	OpenFor func(r *http.Request) bool
 	// Visitor lets a caller without a token in as who it says; nil, or false = it comes in as anywhere else.
 	Visitor func(remote netip.Addr) (auth.Identity, bool)
 	// Linked allows a browser to come here from another site by a link. Only for pages that change and tell nothing.
@@ -41,6 +43,8 @@ type Route struct {
 	// the body began, breaks the connection so that no client takes a short body for a whole one.
 	Serve func(w http.ResponseWriter, r *http.Request) error
 }
+
+func (rt *Route) open(r *http.Request) bool { return rt.Open || rt.OpenFor != nil && rt.OpenFor(r) }
 
 // Problem is an error as it is shown to a client: nothing internal is left in it.
 type Problem struct {
@@ -73,6 +77,7 @@ func RequestID(ctx context.Context) string {
 // request is what the gate learns about one request for the access log.
 type request struct {
 	id, pattern, who string
+	token, session   string // what the caller presented
 	gate             *Gate
 	door             *Door
 	err              error

@@ -17,8 +17,9 @@ import (
 
 // Config is what every door has in common.
 type Config struct {
-	Auth Authenticator
-	Log  *slog.Logger
+	Auth     Authenticator
+	Sessions Sessions // of browsers; nil = there are none
+	Log      *slog.Logger
 	// Denied is told of each token that was refused, so that it can be written down; nil = nobody is. Callers that are
 	// held off because they tried too often are not reported, lest they fill the log.
 	Denied func(ctx context.Context, remote netip.AddrPort, err error)
@@ -170,6 +171,13 @@ func (g *Gate) enter(w http.ResponseWriter, r *http.Request, q *request, rt Rout
 	if err != nil {
 		return err
 	}
+	q.token = tok
+	if tok == "" && g.cfg.Sessions != nil && !rt.open(r) {
+		q.session = sessionOf(r)
+	}
+	if q.session != "" {
+		return g.visit(w, r, q, rt)
+	}
 	if tok == "" {
 		if err := g.checkHost(r); err != nil {
 			return err
@@ -178,7 +186,7 @@ func (g *Gate) enter(w http.ResponseWriter, r *http.Request, q *request, rt Rout
 	if id, ok := visitor(rt, tok, r); ok {
 		q.who = id.Name
 		r = r.WithContext(context.WithValue(r.Context(), identityKey, id))
-	} else if !rt.Open {
+	} else if !rt.open(r) {
 		id, err := g.cfg.Auth.Authenticate(r.Context(), tok, remoteAddr(r))
 		if err != nil {
 			if tok != "" && fault.Is(err, fault.Unauthenticated) && g.cfg.Denied != nil {
@@ -190,6 +198,19 @@ func (g *Gate) enter(w http.ResponseWriter, r *http.Request, q *request, rt Rout
 		r = r.WithContext(context.WithValue(r.Context(), identityKey, id))
 	}
 	return rt.Serve(w, r)
+}
+
+// visit lets a browser with a session in.
+func (g *Gate) visit(w http.ResponseWriter, r *http.Request, q *request, rt Route) error {
+	if err := checkPage(r); err != nil {
+		return err
+	}
+	id, err := g.cfg.Sessions.UseSession(r.Context(), q.session, remoteAddr(r))
+	if err != nil {
+		return err // not written down as refused: sessions end all the time
+	}
+	q.who = id.Name
+	return rt.Serve(w, r.WithContext(context.WithValue(r.Context(), identityKey, id)))
 }
 
 // doorOf picks the door whose prefix is the longest that fits.
