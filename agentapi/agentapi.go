@@ -8,6 +8,7 @@
 package agentapi
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -35,10 +36,26 @@ type Identity struct {
 	NodeID   string // stable over restarts
 	NodeName string
 	Version  string
+	Session  int64 // of this agent's sessions, which: a greater one began later
+}
+
+type peerKey struct{}
+
+// WithPeer notes which agent a call comes from, as its certificate says. A Hub believes that, and no message.
+func WithPeer(ctx context.Context, id Identity) context.Context {
+	return context.WithValue(ctx, peerKey{}, id)
+}
+
+// peerOf returns what WithPeer noted. Without it the caller is in this process, and what it says is believed.
+func peerOf(ctx context.Context) (Identity, bool) {
+	id, ok := ctx.Value(peerKey{}).(Identity)
+	return id, ok
 }
 
 // Desired is all that one agent shall do.
 type Desired struct {
+	Epoch     string   // of the store that counts the revisions; "" = it has none
+	Replaces  []string // epochs that this one follows, because an administrator said so: of these any revision is older
 	Revision  int64
 	Captures  []want.Capture
 	Recorders []want.Recorder // beside those of the host's configuration

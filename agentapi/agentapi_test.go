@@ -207,7 +207,7 @@ func join(t *testing.T, l *local) *pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.link = NewLink(Identity{"n1", "host1", "test"}, l, log)
+	p.link = NewLink(Identity{NodeID: "n1", NodeName: "host1", Version: "test"}, l, log)
 	ctx, cancel := context.WithCancel(context.Background())
 	running.Go(func() {
 		if err := p.link.Run(ctx, cc); err != nil {

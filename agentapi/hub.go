@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -39,6 +40,9 @@ type Hub struct {
 	fleet Fleet
 	log   *slog.Logger
 
+	begin      chan struct{} // holds those that begin a session; see turn
+	turnedAway atomic.Uint64
+
 	mu       sync.Mutex
 	sessions map[string]*session // by node ID
 	reads    map[uint64]*delivery
@@ -51,6 +55,7 @@ type session struct {
 	out    chan *agentpb.HubMessage // requests; bounded
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when the session is over
+	begun  func()        // all has been told that is told at the begin
 
 	mu      sync.Mutex
 	opening map[uint64]chan *agentpb.Opened
@@ -68,7 +73,7 @@ func (d *delivery) finish(err error) { _ = d.pw.CloseWithError(err) } // always 
 
 // NewHub makes the controller's half. It is inert: Register puts it on a server.
 func NewHub(fleet Fleet, log *slog.Logger) *Hub {
-	return &Hub{fleet: fleet, log: log, sessions: make(map[string]*session), reads: make(map[uint64]*delivery)}
+	return &Hub{fleet: fleet, log: log, begin: make(chan struct{}, beginners), sessions: make(map[string]*session), reads: make(map[uint64]*delivery)}
 }
 
 // ServerOptions are what a grpc.Server needs to carry a Hub. Its Stop waits until every session has ended.
@@ -105,12 +110,28 @@ func (h *Hub) Session(stream grpc.BidiStreamingServer[agentpb.AgentMessage, agen
 	if hello.Protocol != Protocol {
 		return status.Errorf(codes.FailedPrecondition, "agent speaks protocol %d, this controller %d", hello.Protocol, Protocol)
 	}
+	id := Identity{NodeID: hello.NodeId, NodeName: hello.NodeName, Version: hello.Version, Session: hello.Session}
+	if peer, ok := peerOf(stream.Context()); ok {
+		if peer.NodeID != id.NodeID {
+			return status.Errorf(codes.PermissionDenied, "the certificate is that of node %s, and the agent says it is %s", peer.NodeID, id.NodeID)
+		}
+		id.NodeName = peer.NodeName
+	}
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	s := &session{
-		id: Identity{hello.NodeId, hello.NodeName, hello.Version}, kick: make(chan struct{}, 1),
+		id: id, kick: make(chan struct{}, 1),
 		out: make(chan *agentpb.HubMessage, 64), cancel: cancel, done: make(chan struct{}), opening: make(map[uint64]chan *agentpb.Opened),
 	}
+	begun, later, err := h.turn(ctx)
+	if err != nil {
+		return err
+	}
+	if later > 0 {
+		return stream.Send(&agentpb.HubMessage{Kind: &agentpb.HubMessage_Welcome{Welcome: &agentpb.Welcome{Protocol: Protocol, LaterNs: int64(later)}}})
+	}
+	defer begun()
+	s.begun = begun
 	h.admit(s)
 	defer h.leave(s)
 	if err := stream.Send(&agentpb.HubMessage{Kind: &agentpb.HubMessage_Welcome{Welcome: &agentpb.Welcome{Protocol: Protocol}}}); err != nil {
@@ -176,6 +197,16 @@ func (h *Hub) admit(s *session) {
 	h.Kick(s.id.NodeID)
 }
 
+// End ends the session of a node, if it is not later than the one given: its agent has another elsewhere.
+func (h *Hub) End(nodeID string, session int64) {
+	h.mu.Lock()
+	s := h.sessions[nodeID]
+	h.mu.Unlock()
+	if s != nil && s.id.Session <= session {
+		s.cancel(status.Error(codes.Aborted, "the agent is connected to another controller"))
+	}
+}
+
 func (h *Hub) leave(s *session) {
 	h.mu.Lock()
 	mine := h.sessions[s.id.NodeID] == s
@@ -199,7 +230,7 @@ func unavailable(node string) error {
 }
 
 func (h *Hub) send(ctx context.Context, s *session, stream grpc.BidiStreamingServer[agentpb.AgentMessage, agentpb.HubMessage]) error {
-	sent := int64(-1)
+	sent, epoch := int64(-1), ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -216,10 +247,10 @@ func (h *Hub) send(ctx context.Context, s *session, stream grpc.BidiStreamingSer
 				time.AfterFunc(time.Second, func() { h.Kick(s.id.NodeID) })
 				continue
 			}
-			if rev == sent {
+			if rev == sent && all.Epoch == epoch {
 				continue
 			}
-			d := &agentpb.Desired{Revision: rev, Captures: make([][]byte, len(captures)), Recorders: make([][]byte, len(all.Recorders))}
+			d := &agentpb.Desired{Epoch: all.Epoch, Replaces: all.Replaces, Revision: rev, Captures: make([][]byte, len(captures)), Recorders: make([][]byte, len(all.Recorders))}
 			for i := range all.Recorders {
 				if d.Recorders[i], err = json.Marshal(&all.Recorders[i]); err != nil {
 					return err
@@ -236,7 +267,7 @@ func (h *Hub) send(ctx context.Context, s *session, stream grpc.BidiStreamingSer
 			if err := stream.Send(&agentpb.HubMessage{Kind: &agentpb.HubMessage_Desired{Desired: d}}); err != nil {
 				return err
 			}
-			sent = rev
+			sent, epoch = rev, all.Epoch
 		}
 	}
 }
@@ -261,6 +292,7 @@ func (h *Hub) receive(s *session, m *agentpb.AgentMessage) error {
 			}
 		}
 		h.fleet.Actual(s.id.NodeID, k.Actual.Revision, statuses, k.Actual.Complete)
+		s.begun()
 	case *agentpb.AgentMessage_TapStates:
 		var states []tap.Status
 		if err := json.Unmarshal(k.TapStates.Statuses, &states); err != nil {
@@ -369,6 +401,9 @@ func (h *Hub) Deliver(stream grpc.ClientStreamingServer[agentpb.Chunk, agentpb.D
 	h.mu.Unlock()
 	if d == nil {
 		return status.Error(codes.Canceled, "nobody waits for this data any more")
+	}
+	if peer, ok := peerOf(stream.Context()); ok && peer.NodeID != d.node {
+		return status.Error(codes.PermissionDenied, "this data is asked of another node")
 	}
 	for {
 		if len(c.Data) > 0 {

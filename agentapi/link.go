@@ -54,6 +54,7 @@ type Link struct {
 	revision bool                   // the taken revision is to be sent
 	taps     bool                   // the states of the taps are to be sent
 	wake     chan struct{}
+	sessions int64 // the number of the last one
 }
 
 // NewLink makes the agent's half. It is inert.
@@ -92,28 +93,63 @@ func (l *Link) poke() {
 	}
 }
 
-// Run keeps a session with the controller behind cc until ctx ends, and then returns nil. A lost session is dialled anew
-// after a jittered pause of 0.2 to 15 s.
+// Dialer makes a connection to a controller for one session: to another one each time, where there are several. The
+// connection is closed after the session.
+type Dialer func(ctx context.Context) (*grpc.ClientConn, error)
+
+// Run keeps a session with the controller behind cc until ctx ends, and then returns nil.
 func (l *Link) Run(ctx context.Context, cc *grpc.ClientConn) error {
-	const first, most = 200 * time.Millisecond, 15 * time.Second
-	pause := first
+	return l.run(ctx, func(ctx context.Context) error { return l.session(ctx, agentpb.NewHubClient(cc)) })
+}
+
+// RunDialing is Run with a new connection for each session.
+func (l *Link) RunDialing(ctx context.Context, dial Dialer) error {
+	return l.run(ctx, func(ctx context.Context) error {
+		cc, err := dial(ctx)
+		if err != nil {
+			return err
+		}
+		return errors.Join(l.session(ctx, agentpb.NewHubClient(cc)), cc.Close())
+	})
+}
+
+// Pauses between sessions. Each is drawn from nothing to twice its length, so that the agents of a controller that has gone
+// do not come to another one all at once; a controller that has too much to do names a longer one.
+const (
+	firstPause = 500 * time.Millisecond
+	mostPause  = 15 * time.Second
+	longVisit  = 15 * time.Second // a session that lasted so long was a good one
+)
+
+// run has one session after the other.
+func (l *Link) run(ctx context.Context, session func(context.Context) error) error {
+	pause := firstPause
 	for {
 		began := time.Now()
-		err := l.session(ctx, agentpb.NewHubClient(cc))
+		err := session(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if time.Since(began) > most {
-			pause = first
+		if time.Since(began) > longVisit {
+			pause = firstPause
 		}
-		l.log.Warn("the session with the controller ended; captures go on", "err", err, "retry_in", pause)
+		wait := rand.N(2*pause) + asked(err)
+		l.log.Warn("the session with the controller ended; captures go on", "err", err, "retry_in", wait)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(pause/2 + rand.N(pause)):
+		case <-time.After(wait):
 		}
-		pause = min(2*pause, most)
+		pause = min(2*pause, mostPause)
 	}
+}
+
+// nextSession numbers a session. The clock makes numbers grow over restarts of the agent.
+func (l *Link) nextSession() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sessions = max(l.sessions+1, time.Now().UnixNano())
+	return l.sessions
 }
 
 // opened is a snapshot that the controller holds open.
@@ -144,7 +180,7 @@ func (l *Link) session(ctx context.Context, client agentpb.HubClient) error {
 	if err != nil {
 		return err
 	}
-	hello := &agentpb.Hello{NodeId: l.id.NodeID, NodeName: l.id.NodeName, Version: l.id.Version, Protocol: Protocol}
+	hello := &agentpb.Hello{NodeId: l.id.NodeID, NodeName: l.id.NodeName, Version: l.id.Version, Protocol: Protocol, Session: l.nextSession()}
 	if err := stream.Send(&agentpb.AgentMessage{Kind: &agentpb.AgentMessage_Hello{Hello: hello}}); err != nil {
 		return err
 	}
@@ -152,8 +188,12 @@ func (l *Link) session(ctx context.Context, client agentpb.HubClient) error {
 	if err != nil {
 		return err
 	}
-	if w := m.GetWelcome(); w == nil || w.Protocol != Protocol {
+	w := m.GetWelcome()
+	if w == nil || w.Protocol != Protocol {
 		return fmt.Errorf("the controller did not welcome us: %v", m)
+	}
+	if w.LaterNs > 0 {
+		return &laterError{time.Duration(w.LaterNs)}
 	}
 	v := &visit{l: l, client: client, out: make(chan *agentpb.AgentMessage, 16), open: make(map[uint64]*opened), streams: make(map[uint64]chan struct{})}
 	v.work.Go(func() {
@@ -272,7 +312,7 @@ func sendActual(stream grpc.BidiStreamingClient[agentpb.AgentMessage, agentpb.Hu
 func (v *visit) receive(ctx context.Context, m *agentpb.HubMessage) error {
 	switch k := m.Kind.(type) {
 	case *agentpb.HubMessage_Desired:
-		d := Desired{Revision: k.Desired.Revision, Captures: make([]want.Capture, len(k.Desired.Captures)), Recorders: make([]want.Recorder, len(k.Desired.Recorders))}
+		d := Desired{Epoch: k.Desired.Epoch, Replaces: k.Desired.Replaces, Revision: k.Desired.Revision, Captures: make([]want.Capture, len(k.Desired.Captures)), Recorders: make([]want.Recorder, len(k.Desired.Recorders))}
 		for i, b := range k.Desired.Captures {
 			if err := json.Unmarshal(b, &d.Captures[i]); err != nil {
 				return fmt.Errorf("desired set %d: capture %d: %w", k.Desired.Revision, i, err)

@@ -415,6 +415,7 @@ func (x *Hello) GetSession() int64 {
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	LaterNs       int64                  `protobuf:"varint,2,opt,name=later_ns,json=laterNs,proto3" json:"later_ns,omitempty"` // above 0: not now; the agent shall come again after that time, and the session ends
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -452,6 +453,13 @@ func (*Welcome) Descriptor() ([]byte, []int) {
 func (x *Welcome) GetProtocol() uint32 {
 	if x != nil {
 		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Welcome) GetLaterNs() int64 {
+	if x != nil {
+		return x.LaterNs
 	}
 	return 0
 }
@@ -1304,9 +1312,10 @@ const file_agentapi_agentpb_agent_proto_rawDesc = "" +
 	"\tnode_name\x18\x02 \x01(\tR\bnodeName\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x1a\n" +
 	"\bprotocol\x18\x04 \x01(\rR\bprotocol\x12\x18\n" +
-	"\asession\x18\x05 \x01(\x03R\asession\"%\n" +
+	"\asession\x18\x05 \x01(\x03R\asession\"@\n" +
 	"\aWelcome\x12\x1a\n" +
-	"\bprotocol\x18\x01 \x01(\rR\bprotocol\"7\n" +
+	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x19\n" +
+	"\blater_ns\x18\x02 \x01(\x03R\alaterNs\"7\n" +
 	"\tInventory\x12\x16\n" +
 	"\x06points\x18\x01 \x01(\fR\x06points\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\fR\x04node\"\xa5\x01\n" +
