@@ -88,6 +88,7 @@ type Agent struct {
 	ctx        context.Context // Run's; nil before
 	stopped    bool            // Run is about to return
 	revision   int64
+	epoch      string          // of the store that counts revision; "" = not known
 	jobs       map[string]*job // by UID
 	sensorPts  []point.Point
 	problems   map[string]string      // by what they concern
@@ -143,7 +144,7 @@ func (a *Agent) load() error {
 	if err != nil {
 		return err
 	}
-	a.revision = revision
+	a.revision, a.epoch = revision, a.keep.epoch
 	for _, c := range wanted {
 		if !isUID(c.UID) {
 			return fmt.Errorf("the agent's state names the capture %q, which cannot name its data", c.UID)
@@ -296,16 +297,19 @@ func (a *Agent) Obey(d agentapi.Desired) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if revision < a.revision {
-		return fmt.Errorf("%w: %d, and %d was taken", agentapi.ErrStale, revision, a.revision)
+	if err := a.follows(d); err != nil {
+		a.problems[staleProblem] = err.Error()
+		a.link.InventoryChanged()
+		return err
 	}
+	delete(a.problems, staleProblem)
 	if a.stopped || a.ctx != nil && a.ctx.Err() != nil {
 		return errors.New("the agent is stopping")
 	}
 	if err := a.keep.obey(d); err != nil {
 		return err
 	}
-	a.revision = revision
+	a.revision, a.epoch = revision, d.Epoch
 	a.obeyRecorders(d.Recorders)
 	a.link.TapsChanged()
 	a.link.InventoryChanged()

@@ -20,6 +20,7 @@ import (
 type keep struct {
 	db     *bbolt.DB
 	nodeID string
+	epoch  string    // of the store whose revision was taken, before this run
 	alive  time.Time // when the agent was last known to be alive, before this run; zero = never
 }
 
@@ -31,7 +32,8 @@ var (
 	keyNodeID       = []byte("node_id")
 	keyRevision     = []byte("revision")
 	keyAlive        = []byte("alive") // Unix nanoseconds, big endian
-	keyTaps         = []byte("taps")  // JSON tap.Set
+	keyEpoch        = []byte("epoch")
+	keyTaps         = []byte("taps") // JSON tap.Set
 )
 
 // memo is what a job remembers over a restart.
@@ -66,6 +68,7 @@ func openKeep(path string) (*keep, error) {
 		if b := meta.Get(keyAlive); len(b) == 8 {
 			k.alive = time.Unix(0, int64(binary.BigEndian.Uint64(b))).UTC()
 		}
+		k.epoch = string(meta.Get(keyEpoch))
 		if id := meta.Get(keyNodeID); id != nil {
 			k.nodeID = string(id)
 			return nil
@@ -168,6 +171,9 @@ func (k *keep) obey(d agentapi.Desired) error {
 		if err := tx.Bucket(bucketMeta).Put(keyTaps, taps); err != nil {
 			return err
 		}
+		if err := tx.Bucket(bucketMeta).Put(keyEpoch, []byte(d.Epoch)); err != nil {
+			return err
+		}
 		var rev [8]byte
 		binary.BigEndian.PutUint64(rev[:], uint64(revision))
 		return tx.Bucket(bucketMeta).Put(keyRevision, rev[:])
@@ -245,6 +251,14 @@ func (k *keep) recorders() ([]wished, error) {
 // forgetRecorder forgets a recorder whose data is gone.
 func (k *keep) forgetRecorder(point string) error {
 	return k.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketRecorders).Delete([]byte(point)) })
+}
+
+// forgetEpoch forgets which store the desired set is of, and its revision.
+func (k *keep) forgetEpoch() error {
+	return k.db.Update(func(tx *bbolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		return errors.Join(meta.Delete(keyEpoch), meta.Delete(keyRevision))
+	})
 }
 
 // taps reads the tap set back. With none kept it is empty.
