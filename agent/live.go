@@ -96,6 +96,9 @@ func (p *livePoint) Idle(packet.Timestamp, *ledger.Account) {}
 
 // Live implements agentapi.Local.
 func (a *Agent) Live(ctx context.Context, end <-chan struct{}, spec want.LiveSpec, w io.Writer) error {
+	if spec.Look != nil {
+		return a.show(ctx, end, *spec.Look, w)
+	}
 	defer a.live.Add(-1)
 	if a.live.Add(1) > liveReaders {
 		return &fault.Error{

@@ -85,6 +85,8 @@ type Controller struct {
 	nodes     map[string]*node                // by node ID
 	packets   ledger.Account                  // see Tally
 	records   map[want.Kind]uint64
+
+	events events
 }
 
 // captureKey names a capture as its project does.
@@ -129,6 +131,10 @@ func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
 		cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
 		byID: make(map[captureKey]string), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
 		records: make(map[want.Kind]uint64),
+		events: events{
+			wake: make(chan struct{}, 1), listeners: make(map[*listener]bool), rates: make(map[ratePoint]want.Rate),
+			fresh: make(map[ratePoint]want.Rate), captures: make(map[string]*toldCapture),
+		},
 	}
 }
 
@@ -140,6 +146,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.expire(ctx) })
 	wg.Go(func() { c.keepFinals(ctx) })
+	wg.Go(func() { c.broadcast(ctx) })
 	defer wg.Wait()
 	for ctx.Err() == nil {
 		if err := c.follow(ctx); err != nil && ctx.Err() == nil {

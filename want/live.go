@@ -13,6 +13,7 @@ type LiveRequest struct {
 
 // LiveSpec is what a node is asked to stream: names resolved, everything checked that the controller can check.
 type LiveSpec struct {
+	Look     *Look       `json:"look,omitempty"` // not packets: all below is empty then
 	Points   []LivePoint `json:"points"`
 	Filter   string      `json:"filter,omitempty"`
 	Strict   bool        `json:"strict,omitempty"`

@@ -8,6 +8,7 @@ import (
 	_ "embed" // the OpenAPI document
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 
 	"opentap/api/httpapi"
@@ -39,6 +40,8 @@ type Controller interface {
 	DeleteRecorder(ctx context.Context, id auth.Identity, point string) error
 	CheckFilter(ctx context.Context, expr string, strict bool) (canonical, explanation string, err error)
 	OpenLive(ctx context.Context, id auth.Identity, r want.LiveRequest) (*want.Retrieval, error)
+	Visitors
+	Teller
 }
 
 // Config is what the door needs besides the controller.
@@ -107,7 +110,7 @@ type server struct {
 // New returns the door.
 func New(ctl Controller, cfg Config) httpapi.Door {
 	s := &server{ctl, cfg}
-	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: []httpapi.Route{
+	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), []httpapi.Route{
 		{Method: "GET", Path: "/healthz", Open: true, Serve: s.healthy},
 		{Method: "GET", Path: "/readyz", Open: true, Serve: s.ready},
 		{Method: "GET", Path: "/openapi.json", Open: true, Serve: s.openAPI},
@@ -134,7 +137,8 @@ func New(ctl Controller, cfg Config) httpapi.Door {
 		{Method: "DELETE", Path: "/v1/recorders/{point}", Serve: s.deleteRecorder},
 		{Method: "POST", Path: "/v1/filter/check", Serve: s.checkFilter},
 		{Method: "GET", Path: "/v1/live", Serve: s.live},
-	}}
+		{Method: "GET", Path: "/v1/events", Serve: s.events},
+	})}
 }
 
 // Fail tells an error in /v1's shape. It suits any path that has no shape of its own.

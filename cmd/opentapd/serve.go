@@ -142,7 +142,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 			log.Error("a refused token could not be written to the audit log", "err", err)
 		}
 	}
-	gate, err := httpapi.NewGate(httpapi.Config{Auth: keys, Observe: observe(watch), Log: log.With("room", "http"), Hosts: cfg.Auth.Hosts, Denied: denied})
+	gate, err := httpapi.NewGate(httpapi.Config{Auth: keys, Sessions: keys, Observe: observe(watch), Log: log.With("room", "http"), Hosts: cfg.Auth.Hosts, Denied: denied})
 	if err != nil {
 		return err
 	}

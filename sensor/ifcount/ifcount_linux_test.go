@@ -142,3 +142,38 @@ func await(t *testing.T, name string, ok func(Row) bool) Row {
 		}
 	}
 }
+
+func TestReadAllAgreesWithRead(t *testing.T) {
+	conn, err := net.Dial("udp", "127.0.0.1:9") // something to count
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	before, err := Read("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := Read("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lo, ok := all[1]
+	if !ok || lo.RxPackets < before.RxPackets || lo.RxPackets > after.RxPackets || lo.TxOctets < before.TxBytes || lo.TxOctets > after.TxBytes || lo.RxPackets == 0 {
+		t.Errorf("%+v is not between %+v and %+v", lo, before.Stats, after.Stats)
+	}
+}
+
+func TestTotalsOfShortMessages(t *testing.T) {
+	for n := range 20 {
+		if _, _, ok := totalsOf(make([]byte, n)); ok {
+			t.Errorf("%d octets were taken", n)
+		}
+	}
+}
