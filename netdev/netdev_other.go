@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"runtime"
 
 	"opentap/point"
@@ -20,6 +21,9 @@ func List() ([]point.Point, error) { return nil, unsupported("list network devic
 
 // DefaultRoute is not possible here.
 func DefaultRoute() (string, error) { return "", unsupported("find the default route") }
+
+// Underlay is not possible here.
+func Underlay() ([]netip.Addr, error) { return nil, unsupported("list addresses") }
 
 // SpeedBPS is not possible here.
 func SpeedBPS(string) uint64 { return 0 }

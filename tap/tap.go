@@ -94,7 +94,8 @@ type Mirror struct {
 	Name        string               `json:"name"`
 	Description string               `json:"description"`
 	PortID      string               `json:"port_id"`
-	Directions  map[Direction]uint32 `json:"directions"` // tunnel id of each
+	Directions  map[Direction]uint32 `json:"directions"`         // tunnel id of each
+	Spelling    map[Direction]string `json:"spelling,omitempty"` // tunnel ids that were written as text: Neutron echoes them so
 	Remote      netip.Addr           `json:"remote_ip"`
 	Type        Encap                `json:"mirror_type"` // GRE or ERSPAN1 through Neutron's door; any through ours
 	Options     Options              `json:"options"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"time"
 
 	"opentap/filter"
@@ -158,8 +159,15 @@ type Node struct {
 	Problems   []string          `json:"problems,omitempty"` // what an operator should mend, in plain words
 	Missing    map[string]string `json:"missing,omitempty"`  // kind → why it cannot be had here
 
+	Underlay []netip.Addr `json:"underlay,omitempty"` // where other nodes reach this one with tapped packets, the best first
+
 	Recorders map[string]time.Time `json:"recorders,omitempty"` // point → since when its packets have been recorded
 	Exporters []Exporter           `json:"exporters,omitempty"` // of flow records
+
+	Enrolled        time.Time `json:"enrolled,omitzero"`         // when it joined the fleet; zero = it is in the controller's own process
+	CertificateEnds time.Time `json:"certificate_ends,omitzero"` // its certificate; it is renewed before
+	Revoked         time.Time `json:"revoked,omitzero"`          // since when it is no member any more; zero = it is
+	Epoch           string    `json:"epoch,omitempty"`           // of the store whose revision it has taken
 
 	Recordings []RecorderView `json:"recordings,omitempty"` // how its recorders fare; they are listed on their own
 }
