@@ -373,7 +373,7 @@ func (a *Agent) Inventory() ([]point.Point, want.Node) {
 	}
 	n := want.Node{
 		Name: a.cfg.NodeName, ID: a.keep.nodeID, Version: a.cfg.Version, DiskFree: a.free, DiskUsed: a.used,
-		QuotaBytes: a.cfg.Quota.Bytes, Missing: make(map[string]string), Recorders: make(map[string]time.Time),
+		QuotaBytes: a.cfg.Quota.Bytes, Epoch: a.epoch, Missing: make(map[string]string), Recorders: make(map[string]time.Time),
 	}
 	for k, why := range a.missing {
 		n.Missing[k] = why

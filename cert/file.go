@@ -17,6 +17,8 @@ import (
 const (
 	certBlock = "CERTIFICATE"
 	keyBlock  = "PRIVATE KEY"
+
+	requestBlock = "CERTIFICATE REQUEST"
 )
 
 func writePEM(path string, mode os.FileMode, typ string, ders ...[]byte) error {

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -92,4 +93,31 @@ func ReadMember(path string) (c *tls.Certificate, trusted string, err error) {
 		return nil, "", fmt.Errorf("read %s: %w", path, err)
 	}
 	return c, trusted, nil
+}
+
+// WriteRequest keeps a key and the request made with it, readable by their owner alone.
+func WriteRequest(path string, key *ecdsa.PrivateKey, request []byte) error {
+	b, err := encodePair(key)
+	if err != nil {
+		return err
+	}
+	return writeFile(path, 0o600, append(b, pem.EncodeToMemory(&pem.Block{Type: requestBlock, Bytes: request})...))
+}
+
+// ReadRequest reads what WriteRequest wrote.
+func ReadRequest(path string) (*ecdsa.PrivateKey, []byte, error) {
+	key, err := readKey(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	_, rest := pem.Decode(b)
+	block, _ := pem.Decode(rest)
+	if block == nil || block.Type != requestBlock {
+		return nil, nil, fmt.Errorf("read %s: holds no PEM block %q", path, requestBlock)
+	}
+	return key, block.Bytes, nil
 }

@@ -67,6 +67,7 @@ type Controller struct {
 	audit   Auditor
 	hub     Hub
 	keys    Keys
+	members Membership // nil = no fleet
 	doctor  Doctor
 	looking atomic.Bool            // the doctor is at work
 	full    atomic.Pointer[string] // why nothing new is taken; nil = it is
@@ -110,8 +111,10 @@ type entry struct {
 type node struct {
 	id        agentapi.Identity
 	connected bool
+	member    bool // of the fleet, or was
 	since     time.Time
 	revision  int64 // desired revision it has taken
+	ahead     bool  // that is later than what we know: what we sent was refused
 	points    []point.Point
 	facts     want.Node
 	taps      []tap.Status // of all its sources and sinks
@@ -146,6 +149,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.expire(ctx) })
 	wg.Go(func() { c.keepFinals(ctx) })
+	wg.Go(func() { c.followMembers(ctx) })
 	wg.Go(func() { c.broadcast(ctx) })
 	defer wg.Wait()
 	for ctx.Err() == nil {
@@ -268,6 +272,11 @@ func (c *Controller) apply(b store.Batch) {
 		}
 	}
 	c.revision = b.Revision
+	for id, n := range c.nodes {
+		if n.ahead && n.revision <= c.revision {
+			n.ahead, kick[id] = false, true
+		}
+	}
 	c.tell()
 	c.mu.Unlock()
 	for id := range kick {

@@ -60,6 +60,7 @@ func (c *Controller) Actual(nodeID string, revision int64, statuses []want.Statu
 		return
 	}
 	n.revision = revision
+	n.ahead = revision > c.revision
 	for _, s := range statuses {
 		// An agent speaks for its own captures alone.
 		if e := c.captures[s.UID]; e != nil && e.NodeID == nodeID && e.Final == nil {
@@ -90,7 +91,12 @@ func (c *Controller) Desired(ctx context.Context, nodeID string) (agentapi.Desir
 		out = append(out, k)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].UID < out[j].UID })
-	return agentapi.Desired{Revision: c.revision, Captures: out, Recorders: c.desiredRecorders(nodeID)}, nil
+	d := agentapi.Desired{Revision: c.revision, Captures: out, Recorders: c.desiredRecorders(nodeID)}
+	if c.members != nil {
+		e := c.members.Epoch()
+		d.Epoch, d.Replaces = e.ID, e.Replaces
+	}
+	return d, nil
 }
 
 // Nodes lists the hosts with agents.
@@ -121,6 +127,7 @@ func (c *Controller) nodeList() []want.Node {
 		}
 		out = append(out, f)
 	}
+	out = c.enrolled(out)
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out
 }

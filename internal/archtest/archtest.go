@@ -89,6 +89,8 @@ var Rooms = map[string]Room{
 	"doctor":           {Layer: Pipe, Unix: true},
 	"agentapi":         {Layer: Pipe, MayImport: []string{"agentapi/agentpb", "tap", "point", "filter", "flow"}},
 	"agentapi/agentpb": {Layer: Pipe},
+	"fleet":            {Layer: Pipe, MayImport: []string{"store", "auth", "audit", "cert", "member", "agentapi", "agentapi/agentpb"}},
+	"member":           {Layer: Pipe, MayImport: []string{"cert", "agentapi/agentpb"}},
 
 	"agent": {Layer: Place, Unix: true, MayImport: []string{
 		"capture", "capture/...", "flow", "flow/...", "record", "sensor", "sensor/...",
@@ -109,7 +111,7 @@ var Rooms = map[string]Room{
 
 	"cmd/opentapd": {Layer: Main, Unix: true, MayImport: []string{
 		"agent", "agentapi", "controller", "api/...", "store", "store/...", "auth", "audit", "filter", "point",
-		"internal/metrics", "client", "flow/export", "wire/netflow", "cert", "doctor",
+		"internal/metrics", "client", "flow/export", "wire/netflow", "cert", "doctor", "fleet", "member",
 	}},
 	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "cert", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
 
@@ -117,6 +119,7 @@ var Rooms = map[string]Room{
 	"internal/nettest":  {Layer: Aid, Unix: true},
 	"internal/archtest": {Layer: Aid},
 	"scripts/testsum":   {Layer: Aid},
+	"packaging/man":     {Layer: Aid},
 }
 
 var doorImports = []string{"api/httpapi", "auth", "filter", "pcap", "point", "tap"}

@@ -1,0 +1,181 @@
+package fleet
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+
+	"opentap/cert"
+	"opentap/want"
+)
+
+// handshakes bounds the TLS handshakes under way at a time: each costs some hundred microseconds of a core, and when
+// thousands of agents come at once the sessions that are there must not starve.
+const handshakes = 32
+
+// handshakePatience is how long a connection may take from its first octet to the end of its handshake, waiting included.
+const handshakePatience = 20 * time.Second
+
+// serverCredentials are TLS for agents and controllers. A certificate that is shown must be good; one who shows none may join.
+type serverCredentials struct {
+	credentials.TransportCredentials
+	reg   *Registry
+	turns chan struct{}
+}
+
+func (r *Registry) credentials() credentials.TransportCredentials {
+	cfg := &tls.Config{
+		MinVersion: tls.VersionTLS13, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: r.authority.Pool(), Time: r.now,
+		SessionTicketsDisabled: true, // a resumed session would prove an old certificate
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.certificate() },
+	}
+	return &serverCredentials{credentials.NewTLS(cfg), r, make(chan struct{}, handshakes)}
+}
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	wait := time.NewTimer(handshakePatience)
+	defer wait.Stop()
+	select {
+	case c.turns <- struct{}{}:
+	case <-wait.C:
+		return nil, nil, errors.New("too many connections are being made")
+	}
+	defer func() { <-c.turns }()
+	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
+	if err != nil {
+		c.reg.log.Debug("a connection of an agent or controller was refused", "remote", raw.RemoteAddr(), "err", err)
+		return nil, nil, err
+	}
+	state := info.(credentials.TLSInfo).State
+	if len(state.PeerCertificates) == 0 {
+		return conn, info, nil
+	}
+	m, err := cert.MemberOf(state.PeerCertificates[0])
+	if err != nil || m.Kind != cert.AgentMember {
+		return conn, info, nil // what it may do is decided for each call
+	}
+	return c.reg.conns.add(m, state.PeerCertificates[0].NotAfter, conn), info, nil
+}
+
+// Clone implements credentials.TransportCredentials.
+func (c *serverCredentials) Clone() credentials.TransportCredentials {
+	return &serverCredentials{c.TransportCredentials.Clone(), c.reg, c.turns}
+}
+
+// conns are the connections of agents, so that they can be ended: when the membership is, and when a certificate runs out
+// that was not renewed.
+type conns struct {
+	mu  sync.Mutex
+	all map[string]map[*conn]struct{} // by node id
+}
+
+type conn struct {
+	net.Conn
+	in     *conns
+	member cert.Member
+	ends   time.Time
+}
+
+func (c *conns) add(m cert.Member, ends time.Time, raw net.Conn) net.Conn {
+	k := &conn{Conn: raw, in: c, member: m, ends: ends}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all == nil {
+		c.all = make(map[string]map[*conn]struct{})
+	}
+	if c.all[m.ID] == nil {
+		c.all[m.ID] = make(map[*conn]struct{})
+	}
+	c.all[m.ID][k] = struct{}{}
+	return k
+}
+
+// Close implements net.Conn.
+func (k *conn) Close() error {
+	k.in.mu.Lock()
+	if of := k.in.all[k.member.ID]; of != nil {
+		delete(of, k)
+		if len(of) == 0 {
+			delete(k.in.all, k.member.ID)
+		}
+	}
+	k.in.mu.Unlock()
+	return k.Conn.Close()
+}
+
+// extend lets a node's connections live as long as its new certificate.
+func (c *conns) extend(nodeID string, ends time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k := range c.all[nodeID] {
+		if ends.After(k.ends) {
+			k.ends = ends
+		}
+	}
+}
+
+// end closes the connections of a node, "" = of all, that ok does not like.
+func (c *conns) end(nodeID string, ok func(*conn) bool) {
+	var out []*conn
+	pick := func(of map[*conn]struct{}) {
+		for k := range of {
+			if !ok(k) {
+				out = append(out, k)
+			}
+		}
+	}
+	c.mu.Lock()
+	if nodeID != "" {
+		pick(c.all[nodeID])
+	} else {
+		for _, of := range c.all {
+			pick(of)
+		}
+	}
+	c.mu.Unlock()
+	for _, k := range out {
+		_ = k.Close() // it is ours to end, and nobody waits for more
+	}
+}
+
+// check ends the connections of nodes whose entry has changed and that are members no more.
+func (c *conns) check(r *Registry) {
+	r.mu.Lock()
+	out := make(map[string]want.Member)
+	for _, id := range r.touched {
+		out[id] = r.nodes[id]
+	}
+	r.touched = r.touched[:0]
+	r.mu.Unlock()
+	for id, n := range out {
+		c.end(id, func(k *conn) bool { return standing(n, k.member) == nil })
+	}
+}
+
+// watch ends connections whose certificate has run out, until ctx ends.
+func (c *conns) watch(ctx context.Context, r *Registry) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	tidied := time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		now := r.now()
+		c.end("", func(k *conn) bool { return now.Before(k.ends) })
+		if now.Sub(tidied) > time.Hour {
+			tidied = now
+			if err := r.tidy(ctx); err != nil && ctx.Err() == nil {
+				r.log.Warn("old join tokens are not forgotten for now", "err", err)
+			}
+		}
+	}
+}
