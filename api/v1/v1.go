@@ -23,7 +23,7 @@ import (
 type Controller interface {
 	Points(ctx context.Context, id auth.Identity) ([]point.Point, error)
 	Capabilities(ctx context.Context, id auth.Identity) (want.Capabilities, error)
-	Nodes(ctx context.Context, id auth.Identity) ([]want.Node, error)
+	Fleet
 	Doctor(ctx context.Context, id auth.Identity) (want.Examination, error)
 	CreateCapture(ctx context.Context, id auth.Identity, r want.Request) (v want.View, created bool, err error)
 	Captures(ctx context.Context, id auth.Identity) ([]want.View, error)
@@ -110,7 +110,7 @@ type server struct {
 // New returns the door.
 func New(ctl Controller, cfg Config) httpapi.Door {
 	s := &server{ctl, cfg}
-	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), []httpapi.Route{
+	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), fleetRoutes(s), []httpapi.Route{
 		{Method: "GET", Path: "/healthz", Open: true, Serve: s.healthy},
 		{Method: "GET", Path: "/readyz", Open: true, Serve: s.ready},
 		{Method: "GET", Path: "/openapi.json", Open: true, Serve: s.openAPI},
@@ -118,7 +118,6 @@ func New(ctl Controller, cfg Config) httpapi.Door {
 		{Method: "GET", Path: "/v1/points", Serve: s.points},
 		{Method: "GET", Path: "/v1/points/{name}", Serve: s.point},
 		{Method: "GET", Path: "/v1/capabilities", Serve: s.capabilities},
-		{Method: "GET", Path: "/v1/nodes", Serve: s.nodes},
 		{Method: "GET", Path: "/v1/doctor", Serve: s.doctor},
 		{Method: "POST", Path: "/v1/captures", Serve: s.create},
 		{Method: "GET", Path: "/v1/captures", Serve: s.captures},

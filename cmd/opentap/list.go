@@ -265,28 +265,6 @@ func limit(d want.Duration) string {
 	return time.Duration(d).String()
 }
 
-func (a *app) nodesCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "nodes", Short: "List the hosts that capture", Args: cobra.NoArgs,
-		Example: "  opentap nodes",
-		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
-			list, err := c.Nodes(ctx)
-			if err != nil {
-				return err
-			}
-			rows := make([][]string, 0, len(list))
-			for _, n := range list {
-				state := "gone"
-				if n.Connected {
-					state = "connected"
-				}
-				rows = append(rows, []string{n.Name, state, when(n.Since), n.Version, octets(n.DiskUsed), octets(n.DiskFree), strings.Join(n.Problems, "; ")})
-			}
-			return a.table([]string{"NAME", "STATE", "SINCE", "VERSION", "USED", "FREE", "PROBLEMS"}, rows, map[string]any{"nodes": list})
-		}),
-	}
-}
-
 func (a *app) filterCmd() *cobra.Command {
 	check := &cobra.Command{
 		Use: "check EXPR", Short: "Check a filter and say what it means; asks no server", Args: cobra.ExactArgs(1),
