@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 # The version is worked out by a script, so that it is right without git too. It must not hold spaces.
 LDFLAGS = -s -w -X main.version=$(shell ./scripts/version.sh)
 
-.PHONY: help run build test test-short bench lint generate clean
+.PHONY: help run build packages test test-short bench lint generate clean
 
 help: ## show what can be made
 	@echo "OpenTap: see what happens on a network"
@@ -22,6 +22,9 @@ run: build ## start the daemon here, capture ten seconds, show what was seen (as
 build: ## build bin/opentapd and bin/opentap: static, no cgo
 	@mkdir -p bin
 	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/opentapd ./cmd/opentap
+
+packages: ## deb and rpm in dist/, for amd64 and arm64
+	@./scripts/packages.sh
 
 test: ## install what the tests need, run them all with the race detector, count the skips with their reasons
 	@./scripts/test.sh
@@ -40,5 +43,5 @@ generate: ## make generated files again (needs protoc)
 	@./scripts/generate.sh
 
 clean: ## remove what was built, and the test cache; captures in opentap-data stay
-	rm -rf bin .testtools
+	rm -rf bin dist .testtools
 	go clean -testcache

@@ -23,6 +23,7 @@ fi
 needs=(
   tcpdump:tcpdump tshark:tshark capinfos:wireshark-common nfdump:nfdump softflowd:softflowd ip:iproute2 ethtool:ethtool
   jq:jq curl:curl ssh:openssh-client python3:python3 protoc:protobuf-compiler gcc:gcc
+  rpm:rpm man:man-db setpriv:util-linux systemd-analyze:systemd
 )
 missing() { # prints the packages that are missing
   local need

@@ -90,6 +90,9 @@ type config struct {
 		Key           string   `yaml:"key"`
 	} `yaml:"exporters"` // where flow records are sent
 
+	Flows      []flowStoreConfig `yaml:"flows"`      // whose flow records are kept at all times
+	Collectors []collectorConfig `yaml:"collectors"` // where exporters of flow records send to
+
 	Governor struct {
 		CPU    float64 `yaml:"cpu"`    // cores; 0 = no bound
 		Memory size    `yaml:"memory"` // 0 = no bound
@@ -203,13 +206,23 @@ func parseConfig(b []byte, c *config) error {
 	if len(b) > maxConfig {
 		return fmt.Errorf("is %d octets long, at most %d are read", len(b), maxConfig)
 	}
-	if len(bytes.TrimSpace(b)) == 0 {
+	if saysNothing(b) { // as a null it would empty all keys
 		return nil
 	}
 	if err := yaml.UnmarshalWithOptions(b, c, yaml.Strict()); err != nil {
 		return errors.New(yaml.FormatError(err, false, true))
 	}
 	return nil
+}
+
+// saysNothing reports whether a file is empty but for comments.
+func saysNothing(b []byte) bool {
+	for line := range bytes.Lines(b) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' && !bytes.Equal(line, []byte("---")) {
+			return false
+		}
+	}
+	return true
 }
 
 // check finds what no default mends.
@@ -268,6 +281,12 @@ func (c *config) check() error {
 		return err
 	}
 	if _, err = c.exporters(); err != nil {
+		return err
+	}
+	if _, err = c.flowStores(); err != nil {
+		return err
+	}
+	if _, err = c.collectors(); err != nil {
 		return err
 	}
 	if _, err = c.scrapers(); err != nil {
@@ -371,6 +390,8 @@ func (c *config) agent(version, node string) agent.Config {
 		out.Recorders = append(out.Recorders, agent.Recorder{Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age)})
 	}
 	out.Exporters, _ = c.exporters() // check has seen them
+	out.Flows, _ = c.flowStores()
+	out.Collectors, _ = c.collectors()
 	return out
 }
 

@@ -58,6 +58,7 @@ var Rooms = map[string]Room{
 	"flow/parquetout":   {Layer: Engine, MayImport: []string{"flow"}, Heavy: true},
 	"flow/query":        {Layer: Engine, MayImport: []string{"flow", "filter"}},
 	"flow/export":       {Layer: Engine, MayImport: []string{"flow", "wire/netflow"}},
+	"flow/collect":      {Layer: Engine, MayImport: []string{"flow", "wire/netflow", "wire/sflow"}},
 	"record":            {Layer: Engine},
 	"sensor":            {Layer: Engine, MayImport: []string{"point", "netdev"}},
 	"sensor/ifcount":    {Layer: Engine, MayImport: []string{"sensor", "point", "netdev"}, Unix: true},
@@ -94,7 +95,7 @@ var Rooms = map[string]Room{
 
 	"agent": {Layer: Place, Unix: true, MayImport: []string{
 		"capture", "capture/...", "flow", "flow/...", "record", "sensor", "sensor/...",
-		"netdev", "filter", "filter/cbpf", "pcap", "point", "tap", "tap/...", "agentapi",
+		"netdev", "filter", "filter/cbpf", "pcap", "point", "tap", "tap/...", "agentapi", "wire/netflow", "wire/sflow",
 	}},
 	"controller": {Layer: Place, MayImport: []string{
 		"agentapi", "store", "auth", "audit", "filter", "filter/cbpf", "point", "pcap",
@@ -111,7 +112,7 @@ var Rooms = map[string]Room{
 
 	"cmd/opentapd": {Layer: Main, Unix: true, MayImport: []string{
 		"agent", "agentapi", "controller", "api/...", "store", "store/...", "auth", "audit", "filter", "point",
-		"internal/metrics", "client", "flow/export", "wire/netflow", "cert", "doctor", "fleet", "member",
+		"internal/metrics", "client", "flow/export", "flow/collect", "wire/netflow", "cert", "doctor", "fleet", "member",
 	}},
 	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "cert", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
 
