@@ -1,29 +1,25 @@
 package index
 
-import (
-	"math/bits"
-
-	"opentap/packet"
-)
+import "opentap/packet"
 
 // Builder gathers the keys of chunks until they are a part. It is used by one goroutine and reuses its memory, of which
-// a part takes 8 octets twice for each key of a block.
+// a part takes 8 octets for each key of a block.
 type Builder struct {
-	link packet.LinkType
-	head partHead
+	head     partHead
+	coarsest uint8
 
-	octets   int
-	chunks   []chunkEntry
-	blocks   []Mark
-	postings []uint64 // key in the high half, block in the low one
-	spare    []uint64
+	octets int
+	chunks []chunkEntry
+	blocks []Mark
+	keys   Keys // of the blocks, one after the other; the last one is ended too
+	sorted []uint32
+	starts []uint32
+	values [1 << maxValue]uint32 // of a bucket
 
-	// Of the block at hand.
-	block    uint32
-	recent   [1024]uint64 // postings, at the key's high bits: most keys of a block come again soon
-	protos   [4]uint64
-	lastType uint16
-	touched  byte
+	// For chunks that come without their keys.
+	scanner *Scanner
+	own     Keys
+	touched byte
 }
 
 // chunkEntry is what a part keeps of a chunk.
@@ -34,21 +30,21 @@ type chunkEntry struct {
 
 // NewBuilder makes a Builder for the chunks of one segment.
 func NewBuilder(link packet.LinkType, recordID uint64, segment uint32) *Builder {
-	b := &Builder{link: link, postings: make([]uint64, 0, 1<<16)}
+	b := &Builder{head: partHead{link: link}, coarsest: maxGroup}
 	b.Segment(recordID, segment)
 	return b
 }
 
 // Segment begins another segment; there must be nothing pending.
 func (b *Builder) Segment(recordID uint64, segment uint32) {
-	b.head = partHead{recordID: recordID, segment: segment, link: b.link}
+	b.head = partHead{recordID: recordID, segment: segment, link: b.head.link}
 	b.reset(0)
 }
 
 func (b *Builder) reset(first uint32) {
 	b.head.first = first
-	b.octets, b.chunks, b.blocks, b.postings, b.block = 0, b.chunks[:0], b.blocks[:0], b.postings[:0], 0
-	clear(b.recent[:])
+	b.octets, b.chunks, b.blocks = 0, b.chunks[:0], b.blocks[:0]
+	b.keys.Reset()
 }
 
 // Pending reports whether chunks have been added that are in no part yet.
@@ -56,14 +52,42 @@ func (b *Builder) Pending() bool { return len(b.chunks) > 0 }
 
 // Full reports whether the chunks added should become a part.
 func (b *Builder) Full() bool {
-	return b.octets >= PartOctets || len(b.chunks) >= partChunks || len(b.postings) >= partPostings || len(b.blocks) >= maxBlocks/2
+	return b.octets >= PartOctets || len(b.chunks) >= partChunks || len(b.keys.keys) >= partKeys || len(b.blocks) >= maxBlocks/2
 }
 
-// Chunk adds the next chunk of the segment. c is the whole chunk, of which the packet blocks are from header on and as
-// many as packets says; marks are its blocks in order, the first at header. A chunk without packets has no blocks.
-func (b *Builder) Chunk(c []byte, header int, packets, headerCRC uint32, marks []Mark) {
+// Add adds the next chunk of the segment, of so many octets. marks are its blocks in order; k has their keys, as a
+// Scanner finds them that is told of each block. A chunk without packets has no blocks. Add keeps neither.
+func (b *Builder) Add(k *Keys, octets int, headerCRC uint32, marks []Mark) {
 	b.chunks = append(b.chunks, chunkEntry{headerCRC, uint32(len(marks))})
-	b.octets += len(c)
+	b.octets += octets
+	b.blocks = append(b.blocks, marks...)
+	if len(marks) == 0 {
+		return
+	}
+	base := uint32(len(b.keys.keys))
+	b.keys.keys = append(b.keys.keys, k.keys...)
+	for _, end := range k.ends {
+		b.keys.ends = append(b.keys.ends, base+end)
+	}
+	b.keys.ends = append(b.keys.ends, uint32(len(b.keys.keys)))
+	for len(b.keys.ends) < len(b.blocks) { // a writer's bug: what is there is read always
+		b.keys.keys = append(b.keys.keys, keyOpaque())
+		b.keys.ends = append(b.keys.ends, uint32(len(b.keys.keys)))
+	}
+}
+
+// Chunk adds the next chunk of the segment and finds the keys itself. c is the whole chunk, of which the packet blocks
+// are from header on and as many as packets says; marks are its blocks in order, the first at header.
+func (b *Builder) Chunk(c []byte, header int, packets, headerCRC uint32, marks []Mark) {
+	if b.scanner == nil {
+		b.scanner = NewScanner(b.head.link)
+	}
+	s := b.scanner
+	s.Begin(&b.own)
+	if packets > 0 && len(marks) == 0 { // a writer's bug
+		marks = []Mark{{Offset: uint32(header)}}
+		s.add(keyOpaque())
+	}
 	next := 0
 	off := header
 	for ; packets > 0; packets-- {
@@ -75,27 +99,23 @@ func (b *Builder) Chunk(c []byte, header int, packets, headerCRC uint32, marks [
 			break
 		}
 		if next < len(marks) && off >= int(marks[next].Offset) {
-			b.blocks = append(b.blocks, marks[next])
+			if next > 0 {
+				s.Next()
+			}
 			next++
 			end := len(c)
 			if next < len(marks) {
 				end = min(end, int(marks[next].Offset))
 			}
 			b.touch(c[off:max(off, end)])
-			b.begin()
 		}
-		b.frame(c[off+28 : off+28+n : off+28+n])
+		s.Frame(c[off+28 : off+28+n : off+28+n])
 		off += size
 	}
-	for ; next < len(marks) || packets > 0 && next == 0; next++ { // a writer's bug: what is there is read always
-		m := Mark{Offset: uint32(header)}
-		if next < len(marks) {
-			m = marks[next]
-		}
-		b.blocks = append(b.blocks, m)
-		b.begin()
-		b.add(keyOpaque())
+	if packets > 0 { // likewise, or one that reads what it has not verified
+		s.add(keyOpaque())
 	}
+	b.Add(&b.own, len(c), headerCRC, marks)
 }
 
 // touch reads a block in order, which the processor fetches ahead; the way from packet to packet it cannot foresee.
@@ -107,63 +127,9 @@ func (b *Builder) touch(c []byte) {
 	b.touched = sum
 }
 
-func (b *Builder) begin() {
-	b.block = uint32(len(b.blocks) - 1)
-	b.protos, b.lastType = [4]uint64{}, 0
-}
-
-// add notes that the block at hand has a packet with the key.
-func (b *Builder) add(k Key) {
-	p := uint64(k)<<32 | uint64(b.block)
-	if r := &b.recent[k>>22]; *r != p {
-		*r = p
-		b.postings = append(b.postings, p)
-	}
-}
-
 // Part appends the part of the chunks added since the last one to dst and begins the next.
 func (b *Builder) Part(dst []byte) []byte {
-	h := &b.head
-	n := len(b.postings)
-	h.chunks, h.blocks = uint32(len(b.chunks)), uint32(len(b.blocks))
-	h.prefixBits = uint8(min(32, bits.Len(uint(n))+spareBits))
-	b.sort(h.prefixBits)
-	dst = h.encode(dst, b.chunks, b.blocks, b.postings)
-	b.reset(h.first + h.chunks)
+	dst = b.encode(dst)
+	b.reset(b.head.first + b.head.chunks)
 	return dst
 }
-
-// sort orders the postings by the first n bits of their keys, and within them as they came: by block.
-func (b *Builder) sort(n uint8) {
-	if cap(b.spare) < len(b.postings) {
-		b.spare = make([]uint64, cap(b.postings))
-	}
-	from, to := b.postings, b.spare[:len(b.postings)]
-	passes := (int(n) + digitBits - 1) / digitBits
-	digit := (int(n) + passes - 1) / passes
-	mask := uint64(1)<<digit - 1
-	var count [1 << digitBits]uint32
-	for shift := 64 - int(n); shift < 64; shift += digit {
-		clear(count[:])
-		for _, p := range from {
-			count[p>>shift&mask]++
-		}
-		at := uint32(0)
-		for i, c := range count {
-			count[i] = at
-			at += c
-		}
-		for _, p := range from {
-			d := p >> shift & mask
-			to[count[d]] = p
-			count[d]++
-		}
-		from, to = to, from
-	}
-	b.postings, b.spare = from, to[:cap(to)]
-}
-
-const (
-	digitBits = 12
-	spareBits = 4 // of a key beyond those that number the postings: how rarely another key is met by chance
-)

@@ -1,7 +1,5 @@
 package index
 
-import "opentap/packet"
-
 // How many headers of a sort are followed. A frame with more is opaque.
 const (
 	maxTags       = 8
@@ -11,69 +9,90 @@ const (
 
 func isTag(t uint16) bool { return t == 0x8100 || t == 0x88a8 || t == 0x9100 }
 
-// frame adds the keys of one frame. It looks where the programs of filter/cbpf can look, in any mode, and as they do
-// minds only whether the octets are there: no version, length or checksum.
-func (b *Builder) frame(f []byte) {
-	if b.link == packet.LinkRaw {
+// Frame adds the keys of one frame. It looks where the programs of filter/cbpf can look, in any mode, and as they do
+// minds only whether the octets are there: no version, length or checksum. It does not keep f.
+func (s *Scanner) Frame(f []byte) {
+	if s.raw {
 		if len(f) > 0 {
-			b.datagram(f, 0)
+			s.datagram(f, 0)
 		}
 		return
 	}
 	if len(f) < 14 {
 		return // no condition that is indexed can hold
 	}
+	// What follows for most frames, in short: no tag, IPv4 without options, ports.
+	if len(f) >= 38 && le.Uint32(f[12:])&0xffffff == 0x450008 && be.Uint16(f[20:])&0x1fff == 0 && hasPorts(f[23]) {
+		src, dst, ports := be.Uint32(f[26:]), be.Uint32(f[30:]), be.Uint32(f[34:])
+		if s.seen4(src, dst, ports, f[23]) {
+			return // whichever way the other came, its type and protocol have been added too
+		}
+		s.etherType(0x0800)
+		s.proto(f[23])
+		s.add(KeyIPv4(src))
+		s.add(KeyIPv4(dst))
+		s.add(KeyPort(uint16(ports >> 16)))
+		s.add(KeyPort(uint16(ports)))
+		return
+	}
 	typ, off := be.Uint16(f[12:]), 14
 	for n := 0; isTag(typ); n++ {
 		if n == maxTags {
-			b.add(keyOpaque())
+			s.add(keyOpaque())
 			return
 		}
-		b.add(KeyTagged())
+		s.add(keyTagged)
 		if len(f) < off+2 {
 			return
 		}
-		b.add(KeyVLAN(be.Uint16(f[off:])))
+		if id := uint32(be.Uint16(f[off:])); id != s.lastTag {
+			s.lastTag = id
+			s.add(KeyVLAN(uint16(id)))
+		}
 		if len(f) < off+4 {
 			return
 		}
 		typ = be.Uint16(f[off+2:])
 		off += 4
 	}
-	if typ != b.lastType {
-		b.lastType = typ
-		b.add(KeyType(typ))
-	}
+	s.etherType(typ)
 	switch typ {
 	case 0x0800:
-		b.ipv4(f[off:])
+		s.ipv4(f[off:])
 	case 0x86dd:
-		b.ipv6(f[off:])
+		s.ipv6(f[off:])
 	case 0x0806, 0x8035: // RFC 826, for IPv4 over Ethernet
 		if len(f) >= off+18 {
-			b.add(KeyIPv4(be.Uint32(f[off+14:])))
+			s.add(KeyIPv4(be.Uint32(f[off+14:])))
 		}
 		if len(f) >= off+28 {
-			b.add(KeyIPv4(be.Uint32(f[off+24:])))
+			s.add(KeyIPv4(be.Uint32(f[off+24:])))
 		}
 	case 0x8847:
-		b.mpls(f, off)
+		s.mpls(f, off)
 	case 0x8864:
 		if len(f) < off+8 {
 			return
 		}
 		switch be.Uint16(f[off+6:]) {
 		case 0x0021:
-			b.add(KeyType(0x0800))
-			b.ipv4(f[off+8:])
+			s.add(KeyType(0x0800))
+			s.ipv4(f[off+8:])
 		case 0x0057:
-			b.add(KeyType(0x86dd))
-			b.ipv6(f[off+8:])
+			s.add(KeyType(0x86dd))
+			s.ipv6(f[off+8:])
 		}
 	}
 }
 
-func (b *Builder) mpls(f []byte, off int) {
+func (s *Scanner) etherType(t uint16) {
+	if uint32(t) != s.lastType {
+		s.lastType = uint32(t)
+		s.add(KeyType(t))
+	}
+}
+
+func (s *Scanner) mpls(f []byte, off int) {
 	for range maxLabels {
 		if len(f) < off+3 {
 			return
@@ -82,79 +101,87 @@ func (b *Builder) mpls(f []byte, off int) {
 		off += 4
 		if bottom {
 			if len(f) > off {
-				b.datagram(f, off)
+				s.datagram(f, off)
 			}
 			return
 		}
 	}
-	b.add(keyOpaque())
+	s.add(keyOpaque())
 }
 
 // datagram is IPv4 or IPv6 as its first four bits say; f[off] is there.
-func (b *Builder) datagram(f []byte, off int) {
+func (s *Scanner) datagram(f []byte, off int) {
 	switch f[off] >> 4 {
 	case 4:
-		b.add(KeyType(0x0800))
-		b.ipv4(f[off:])
+		s.add(KeyType(0x0800))
+		s.ipv4(f[off:])
 	case 6:
-		b.add(KeyType(0x86dd))
-		b.ipv6(f[off:])
+		s.add(KeyType(0x86dd))
+		s.ipv6(f[off:])
 	}
 }
 
 func hasPorts(proto uint8) bool { return proto == 6 || proto == 17 || proto == 132 }
 
-func (b *Builder) ipv4(h []byte) {
+func (s *Scanner) ipv4(h []byte) {
 	if len(h) < 10 {
 		return
 	}
 	proto := h[9]
-	b.proto(proto)
+	s.proto(proto)
+	ported := hasPorts(proto) && be.Uint16(h[6:])&0x1fff == 0
+	at := 4 * int(h[0]&15)
+	if ported && len(h) >= 20 && len(h) >= at+4 && s.seen4(be.Uint32(h[12:]), be.Uint32(h[16:]), be.Uint32(h[at:]), proto) {
+		return
+	}
 	if len(h) >= 16 {
-		b.add(KeyIPv4(be.Uint32(h[12:])))
+		s.add(KeyIPv4(be.Uint32(h[12:])))
 	}
 	if len(h) >= 20 {
-		b.add(KeyIPv4(be.Uint32(h[16:])))
+		s.add(KeyIPv4(be.Uint32(h[16:])))
 	}
-	if hasPorts(proto) && be.Uint16(h[6:])&0x1fff == 0 {
-		b.ports(h, 4*int(h[0]&15))
+	if ported {
+		s.ports(h, at)
 	}
 }
 
-func (b *Builder) ports(h []byte, off int) {
+func (s *Scanner) ports(h []byte, off int) {
 	if len(h) >= off+2 {
-		b.add(KeyPort(be.Uint16(h[off:])))
+		s.add(KeyPort(be.Uint16(h[off:])))
 	}
 	if len(h) >= off+4 {
-		b.add(KeyPort(be.Uint16(h[off+2:])))
+		s.add(KeyPort(be.Uint16(h[off+2:])))
 	}
 }
 
-func (b *Builder) proto(p uint8) {
-	if w := &b.protos[p>>6]; *w&(1<<(p&63)) == 0 {
+func (s *Scanner) proto(p uint8) {
+	if w := &s.protos[p>>6]; *w&(1<<(p&63)) == 0 {
 		*w |= 1 << (p & 63)
-		b.add(KeyProto(p))
+		s.add(KeyProto(p))
 	}
 }
 
-func (b *Builder) ipv6(h []byte) {
+func (s *Scanner) ipv6(h []byte) {
 	if len(h) < 7 {
 		return
 	}
 	next := h[6]
-	b.proto(next)
+	s.proto(next)
+	if hasPorts(next) && len(h) >= 44 && s.seen6(h[8:40], be.Uint32(h[40:]), next) {
+		return
+	}
 	if len(h) >= 24 {
-		b.add(KeyIPv6(h[8:]))
+		s.add(KeyIPv6(h[8:]))
 	}
 	if len(h) >= 40 {
-		b.add(KeyIPv6(h[24:]))
+		s.add(KeyIPv6(h[24:]))
 	}
 	// Today's programs look at most at the next header of a fragment; what is found behind the other headers costs
 	// little, and lets them learn to look further.
 	off := 40
 	for range maxExtensions {
 		if hasPorts(next) {
-			b.ports(h, off)
+			s.ports(h, off)
 			return
 		}
 		size := 0
@@ -174,8 +201,8 @@ func (b *Builder) ipv6(h []byte) {
 			return
 		}
 		next = h[off]
-		b.proto(next)
+		s.proto(next)
 		off += size
 	}
-	b.add(keyOpaque())
+	s.add(keyOpaque())
 }

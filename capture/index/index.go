@@ -19,10 +19,10 @@ const BlockOctets = 16 << 10
 
 // Limits of a part. A part is closed by the first one it reaches; a chunk is never in two.
 const (
-	PartOctets   = 32 << 20 // of chunks
-	partChunks   = 1024
-	partPostings = 400 << 10 // before sorting
-	maxBlocks    = 1 << 16
+	PartOctets = 32 << 20 // of chunks
+	partChunks = 1024
+	partKeys   = 400 << 10 // of blocks, one counted again in each
+	maxBlocks  = 1 << 16
 )
 
 // ErrDamaged says that a part does not read back as it was written. It means nothing about the packets: they are read
@@ -82,6 +82,9 @@ func KeyVLAN(id uint16) Key { return key(kindVLAN, uint64(id&0xfff)) }
 
 // KeyTagged is any VLAN tag.
 func KeyTagged() Key { return key(kindVLAN, anyVLAN) }
+
+// keyTagged is KeyTagged, which tagged packets all have.
+var keyTagged = KeyTagged()
 
 // keyOpaque is a packet that was not followed to the end of its headers: its blocks are part of every answer.
 func keyOpaque() Key { return key(kindOpaque, 0) }

@@ -69,6 +69,7 @@ func TestNothingIsMissed(t *testing.T) {
 			link = packet.LinkRaw
 		}
 		b := NewBuilder(link, 7, 3)
+		b.coarsest = uint8(max(0, seed%4-1)) // such short blocks would have the coarsest
 		var frames [][]byte
 		var at []int
 		for chunk := range 3 {
@@ -238,6 +239,71 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// TestCoarse: many short packets of as many hosts make answers coarser, not the index larger than it may be.
+func TestCoarse(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 2))
+	b := NewBuilder(packet.LinkEthernet, 1, 1)
+	where := map[uint32]map[int]bool{}
+	total := 0
+	for !b.Full() {
+		var fs [][]byte
+		for range 20000 {
+			f := make([]byte, 60)
+			copy(f[12:], []byte{8, 0, 0x45})
+			f[14+9] = 17
+			be.PutUint32(f[26:], r.Uint32N(100_000))
+			be.PutUint32(f[30:], 7<<24)
+			be.PutUint16(f[34:], 53)
+			fs = append(fs, f)
+		}
+		c, marks, blockOf := chunkOf(fs, 336, BlockOctets)
+		base := len(b.blocks)
+		for i, f := range fs {
+			a := be.Uint32(f[26:])
+			if where[a] == nil {
+				where[a] = map[int]bool{}
+			}
+			where[a][base+blockOf[i]] = true
+		}
+		b.Chunk(c, 336, uint32(len(fs)), 1, marks)
+		total += len(c)
+	}
+	out := b.Part(nil)
+	p := open(t, out)
+	if p.head.groupBits == 0 || len(out)*50 > total {
+		t.Errorf("index of %d octets for %d, groups of %d blocks", len(out), total, 1<<p.head.groupBits)
+	}
+	found, most := 0, 0
+	for a := range uint32(2000) {
+		m, err := p.Find(anyOf(KeyIPv4(a)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for i := range p.Blocks() {
+			if m.Has(i) {
+				n++
+			} else if where[a][i] {
+				t.Fatalf("address %x missed in block %d", a, i)
+			}
+		}
+		found += n
+		most += (len(where[a]) + 2) << p.head.groupBits
+	}
+	if found > most {
+		t.Errorf("%d blocks found, no more than %d expected", found, most)
+	}
+	m, err := p.Find(anyOf(KeyIPv4(7 << 24)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range p.Blocks() {
+		if !m.Has(i) {
+			t.Fatalf("an address of all blocks missed in block %d", i)
+		}
+	}
+}
+
 func TestBuilderAllocs(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	b := NewBuilder(packet.LinkEthernet, 1, 1)
@@ -318,35 +384,58 @@ func FuzzFrame(f *testing.F) {
 	})
 }
 
-// BenchmarkBuild is IMIX between random hosts and ports, the worst case, and with eight packets of a flow in a row.
+// BenchmarkBuild is IMIX between random hosts and ports, the worst case; with eight packets of a flow in a row; and the
+// shortest frames, request and answer, of a hundred thousand clients of one server.
 func BenchmarkBuild(b *testing.B) {
+	imix := []int{60, 60, 60, 590, 60, 590, 60, 60, 590, 60, 1514, 590}
+	type ends struct {
+		src, dst     uint32
+		sport, dport uint16
+	}
+	random := func(r *rand.Rand) ends {
+		return ends{r.Uint32N(100_000), r.Uint32N(100_000), uint16(r.Uint32()), 443}
+	}
 	for _, bb := range []struct {
 		name  string
-		burst int
-	}{{"random", 1}, {"bursts", 8}} {
+		sizes []int
+		each  int // packets a chunk
+		next  func(r *rand.Rand, i int, e ends) ends
+	}{
+		{"imix-random", imix, 10000, func(r *rand.Rand, _ int, _ ends) ends { return random(r) }},
+		{"imix-bursts", imix, 10000, func(r *rand.Rand, i int, e ends) ends {
+			if i%8 == 0 {
+				return random(r)
+			}
+			return e
+		}},
+		{"64-random", []int{60}, 40000, func(r *rand.Rand, _ int, _ ends) ends { return random(r) }},
+		{"64-clients", []int{60}, 40000, func(_ *rand.Rand, i int, e ends) ends {
+			if i%2 == 1 {
+				return ends{e.dst, e.src, e.dport, e.sport}
+			}
+			n := uint32(i / 2 % 100_000)
+			return ends{10<<24 | n, 198<<24 | 51<<16 | 1, uint16(1024 + n&0x7fff), 53}
+		}},
+	} {
 		b.Run(bb.name, func(b *testing.B) {
 			r := rand.New(rand.NewPCG(1, 2))
-			sizes := []int{60, 60, 60, 590, 60, 590, 60, 60, 590, 60, 1514, 590}
 			type chunk struct {
 				c     []byte
 				marks []Mark
 			}
 			var chunks []chunk
-			const each = 10000
-			for range 10 { // more than a part
+			var e ends
+			for n := range 12 { // more than a part
 				var fs [][]byte
-				var ends [12]byte
-				for i := range each {
-					if i%bb.burst == 0 {
-						be.PutUint32(ends[:], r.Uint32N(100_000))
-						be.PutUint32(ends[4:], r.Uint32N(100_000))
-						be.PutUint16(ends[8:], uint16(r.Uint32()))
-						be.PutUint16(ends[10:], 443)
-					}
-					f := make([]byte, sizes[i%12])
+				for i := range bb.each {
+					e = bb.next(r, n*bb.each+i, e)
+					f := make([]byte, bb.sizes[i%len(bb.sizes)])
 					copy(f[12:], []byte{8, 0, 0x45})
 					f[14+9] = 17
-					copy(f[26:], ends[:])
+					be.PutUint32(f[26:], e.src)
+					be.PutUint32(f[30:], e.dst)
+					be.PutUint16(f[34:], e.sport)
+					be.PutUint16(f[36:], e.dport)
 					fs = append(fs, f)
 				}
 				c, marks, _ := chunkOf(fs, 336, BlockOctets)
@@ -359,12 +448,14 @@ func BenchmarkBuild(b *testing.B) {
 			before := cpuTime()
 			for b.Loop() {
 				for _, c := range chunks {
-					x.Chunk(c.c, 336, each, 1, c.marks)
-					n += each
+					x.Chunk(c.c, 336, uint32(bb.each), 1, c.marks)
+					n += bb.each
 					octets += len(c.c)
+					if x.Full() {
+						out = x.Part(out[:0])
+						size += len(out)
+					}
 				}
-				out = x.Part(out[:0])
-				size += len(out)
 			}
 			b.ReportMetric(float64((cpuTime()-before).Nanoseconds())/float64(n), "cpu-ns/packet")
 			b.ReportMetric(100*float64(size)/float64(octets), "%size")

@@ -116,11 +116,11 @@ func (p *Part) lookup(k Key, m Bitmap) error {
 	if i, ok := findCommon(keys[:4*int(h.common)], uint32(prefix)); ok {
 		b := maps[i*h.bitmapSize():]
 		for i := range m {
-			m[i] |= le.Uint64(b[8*i:])
+			m[i] |= h.widen(b, i)
 		}
 		return nil
 	}
-	low := h.prefixBits - h.bucketBits()
+	low := h.valueBits()
 	directory := p.front[int(h.front)-8*int(h.buckets):]
 	bucket := int(prefix >> low)
 	begin, end := h.front+8*h.blocks, le.Uint32(directory[8*bucket:])
@@ -146,29 +146,48 @@ func (p *Part) lookup(k Key, m Bitmap) error {
 	return h.decode(b, prefix&(1<<low-1), m)
 }
 
+// widen returns the blocks 64i to 64i+63 of a bitmap of groups.
+func (h *partHead) widen(b []byte, i int) uint64 {
+	if h.groupBits == 0 {
+		return le.Uint64(b[8*i:])
+	}
+	out := uint64(0)
+	for j := 0; j < 64; j++ {
+		g := (64*i + j) >> h.groupBits
+		if g>>3 < h.bitmapSize() {
+			out |= uint64(b[g>>3]>>(g&7)&1) << j
+		}
+	}
+	if n := int(h.blocks) - 64*i; n < 64 {
+		out &= 1<<n - 1
+	}
+	return out
+}
+
 // decode adds the blocks of value in the bucket b to m.
 func (h *partHead) decode(b []byte, value uint64, m Bitmap) error {
 	n := le.Uint32(b[len(b)-4:])
 	r := bitReader{b: b[:len(b)-4]}
-	v := uint64(0)
-	width := uint(h.rice + h.blockBits)
+	group := uint64(0)
+	low := h.valueBits()
 	for range n {
 		q, ok := r.unary()
 		if !ok {
 			return ErrDamaged
 		}
-		x, ok := r.take(width)
+		x, ok := r.take(uint(h.rice + low))
 		if !ok {
 			return ErrDamaged
 		}
-		v += q<<h.rice | x&(1<<h.rice-1)
-		if v > value {
-			return nil
+		group += q<<h.rice | x&(1<<h.rice-1)
+		if group >= uint64(h.groups()) {
+			return ErrDamaged
 		}
-		if block := x >> h.rice; v == value {
-			if block >= uint64(h.blocks) {
-				return ErrDamaged
-			}
+		if x>>h.rice != value {
+			continue
+		}
+		first := group << h.groupBits
+		for block := first; block < min(first+1<<h.groupBits, uint64(h.blocks)); block++ {
 			m[block>>6] |= 1 << (block & 63)
 		}
 	}

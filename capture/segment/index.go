@@ -51,10 +51,18 @@ func (x *indexer) begin(path string, recordID uint64, n uint32, link packet.Link
 
 // chunk adds a chunk that is on the disk.
 func (x *indexer) chunk(c []byte, h *ChunkHeader, marks []index.Mark) {
+	x.b.Chunk(c, h.Header, h.Packets, h.HeaderCRC, marks)
+	if x.b.Full() {
+		x.part()
+	}
+}
+
+// written adds a chunk that is on the disk and whose keys were found as it was filled.
+func (x *indexer) written(c *buffer) {
 	if x == nil || x.f == nil {
 		return
 	}
-	x.b.Chunk(c, h.Header, h.Packets, h.HeaderCRC, marks)
+	x.b.Add(&c.keys, len(c.b), c.h.HeaderCRC, c.marks)
 	if x.b.Full() {
 		x.part()
 	}

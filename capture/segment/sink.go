@@ -143,7 +143,7 @@ func (s *sink) chunk(c *buffer) error {
 	s.offset += int64(h.Length)
 	s.totals.add(h)
 	s.table = appendEntry(s.table, h.Offset, c.b)
-	s.index.chunk(c.b, h, c.marks)
+	s.index.written(c)
 	s.lastAcc = h.Account
 	s.packets = h.Before + uint64(h.Packets)
 	if e := s.cfg.SyncEvery; e > 0 && time.Since(s.synced) >= e {

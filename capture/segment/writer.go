@@ -42,6 +42,7 @@ type Writer struct {
 	dir     *os.File // holds the lock
 	release func()   // gives the buffers back
 
+	scanner      *index.Scanner // nil: no index
 	indexing     sync.WaitGroup // of old segments
 	stopIndexing func()
 	sink         *sink
@@ -73,6 +74,7 @@ type buffer struct {
 	summed   int
 	finished bool
 	marks    []index.Mark // where blocks start: wherever the sum stopped
+	keys     index.Keys
 }
 
 // crcWindow is how much of a chunk is summed at once: small enough to be still in the first or second level cache.
@@ -125,6 +127,9 @@ func prepare(cfg Config) (*Writer, error) {
 		return nil, err
 	}
 	w.account, w.packets = w.sink.account, w.sink.before
+	if !cfg.NoIndex {
+		w.scanner = index.NewScanner(cfg.Interface.Link)
+	}
 	w.moved.L = &w.mu
 	pool, release, err := mapBuffers(cfg.Buffers * cfg.ChunkBytes)
 	if err != nil {
@@ -229,6 +234,12 @@ func (w *Writer) append(ts packet.Timestamp, origLen uint32, data []byte, dir pc
 		c.crc = crc32.Update(c.crc, castagnoli, c.b[c.summed:at])
 		c.summed = at
 		c.marks = append(c.marks, index.Mark{Offset: uint32(at), CRC: c.crc})
+		if w.scanner != nil {
+			w.scanner.Next()
+		}
+	}
+	if w.scanner != nil { // here, since the packet is in the nearest cache now and will not be again
+		w.scanner.Frame(data)
 	}
 	return true
 }
@@ -245,6 +256,9 @@ func (w *Writer) take() *buffer {
 	c.h = ChunkHeader{Header: chunkHeaderSize, Before: w.packets}
 	c.crc, c.summed, c.finished = 0, chunkHeaderSize, false
 	c.marks = append(c.marks[:0], index.Mark{Offset: chunkHeaderSize})
+	if w.scanner != nil {
+		w.scanner.Begin(&c.keys)
+	}
 	w.open = c
 	return c
 }
