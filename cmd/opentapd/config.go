@@ -125,7 +125,8 @@ type config struct {
 		Hosts []string `yaml:"hosts"` // further names this server answers to
 	} `yaml:"auth"`
 
-	SSH sshConfig `yaml:"ssh"`
+	SSH   sshConfig   `yaml:"ssh"`
+	Fleet fleetConfig `yaml:"fleet"`
 
 	Metrics struct {
 		AnonymousRanges []string `yaml:"anonymous_ranges"` // addresses that may scrape without a token
@@ -163,7 +164,7 @@ func defaultConfig() config {
 	c.Flow.IdleTimeout, c.Flow.ActiveTimeout = duration(ag.Flow.IdleTimeout), duration(ag.Flow.ActiveTimeout)
 	c.Flow.MaxFlows, c.Flow.Bidirectional = ag.Flow.MaxFlows, ag.Flow.Bidirectional
 	c.Sensors.Sysfs = ag.SysfsRoot
-	c.SSH = defaultSSH()
+	c.SSH, c.Fleet = defaultSSH(), defaultFleet()
 	c.Log.Level, c.Log.Format = "info", "text"
 	return c
 }
@@ -225,9 +226,7 @@ func saysNothing(b []byte) bool {
 // check finds what no default mends.
 func (c *config) check() error {
 	switch c.Role {
-	case "all":
-	case "controller", "agent":
-		return fmt.Errorf("role %s: controller and agent in processes of their own come with a later version; use role all", c.Role)
+	case "all", "controller", "agent":
 	default:
 		return fmt.Errorf("role: %q is none of all, controller, agent", c.Role)
 	}
@@ -265,6 +264,9 @@ func (c *config) check() error {
 		return err
 	}
 	if err := c.checkSSH(); err != nil {
+		return err
+	}
+	if err := c.checkFleet(); err != nil {
 		return err
 	}
 	if err := c.checkRecorders(); err != nil {

@@ -17,14 +17,19 @@ import (
 	"opentap/want"
 )
 
-// doctorOf looks at this host as this configuration uses it.
+// doctorOf looks at this host as this configuration uses it. ag is nil where there is no agent.
 func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) controller.Doctor {
 	return func(ctx context.Context) (want.Examination, error) {
-		_, facts := ag.Inventory()
+		var facts want.Node
+		known := func(string) bool { return false }
+		if ag != nil {
+			_, facts = ag.Inventory()
+			known = ag.Owns
+		}
 		x := want.Examination{Node: node, Time: time.Now().UTC(), Settings: settingsOf(cfg)}
 		x.Findings = doctor.Look(ctx, doctor.Config{
 			DataDir: cfg.DataDir, CaptureDir: cfg.captureDir(), Quota: int64(cfg.Retention.Quota),
-			MinFree: int64(cfg.Retention.MinFree), Used: facts.DiskUsed, RingBytes: int64(cfg.Ring.Blocks) * int64(cfg.Ring.BlockSize), Known: ag.Owns,
+			MinFree: int64(cfg.Retention.MinFree), Used: facts.DiskUsed, RingBytes: int64(cfg.Ring.Blocks) * int64(cfg.Ring.BlockSize), Known: known,
 		})
 		x.Findings = append(x.Findings, chain(auditDir(cfg)))
 		if shown != nil {

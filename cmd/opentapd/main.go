@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 )
 
@@ -32,7 +33,9 @@ func programVersion() string {
 const usage = `opentapd — the OpenTap daemon: captures packets, flow records, interface counters and sensors, and serves them.
 
 Usage:
-  opentapd [--config FILE] [--data-dir DIR] [--listen ADDR:PORT] [options]
+  opentapd [all] [--config FILE] [--data-dir DIR] [--listen ADDR:PORT] [options]
+  opentapd controller [options]                   # doors and desired state, for agents on other hosts
+  opentapd agent --controllers HOST:PORT,… [--join-token-file FILE] [options]
   opentapd convert-config [FILE]                  # a configuration of the first OpenTap as YAML
 
 Examples:
@@ -57,6 +60,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == "convert-config" {
 		return convertConfig(args[1:], stdout, stderr)
 	}
+	command := ""
+	if len(args) > 0 && (args[0] == "controller" || args[0] == "agent" || args[0] == "all") {
+		command, args = args[0], args[1:]
+	}
 	fs := flag.NewFlagSet("opentapd", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() {
@@ -69,7 +76,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	tlsCert := fs.String("tls-cert", "", "PEM `FILE` with the certificate chain of the HTTP doors (default: self-made beyond loopback)")
 	tlsKey := fs.String("tls-key", "", "PEM `FILE` with its key")
 	fingerprint := fs.Bool("show-fingerprint", false, "print the fingerprint of the self-made certificate authority and exit")
-	role := fs.String("role", "", "all, controller or agent (default all)")
+	role := fs.String("role", command, "all, controller or agent (default all)")
+	controllers := fs.String("controllers", "", "`HOST:PORT,…` at which the role agent reaches its controllers")
+	joinToken := fs.String("join-token-file", "", "`FILE` with the token by which the role agent joins the fleet; - = standard input")
 	check := fs.Bool("check-config", false, "check the configuration and exit")
 	verify := fs.Bool("verify-audit", false, "check the chain of the audit log and exit")
 	reset := fs.Bool("reset-admin-token", false, "replace the administrator's token and exit; the daemon must not be running")
@@ -107,11 +116,16 @@ func run(args []string, stdout, stderr io.Writer) int {
 		{role, &cfg.Role, "role"},
 		{tlsCert, &cfg.TLS.Cert, "tls.cert"},
 		{tlsKey, &cfg.TLS.Key, "tls.key"},
+		{joinToken, &cfg.Fleet.JoinTokenFile, "fleet.join_token_file"},
 	} {
 		if *f.flag != "" {
 			*f.key = *f.flag
 			flags[f.name] = true
 		}
+	}
+	if *controllers != "" {
+		cfg.Fleet.Controllers = strings.Split(*controllers, ",")
+		flags["fleet.controllers"] = true
 	}
 	cfg.origins = originsOf(read, flags)
 	if err := cfg.check(); err != nil {
@@ -147,7 +161,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return 0
 	}
-	if err := serve(ctx, cfg, stdout, log); err != nil {
+	run := func() error { return serve(ctx, cfg, stdout, log) }
+	if cfg.Role == "agent" {
+		run = func() error { return serveAgent(ctx, cfg, log) }
+	}
+	if err := run(); err != nil {
 		return fail(err)
 	}
 	return 0

@@ -15,8 +15,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
 
 	"opentap/agent"
 	"opentap/agentapi"
@@ -58,7 +56,7 @@ func openState(ctx context.Context, cfg config, log *slog.Logger) (*etcd.Store, 
 	return st, trail, nil
 }
 
-// serve runs all rooms until ctx ends or one of them fails.
+// serve runs all rooms of the roles all and controller until ctx ends or one of them fails.
 func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) (err error) {
 	// The address is taken first: a port in use is the commonest mistake, and nothing is touched then.
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -72,6 +70,13 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	}
 	if sshListener != nil {
 		defer sshListener.Close()
+	}
+	fleetListener, err := cfg.listenFleet()
+	if err != nil {
+		return err
+	}
+	if fleetListener != nil {
+		defer fleetListener.Close()
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return err
@@ -101,13 +106,11 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	if token != "" {
 		fmt.Fprintf(stdout, "The administrator's token, shown this once and kept in %s:\n\n  %s\n\n", path, token)
 	}
-	node := cfg.Node
-	if node == "" {
-		if node, err = os.Hostname(); err != nil {
-			return fmt.Errorf("this host has no name; set node in the configuration: %w", err)
-		}
+	node, err := cfg.nodeName()
+	if err != nil {
+		return err
 	}
-	ag, err := agent.New(cfg.agent(programVersion(), node), log.With("room", "agent"))
+	reg, err := openFleet(ctx, cfg, node, fleetListener, st, trail, log.With("room", "fleet"))
 	if err != nil {
 		return err
 	}
@@ -115,19 +118,19 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	hub := agentapi.NewHub(ctl, log.With("room", "hub"))
 	ctl.SetHub(hub)
 	ctl.SetKeys(keys)
-	ctl.SetDoctor(doctorOf(cfg, node, ag, shown))
-	link := agentapi.NewLink(ag.Identity(), ag, log.With("room", "link"))
-	ag.SetLink(link)
-
-	inside := bufconn.Listen(1 << 20) // agent and controller of role all talk as those of two hosts do, but in memory
-	rpc := grpc.NewServer(agentapi.ServerOptions()...)
-	hub.Register(rpc)
-	cc, err := grpc.NewClient("passthrough:///inside", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return inside.DialContext(ctx) }))
-	if err != nil {
-		return err
+	ctl.SetMembership(reg)
+	var here *resident // nil: agents are on other hosts
+	var ag *agent.Agent
+	if cfg.Role == "all" {
+		if here, err = newResident(cfg, node, hub, log); err != nil {
+			return err
+		}
+		defer here.close()
+		ag = here.ag
 	}
-	defer cc.Close()
+	ctl.SetDoctor(doctorOf(cfg, node, ag, shown))
+	afar := reg.Server()
+	hub.Register(afar)
 	watch := newMetrics(ctl, trail, shown)
 	scrapers, err := cfg.scrapers()
 	if err != nil {
@@ -152,7 +155,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		default:
 			return fault.New(fault.Unavailable, "the tokens are not known yet")
 		}
-		if !ctl.Reached(ag.Identity().NodeID) {
+		if ag != nil && !ctl.Reached(ag.Identity().NodeID) {
 			return fault.New(fault.Unavailable, "the points of this host are not known yet")
 		}
 		return ctl.Ready(ctx)
@@ -173,18 +176,26 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	group.Go(func() error { return keys.Run(inner) })
 	group.Go(func() error { return ctl.Run(inner) })
 	group.Go(func() error { return newBallast(cfg.DataDir, ctl.SetFull, log).Run(inner) })
-	group.Go(func() error {
-		if err := rpc.Serve(inside); !errors.Is(err, grpc.ErrServerStopped) { // we may be asked to go before it has begun
-			return named("hub", err)
-		}
-		return nil
-	})
-	group.Go(func() error { return link.Run(inner, cc) })
+	group.Go(func() error { return reg.Run(inner) })
 	agentDone := make(chan struct{})
-	group.Go(func() error {
-		defer close(agentDone)
-		return ag.Run(agentCtx)
-	})
+	if here != nil {
+		group.Go(here.serve)
+		group.Go(func() error { return here.link.Run(inner, here.cc) })
+		group.Go(func() error {
+			defer close(agentDone)
+			return ag.Run(agentCtx)
+		})
+	} else {
+		close(agentDone)
+	}
+	if fleetListener != nil {
+		group.Go(func() error {
+			if err := afar.Serve(fleetListener); !errors.Is(err, grpc.ErrServerStopped) {
+				return named("fleet", err)
+			}
+			return nil
+		})
+	}
 	group.Go(func() error {
 		select {
 		case <-st.Failed():
@@ -232,7 +243,10 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		stopAgent()
 		<-agentDone
 		stopInner()
-		rpc.Stop()
+		if here != nil {
+			here.stop()
+		}
+		afar.Stop()
 		return nil
 	})
 	group.Go(func() error {
