@@ -41,11 +41,15 @@ type Config struct {
 	DefaultPoint string        // "" = the device of the default route
 	Aliases      []point.Alias // the names people use
 	SettleWait   time.Duration // how long an answer waits for the agent to take a change
+	Taps         TapQuota      // that exist at one time, per project
 }
 
 // DefaultConfig is what holds unless the administrator says otherwise.
 func DefaultConfig() Config {
-	return Config{Name: "opentap", Retention: time.Hour, CapturesMax: 1000, SettleWait: 2 * time.Second}
+	return Config{
+		Name: "opentap", Retention: time.Hour, CapturesMax: 1000, SettleWait: 2 * time.Second,
+		Taps: TapQuota{Services: 1000, Flows: 10_000, Mirrors: 1000, Ports: 10_000},
+	}
 }
 
 // Auditor writes an entry durably before it returns nil.
@@ -84,6 +88,7 @@ type Controller struct {
 	status    map[string]want.Status          // by UID: as last reported
 	recorders map[recorderKey]*storedRecorder // the store's content
 	nodes     map[string]*node                // by node ID
+	taps      *world                          // the store's content, as far as it has to do with taps
 	packets   ledger.Account                  // see Tally
 	records   map[want.Kind]uint64
 
@@ -117,7 +122,8 @@ type node struct {
 	ahead     bool  // that is later than what we know: what we sent was refused
 	points    []point.Point
 	facts     want.Node
-	taps      []tap.Status // of all its sources and sinks
+	taps      map[string]tap.Status // of all its sources and sinks, by their ids
+	relooked  bool                  // its devices may not be where the store says
 }
 
 const (
@@ -149,6 +155,8 @@ func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.expire(ctx) })
 	wg.Go(func() { c.keepFinals(ctx) })
+	wg.Go(func() { c.keepPlaces(ctx) })
+	wg.Go(func() { c.expireTaps(ctx) })
 	wg.Go(func() { c.followMembers(ctx) })
 	wg.Go(func() { c.broadcast(ctx) })
 	defer wg.Wait()
@@ -185,6 +193,7 @@ func (c *Controller) follow(ctx context.Context) error {
 	}
 	fresh := make(map[string]*entry, len(kvs))
 	recorders := make(map[recorderKey]*storedRecorder)
+	taps := newWorld()
 	for _, kv := range kvs {
 		switch {
 		case strings.HasPrefix(kv.Key, capturePrefix):
@@ -195,10 +204,14 @@ func (c *Controller) follow(ctx context.Context) error {
 			if r := c.decodeRecorder(kv); r != nil {
 				recorders[r.key()] = r
 			}
+		case strings.HasPrefix(kv.Key, tapPrefix):
+			if err := taps.apply(store.Event{KV: kv}, map[string]bool{}); err != nil {
+				c.log.Error("the store holds something about taps that cannot be read; it is left alone", "key", kv.Key, "err", err)
+			}
 		}
 	}
 	c.mu.Lock()
-	c.captures, c.recorders = fresh, recorders
+	c.captures, c.recorders, c.taps = fresh, recorders, taps
 	c.byID = make(map[captureKey]string, len(fresh))
 	for uid, e := range fresh {
 		c.byID[captureKey{e.Capture.Project, e.Capture.ID}] = uid
@@ -211,8 +224,9 @@ func (c *Controller) follow(ctx context.Context) error {
 	c.revision = max(rev, 1)
 	c.tell()
 	all := make([]string, 0, len(c.nodes))
-	for id := range c.nodes {
+	for id, n := range c.nodes {
 		all = append(all, id)
+		n.relooked = true
 	}
 	c.mu.Unlock()
 	for _, id := range all {
@@ -247,6 +261,10 @@ func (c *Controller) apply(b store.Batch) {
 	for _, ev := range b.Events {
 		if strings.HasPrefix(ev.Key, recorderPrefix) {
 			c.applyRecorder(ev, kick)
+			continue
+		}
+		if strings.HasPrefix(ev.Key, tapPrefix) {
+			c.applyTap(ev, kick)
 			continue
 		}
 		if !strings.HasPrefix(ev.Key, capturePrefix) {

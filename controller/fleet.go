@@ -47,7 +47,7 @@ func (c *Controller) Inventory(nodeID string, points []point.Point, facts want.N
 	for i := range points {
 		points[i].Node = n.id.NodeName
 	}
-	n.points, n.facts = points, facts
+	n.points, n.facts, n.relooked = points, facts, true
 	c.tell()
 }
 
@@ -91,7 +91,7 @@ func (c *Controller) Desired(ctx context.Context, nodeID string) (agentapi.Desir
 		out = append(out, k)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].UID < out[j].UID })
-	d := agentapi.Desired{Revision: c.revision, Captures: out, Recorders: c.desiredRecorders(nodeID)}
+	d := agentapi.Desired{Revision: c.revision, Captures: out, Recorders: c.desiredRecorders(nodeID), Taps: c.taps.lower(nodeID)}
 	if c.members != nil {
 		e := c.members.Epoch()
 		d.Epoch, d.Replaces = e.ID, e.Replaces

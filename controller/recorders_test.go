@@ -100,7 +100,7 @@ func TestRecordersSurviveTheController(t *testing.T) {
 	}
 	c := New(b.cfg, b.store, b.Controller.audit, b.log)
 	c.SetHub(&hub{c: c})
-	kvs, _, err := b.store.List(t.Context(), watched)
+	kvs, _, err := b.store.List(t.Context(), recorderPrefix)
 	if err != nil || len(kvs) != 1 || c.decodeRecorder(kvs[0]) == nil {
 		t.Fatalf("stored %v, %v", kvs, err)
 	}
