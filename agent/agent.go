@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sort"
@@ -34,9 +35,10 @@ import (
 type Config struct {
 	NodeName   string
 	Version    string
-	StateDir   string // small, precious
-	CaptureDir string // large; may be a disk of its own
-	SysfsRoot  string // where sensors are looked for; "" = /sys
+	StateDir   string       // small, precious
+	CaptureDir string       // large; may be a disk of its own
+	SysfsRoot  string       // where sensors are looked for; "" = /sys
+	Underlay   []netip.Addr // where other nodes reach this one with tapped packets; none = all its addresses
 	Capture    capture.Config
 	Segment    segment.Config // sizes and policies; the rest is set per capture
 	Flow       flow.Config
@@ -383,6 +385,7 @@ func (a *Agent) Inventory() ([]point.Point, want.Node) {
 	}
 	sort.Strings(n.Problems)
 	n.Recordings = a.recorderViews()
+	n.Underlay = a.underlay()
 	for name, r := range a.allRecorders() {
 		if since := r.since(); !since.IsZero() {
 			n.Recorders[name] = since
