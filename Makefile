@@ -39,7 +39,7 @@ bench: ## measure speed against the targets, always as ratios within one run
 lint: ## go vet, gofumpt and staticcheck as pinned in tools/go.mod, shellcheck
 	@./scripts/lint.sh
 
-generate: ## make generated files again (needs protoc)
+generate: ## make generated files again (needs protoc, clang, llvm)
 	@./scripts/generate.sh
 
 clean: ## remove what was built, and the test cache; captures in opentap-data stay

@@ -7,6 +7,12 @@ if ! command -v protoc >/dev/null; then
   echo "generate: protoc is missing (Debian: apt install protobuf-compiler)" >&2
   exit 3
 fi
+for tool in clang llvm-strip; do
+  if ! command -v "$tool" >/dev/null; then
+    echo "generate: $tool is missing (Debian: apt install clang llvm)" >&2
+    exit 3
+  fi
+done
 if [[ ${1:-} != --check ]]; then
   exec go generate ./...
 fi

@@ -275,7 +275,7 @@ func TestGeneratedFilesAreCurrent(t *testing.T) {
 	if testing.Short() {
 		t.Skip("generating takes long, and this is -short")
 	}
-	for _, tool := range []string{"protoc", "bash", "tar", "diff"} {
+	for _, tool := range []string{"protoc", "clang", "llvm-strip", "bash", "tar", "diff"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("needs %s", tool)
 		}

@@ -1,0 +1,93 @@
+package bpftap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+)
+
+// attacher puts programs at hooks. What it attaches has a path in the BPF file system and stays without us.
+type attacher interface {
+	// attach has the program run at a device's ingress or egress, instead of the one that path stands for, without a gap.
+	attach(path string, p *ebpf.Program, ifindex int, ingress bool) error
+	// detach takes it away; nil if it is not there.
+	detach(path string) error
+	// at says where it is attached; 0 = nowhere.
+	at(path string) int
+}
+
+// tcxHook attaches by links (Linux 6.6), which are pinned.
+type tcxHook struct{}
+
+func (tcxHook) attach(path string, p *ebpf.Program, ifindex int, ingress bool) error {
+	old, err := link.LoadPinnedLink(path, nil)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("open the pinned link %s: %w", path, err)
+	}
+	if old != nil {
+		defer old.Close()
+		if linkedTo(old) == ifindex {
+			return old.Update(p)
+		}
+		if err := old.Unpin(); err != nil { // of a device that is gone, or not the one any more
+			return err
+		}
+	}
+	attach := ebpf.AttachTCXEgress
+	if ingress {
+		attach = ebpf.AttachTCXIngress
+	}
+	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: p, Attach: attach, Anchor: link.Head()})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return l.Pin(path)
+}
+
+func (tcxHook) detach(path string) error {
+	// The pin may be all that holds it: without a pin and a descriptor a link is no more.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (tcxHook) at(path string) int {
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		return 0
+	}
+	defer l.Close()
+	return linkedTo(l)
+}
+
+// linkedTo is the device of a link; 0 when that is gone.
+func linkedTo(l link.Link) int {
+	info, err := l.Info()
+	if err != nil {
+		return 0
+	}
+	if t := info.TCX(); t != nil {
+		return int(t.Ifindex)
+	}
+	return 0
+}
+
+// haveTCX asks the kernel by attaching a program that does nothing to the loopback, for a moment.
+func haveTCX() error {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	l, err := link.AttachTCX(link.TCXOptions{Interface: 1, Program: p, Attach: ebpf.AttachTCXIngress})
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}

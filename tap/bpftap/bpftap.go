@@ -1,0 +1,49 @@
+// Package bpftap mirrors the packets of network devices with eBPF.
+//
+// Each tap is a program of its own at its device's hook, so taps on one device know nothing of each other. What it does not ask for is not in its program.
+// Copies that are to be cut or put into a tunnel go through a pair of devices, tapmux0 and tapmux1, where the kernel segments
+// them first. Everything is pinned in a BPF file system, goes on without us, and is found again there.
+//
+// Runs in: agent
+package bpftap
+
+import (
+	"log/slog"
+)
+
+//go:generate bash generate.sh
+
+// Hook is where in the kernel programs are attached.
+type Hook string
+
+// Hooks. TCX is taken when nobody says and the kernel has it (6.6), else Clsact.
+const (
+	TCX    Hook = "tcx"
+	Clsact Hook = "clsact"
+)
+
+// Config says where a Driver keeps its things.
+type Config struct {
+	// PinRoot is the mount point of a BPF file system; "" = /sys/fs/bpf. It is mounted if it is none. Each network namespace
+	// has a directory of its own below.
+	PinRoot string
+	Hook    Hook         // "" = the best there is
+	Log     *slog.Logger // nil discards
+}
+
+// Names of what we make in a network namespace.
+const (
+	muxIn    = "tapmux0" // copies are sent to it
+	muxOut   = "tapmux1" // and come out of it segmented
+	muxAlias = "OpenTap: cuts and encapsulates copies"
+)
+
+// Marks of copies, as in bpf/tunnel.h.
+const (
+	copyMagic     = 0x7a900000
+	copyDelivered = copyMagic | 0xffff
+	copyOut       = 0x8000
+)
+
+// maxIndex is the greatest number of a tap whose copies go through the multiplexer. 0 is of the others.
+const maxIndex = 0xfffe

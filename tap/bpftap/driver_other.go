@@ -1,0 +1,15 @@
+//go:build !linux
+
+package bpftap
+
+import (
+	"fmt"
+	"runtime"
+
+	"opentap/tap"
+)
+
+// Open says that this system has no eBPF.
+func Open(Config) (tap.Driver, error) {
+	return nil, fmt.Errorf("%w: eBPF is Linux's, and this is %s", tap.ErrUnsupported, runtime.GOOS)
+}

@@ -1,0 +1,221 @@
+package bpftap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"opentap/tap"
+)
+
+// muxMTU is the most a veth takes: copies are as long as they are.
+const muxMTU = 65535
+
+// makeMux makes the pair of devices through which copies are segmented, and attaches the program that cuts and encapsulates
+// them. What is there is kept, and its program renewed once in the life of a Driver.
+func (d *Driver) makeMux() error {
+	if d.muxReady && d.muxStands() {
+		return nil
+	}
+	out, err := d.muxPair()
+	if err != nil {
+		return err
+	}
+	spec, err := loadMux()
+	if err != nil {
+		return err
+	}
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+		muxMapMuxConfigs: d.shared[muxMapMuxConfigs], muxMapMuxStats: d.shared[muxMapMuxStats],
+	}})
+	if err != nil {
+		return fmt.Errorf("load the multiplexer's program: %w", err)
+	}
+	defer c.Close()
+	if err := d.hook.attach(d.muxPath(), c.Programs[muxProgMux], out.Attrs().Index, true); err != nil {
+		return fmt.Errorf("attach the multiplexer's program: %w", err)
+	}
+	d.muxReady = true
+	return nil
+}
+
+func (d *Driver) muxPath() string { return filepath.Join(d.dir, "mux") }
+
+// muxStands reports whether the multiplexer is there, up, and has its program.
+func (d *Driver) muxStands() bool {
+	if !d.muxReady {
+		return false
+	}
+	in, err := d.nl.LinkByName(muxIn)
+	if err != nil || in.Attrs().RawFlags&unix.IFF_UP == 0 {
+		return false
+	}
+	out, err := d.nl.LinkByName(muxOut)
+	return err == nil && out.Attrs().RawFlags&unix.IFF_UP != 0 && d.hook.at(d.muxPath()) == out.Attrs().Index
+}
+
+// muxPair makes the pair, or makes it again as it must be.
+func (d *Driver) muxPair() (out netlink.Link, err error) {
+	in, err := d.nl.LinkByName(muxIn)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU, attrs.TxQLen = muxIn, muxMTU, 0
+		if err := d.nl.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: muxOut, PeerMTU: muxMTU}); err != nil {
+			return nil, fmt.Errorf("%w: make the pair %s, %s: %w", tap.ErrUnsupported, muxIn, muxOut, err)
+		}
+		if in, err = d.nl.LinkByName(muxIn); err != nil {
+			return nil, err
+		}
+		if err := d.nl.LinkSetAlias(in, muxAlias); err != nil {
+			return nil, err
+		}
+	} else if err != nil {
+		return nil, err
+	} else if in.Attrs().Alias != muxAlias || in.Type() != "veth" {
+		return nil, fmt.Errorf("there is a device %s that is not ours", muxIn)
+	}
+	if out, err = d.nl.LinkByName(muxOut); err != nil {
+		return nil, fmt.Errorf("the other end of %s: %w", muxIn, err)
+	}
+	if err := offloadsOff(muxIn); err != nil {
+		return nil, fmt.Errorf("turn the offloads of %s off: %w", muxIn, err)
+	}
+	if err := offloadsOff(muxOut); err != nil {
+		return nil, fmt.Errorf("turn the offloads of %s off: %w", muxOut, err)
+	}
+	for _, s := range []struct {
+		file, value string
+		must        bool
+	}{
+		// The host says nothing of its own here; and bpf_fib_lookup wants a device that forwards (net/core/filter.c).
+		{"ipv6/conf/" + muxIn + "/disable_ipv6", "1", false},
+		{"ipv6/conf/" + muxOut + "/disable_ipv6", "0", false},
+		{"ipv6/conf/" + muxOut + "/addr_gen_mode", "1", false},
+		{"ipv6/conf/" + muxOut + "/accept_ra", "0", false},
+		{"ipv6/conf/" + muxOut + "/forwarding", "1", false},
+		{"ipv4/conf/" + muxOut + "/forwarding", "1", true},
+	} {
+		if err := os.WriteFile("/proc/sys/net/"+s.file, []byte(s.value), 0); err != nil && s.must {
+			return nil, fmt.Errorf("%w: set net/%s: %w", tap.ErrUnsupported, s.file, err)
+		}
+	}
+	for _, l := range []netlink.Link{in, out} {
+		if err := errors.Join(d.nl.LinkSetARPOff(l), d.nl.LinkSetUp(l)); err != nil {
+			return nil, fmt.Errorf("set %s up: %w", l.Attrs().Name, err)
+		}
+	}
+	return out, nil
+}
+
+// removeMux takes the multiplexer away.
+func (d *Driver) removeMux() error {
+	if err := d.hook.detach(d.muxPath()); err != nil {
+		return err
+	}
+	d.muxReady = false
+	return d.deleteMux()
+}
+
+func (d *Driver) deleteMux() error {
+	l, err := d.nl.LinkByName(muxIn)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if l.Attrs().Alias != muxAlias {
+		return nil
+	}
+	return d.nl.LinkDel(l)
+}
+
+// putMux says what the multiplexer does with a tap's copies.
+func (d *Driver) putMux(index uint32, p *plan) error {
+	c := muxMuxConfig{Device: uint32(p.Device), Snap: p.Source.Options.Snap, Longest: uint32(p.Longest)}
+	if p.Source.Options.OnMTU == tap.Drop {
+		c.Flags = 1
+	}
+	if p.Device == 0 {
+		b, sum := p.tunnel.header()
+		copy(c.Header[:], b)
+		c.Octets, c.Sum, c.Encap = uint8(len(b)), sum, p.tunnel.wire
+		c.Src, c.Dst = words(p.tunnel.src.As16()), words(p.tunnel.dst.As16())
+		if p.tunnel.dst.Is6() {
+			c.V6 = 1
+		}
+		if p.tunnel.encap == tap.ERSPAN2 {
+			c.Index = 1
+		}
+	}
+	var old muxMuxConfig
+	if err := d.shared[muxMapMuxConfigs].Lookup(index, &old); err == nil {
+		c.Number = old.Number // of ERSPAN packets: they go on
+	}
+	stats := make([]muxMuxStats, ebpf.MustPossibleCPU())
+	if err := d.shared[muxMapMuxStats].Update(index, stats, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		return fmt.Errorf("counters of the multiplexer: %w", err)
+	}
+	if err := d.shared[muxMapMuxConfigs].Put(index, &c); err != nil {
+		return fmt.Errorf("tell the multiplexer: %w", err)
+	}
+	return nil
+}
+
+// dropMux takes a tap's entries out of the multiplexer.
+func (d *Driver) dropMux(index uint32) error {
+	for _, name := range []string{muxMapMuxConfigs, muxMapMuxStats} {
+		if err := d.shared[name].Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("take tap number %d out of the multiplexer: %w", index, err)
+		}
+	}
+	return nil
+}
+
+// words gives an address as the kernel's programs have it: octets in network order in words of the host.
+func words(a [16]byte) [4]uint32 { return *(*[4]uint32)(unsafe.Pointer(&a)) }
+
+// addTunnels notes tunnels as ours.
+func (d *Driver) addTunnels(keys []tunnelKey) error {
+	for _, k := range keys {
+		if err := d.shared[tapMapOwnTunnels].Put(k, uint32(1)); err != nil {
+			return fmt.Errorf("note a tunnel as ours: %w", err)
+		}
+	}
+	return nil
+}
+
+// syncTunnels makes the tunnels noted as ours those of the items. Of items that an earlier process made nothing is known
+// until they were asked for again; theirs stay until then.
+func (d *Driver) syncTunnels() error {
+	want := make(map[tunnelKey]bool)
+	for _, it := range d.items {
+		if it.keys == nil && (it.memo.Sink || it.memo.Index != 0) {
+			return nil
+		}
+		for _, k := range it.keys {
+			want[k] = true
+		}
+	}
+	m := d.shared[tapMapOwnTunnels]
+	var k tunnelKey
+	var v uint32
+	var gone []tunnelKey
+	for it := m.Iterate(); it.Next(&k, &v); {
+		if !want[k] {
+			gone = append(gone, k)
+		}
+	}
+	for _, k := range gone {
+		if err := m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,147 @@
+package bpftap
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+
+	"opentap/filter"
+	"opentap/filter/cbpf"
+	translate "opentap/filter/ebpf"
+	"opentap/packet"
+	"opentap/tap"
+)
+
+// objects tells versions of the programs apart.
+var objects = sha256.Sum256([]byte(string(_TapBytes) + string(_MuxBytes) + string(_SinkBytes)))
+
+// headerCopy is how many octets filters see, HEADERS of bpf/tap.c.
+const headerCopy = 256
+
+// Flags of a tap's program, as in bpf/tap.c.
+const (
+	hasFilter = 1
+	hasVLANs  = 2
+	toMux     = 4
+	toMade    = 8
+)
+
+// maxRate is what the token bucket counts with, octets per second.
+const maxRate = 1 << 34
+
+// leastBurst is the least size of a token bucket: a super-packet must fit. Octets.
+const leastBurst = 64 << 10
+
+// describe makes the program of one direction of a source, with the source's options as constants and its filter in place of
+// the stub.
+func describe(p *plan, index uint32, device int, out bool) (*ebpf.CollectionSpec, error) {
+	spec, err := loadTap()
+	if err != nil {
+		return nil, err
+	}
+	o := p.Source.Options
+	c := tapTapConfig{Device: uint32(device), Mark: copyDelivered, Sample: o.SampleN, Snap: o.Snap}
+	if p.Mux {
+		c.Mark = copyMagic | index
+		c.Flags |= toMux
+	} else if p.Made {
+		c.Flags |= toMade
+	}
+	if out {
+		c.Out = copyOut
+	}
+	if o.RateBPS > 0 {
+		c.Rate = min(max(o.RateBPS/8, 1), maxRate)
+		c.Burst = o.Burst
+		if c.Burst == 0 {
+			c.Burst = max(c.Rate/10, leastBurst)
+		}
+	}
+	if o.VLANs != "" {
+		bits, err := vlanBits(o.VLANs)
+		if err != nil {
+			return nil, err
+		}
+		c.Flags |= hasVLANs
+		if err := spec.Variables[tapVarVlans].Set(bits); err != nil {
+			return nil, err
+		}
+	}
+	if strings.TrimSpace(o.Filter) != "" {
+		c.Flags |= hasFilter
+		if err := splice(spec.Programs[tapProgTap], o.Filter); err != nil {
+			return nil, err
+		}
+	}
+	if err := spec.Variables[tapVarConfig].Set(c); err != nil {
+		return nil, err
+	}
+	return spec, nil
+}
+
+// splice puts a filter in the place of the stub.
+func splice(p *ebpf.ProgramSpec, expr string) error {
+	e, err := filter.Parse(expr)
+	if err != nil {
+		return fmt.Errorf("filter: %w", err)
+	}
+	raw, err := cbpf.Compile(e, cbpf.Options{Link: packet.LinkEthernet})
+	if err != nil {
+		return fmt.Errorf("filter: %w", err)
+	}
+	const stub = "filter"
+	fn, err := translate.Function(stub, raw, headerCopy)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return fmt.Errorf("%w: filter: %w", tap.ErrUnsupported, err)
+	}
+	if err != nil {
+		return err
+	}
+	begin, end := -1, len(p.Instructions)
+	for i := range p.Instructions {
+		switch ins := &p.Instructions[i]; {
+		case ins.Symbol() == stub:
+			begin = i
+		case begin >= 0 && btf.FuncMetadata(ins) != nil:
+			end = min(end, i)
+		}
+	}
+	if begin < 0 {
+		return errors.New("the program has no place for a filter")
+	}
+	// The kernel wants to know the type and the line of each function's beginning.
+	old := &p.Instructions[begin]
+	fn[0] = btf.WithFuncMetadata(fn[0], btf.FuncMetadata(old)).WithSource(old.Source())
+	ins := append(asm.Instructions{}, p.Instructions[:begin]...)
+	ins = append(ins, fn...)
+	p.Instructions = append(ins, p.Instructions[end:]...)
+	return nil
+}
+
+// vlanBits reads a list of VLAN ids and ranges, such as 1,10-20.
+func vlanBits(list string) (bits [64]uint64, err error) {
+	for part := range strings.SplitSeq(list, ",") {
+		a, b, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		if !isRange {
+			b = a
+		}
+		lo, err := strconv.ParseUint(strings.TrimSpace(a), 10, 12)
+		if err != nil {
+			return bits, fmt.Errorf("VLAN list: %q is no VLAN id", a)
+		}
+		hi, err := strconv.ParseUint(strings.TrimSpace(b), 10, 12)
+		if err != nil || hi < lo {
+			return bits, fmt.Errorf("VLAN list: %q is no range of VLAN ids", part)
+		}
+		for id := lo; id <= hi; id++ {
+			bits[id>>6] |= 1 << (id & 63)
+		}
+	}
+	return bits, nil
+}
