@@ -46,6 +46,8 @@ type Config struct {
 	Budgets    Budgets
 	Recorders  []Recorder
 	Exporters  []Exporter
+	Flows      []FlowStore // beside those of exporters
+	Collectors []Collector
 }
 
 // Quota bounds what captures take of the disk.
@@ -82,9 +84,12 @@ type Agent struct {
 	link    Link
 	live    atomic.Int32 // readers of live streams
 
-	recorders atomic.Pointer[map[string]*recording] // by point; see allRecorders
-	exporters []*exporting                          // never changes
-	devices   atomic.Pointer[[]point.Point]         // read by the sources' goroutines, which must not wait for mu
+	recorders  atomic.Pointer[map[string]*recording] // by point; see allRecorders
+	exporters  []*exporting                          // never changes
+	flows      *flowStores
+	meterings  []*metering                   // never changes
+	collectors []*collecting                 // never changes
+	devices    atomic.Pointer[[]point.Point] // read by the sources' goroutines, which must not wait for mu
 
 	mu         sync.Mutex
 	ctx        context.Context // Run's; nil before
@@ -133,6 +138,9 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 			return nil, errors.Join(fmt.Errorf("exporter %s: %w", x.Name, err), k.close())
 		}
 		a.exporters = append(a.exporters, e)
+	}
+	if err := a.openFlows(); err != nil {
+		return nil, errors.Join(err, k.close())
 	}
 	if err := a.load(); err != nil {
 		return nil, errors.Join(err, k.close())
@@ -210,6 +218,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.start(j)
 	}
 	a.mu.Unlock()
+	endFlows := a.runFlows(ctx)
 	a.link.InventoryChanged()
 
 	var wg sync.WaitGroup
@@ -229,6 +238,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.stopped = true
 	a.mu.Unlock()
 	a.running.Wait()
+	endFlows()
 	a.engine.Close()
 	return a.keep.close()
 }
@@ -366,9 +376,11 @@ func (a *Agent) Actual() (int64, []want.Status) {
 
 // Inventory implements agentapi.Local.
 func (a *Agent) Inventory() ([]point.Point, want.Node) {
+	exporters, collectors, stores := a.exporterPoints(), a.collectorViews(), a.flows.views() // they have locks of their own, and wait for the disk
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	points := append(append([]point.Point(nil), *a.devices.Load()...), a.sensorPts...)
+	points = append(points, exporters...)
 	for i := range points {
 		points[i].Node = a.cfg.NodeName
 		a.describeReading(&points[i])
@@ -394,6 +406,7 @@ func (a *Agent) Inventory() ([]point.Point, want.Node) {
 	for _, e := range a.exporters {
 		n.Exporters = append(n.Exporters, e.status())
 	}
+	n.Collectors, n.FlowStores = collectors, stores
 	return points, n
 }
 

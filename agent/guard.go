@@ -31,7 +31,7 @@ func (a *Agent) guard(ctx context.Context) {
 		a.expire(time.Now())
 		a.guardDisk()
 		a.bury()
-		if time.Since(told) >= recordersEvery && len(a.allRecorders()) > 0 {
+		if time.Since(told) >= recordersEvery && len(a.allRecorders())+len(a.collectors)+len(a.meterings) > 0 {
 			told = time.Now()
 			a.link.InventoryChanged()
 		}
@@ -111,16 +111,19 @@ func (a *Agent) guardDisk() {
 		}
 		shrink(r, r.cfg.Bytes)
 	}
+	spare += a.flows.guard(0, time.Now())
 	free, err := FreeOctets(a.cfg.CaptureDir)
 	for _, r := range recorders {
-		over := a.cfg.Quota.MinFree - free
-		if a.cfg.Quota.Bytes > 0 {
-			over = max(over, promised+spare-a.cfg.Quota.Bytes)
-		}
+		over := a.overQuota(promised+spare, free)
 		if err == nil && over > 0 {
 			shrink(r, max(held[r]-over, 0))
 			free, err = FreeOctets(a.cfg.CaptureDir)
 		}
+	}
+	if over := a.overQuota(promised+spare, free); err == nil && over > 0 {
+		before := a.flows.guard(0, time.Now())
+		spare += a.flows.guard(over, time.Now()) - before
+		free, err = FreeOctets(a.cfg.CaptureDir)
 	}
 	problem := ""
 	if err != nil {
@@ -138,6 +141,9 @@ func (a *Agent) guardDisk() {
 	for _, r := range recorders {
 		r.halt(reason)
 	}
+	for _, l := range a.flows.all() {
+		l.halt(reason)
+	}
 	if reason == "" {
 		return
 	}
@@ -146,6 +152,15 @@ func (a *Agent) guardDisk() {
 			j.halt(reason)
 		}
 	}
+}
+
+// overQuota is how many octets are to go; what is not above 0 is room.
+func (a *Agent) overQuota(used, free int64) int64 {
+	over := a.cfg.Quota.MinFree - free
+	if a.cfg.Quota.Bytes > 0 {
+		over = max(over, used-a.cfg.Quota.Bytes)
+	}
+	return over
 }
 
 // exceeded says why nothing may grow any more; "" = it may.

@@ -72,6 +72,8 @@ func newJob(a *Agent, c want.Capture, m *memo) *job {
 // newTaker chooses by kind. The spec's kind and points never change.
 func newTaker(j *job) taker {
 	switch {
+	case j.spec.Stored:
+		return newStored(j)
 	case j.spec.Recorded:
 		return newRecorded(j)
 	case j.spec.Kind == want.Packets:
@@ -241,11 +243,11 @@ func (j *job) wait(ctx context.Context) bool {
 	for {
 		c := j.get()
 		now := time.Now()
-		if !c.StopAt.IsZero() && !c.Recorded {
+		if !c.StopAt.IsZero() && !c.Past() {
 			j.finish(want.Stopped, "stopped before it began")
 			return false
 		}
-		if end := c.Query.To; !end.IsZero() && !now.Before(end) && !c.Recorded {
+		if end := c.Query.To; !end.IsZero() && !now.Before(end) && !c.Past() {
 			j.finish(want.Failed, "its window passed while opentapd was not running")
 			return false
 		}

@@ -4,5 +4,5 @@ package agent
 func (a *Agent) Owns(name string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return name == recordingsDir || a.jobs[name] != nil
+	return name == recordingsDir || name == flowsDir || a.jobs[name] != nil
 }

@@ -31,7 +31,7 @@ type hunger struct {
 // worry has a running capture of packets say what is wrong with it although it runs.
 func (j *job) worry(st *want.Status) {
 	c := j.get()
-	if st.State != want.Running || c.Recorded || c.Kind != want.Packets && c.Kind != want.Flows {
+	if st.State != want.Running || c.Past() || c.Kind != want.Packets && c.Kind != want.Flows {
 		return
 	}
 	if reason := j.a.restraint(); reason != "" {

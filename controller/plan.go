@@ -54,6 +54,9 @@ func (c *Controller) plan(id auth.Identity, r want.Request, now time.Time) (*sto
 	if err := planPackets(k, r); err != nil {
 		return nil, err
 	}
+	if err := planStored(k); err != nil {
+		return nil, err
+	}
 	if err := planPeriod(k, r); err != nil {
 		return nil, err
 	}
@@ -123,6 +126,11 @@ func (c *Controller) planPoints(s *stored, r want.Request) error {
 		if err := usable(k, p); err != nil {
 			return err
 		}
+		if exporter := p.Kind == point.Exporter; len(k.Query.Points) > 0 && exporter != k.Stored {
+			return fault.Field("points", "%s and %s: a capture takes exporters or devices, not both", k.Query.Points[0], p.Name)
+		} else {
+			k.Stored = exporter
+		}
 		if s.Node != "" && s.Node != p.Node {
 			return fault.Field("points", "%s is on node %s and %s on node %s; a capture takes points of one node", k.Query.Points[0], s.Node, p.Name, p.Node)
 		}
@@ -168,7 +176,7 @@ func firstSensor(points []point.Point, quantity string) (point.Point, error) {
 }
 
 func usable(k *want.Capture, p point.Point) error {
-	if (k.Kind == want.Sensor) != (p.Kind == point.Sensor) {
+	if (k.Kind == want.Sensor) != (p.Kind == point.Sensor) || p.Kind == point.Exporter && k.Kind != want.Flows {
 		return fault.Field("points", "%s is a %s, which gives no %s data", p.Name, p.Kind, k.Kind)
 	}
 	if k.Quantity != "" && p.Quantity != k.Quantity {
@@ -177,7 +185,7 @@ func usable(k *want.Capture, p point.Point) error {
 	if !p.Present {
 		return &fault.Error{Kind: fault.Unavailable, Field: "points", Msg: p.Name + " is not there now", RetryAfter: 5 * time.Second}
 	}
-	if (k.Kind == want.Packets || k.Kind == want.Flows) && p.NoPcap != "" {
+	if (k.Kind == want.Packets || k.Kind == want.Flows) && p.NoPcap != "" && p.Kind != point.Exporter {
 		return fault.New(fault.Unsupported, "no packets can be captured at %s: %s", p.Name, p.NoPcap)
 	}
 	return nil
@@ -214,6 +222,11 @@ func (c *Controller) planWindow(s *stored, r want.Request, now time.Time) error 
 	if from.Before(now) {
 		since := c.recordedSince(s)
 		switch {
+		case k.Stored:
+			k.Note = "answered from the flow records that were kept of " + join(k.Query.Points)
+		case since.IsZero() && k.Kind == want.Flows && c.storesFlows(s):
+			k.Stored = true
+			k.Note = "answered from the flow records that were kept of " + join(k.Query.Points)
 		case !since.IsZero():
 			k.Recorded = true
 			k.Note = "answered from the recording of " + join(k.Query.Points)

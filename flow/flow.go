@@ -28,9 +28,11 @@ const (
 	EndOfFlow EndReason = 3 // end of flow detected: TCP FIN or RST
 	EndForced EndReason = 4 // forced end: the meter was flushed
 	EndLack   EndReason = 5 // lack of resources: the table was full
+	// EndUnsaid is not in the registry either: who sent the record does not say (NetFlow 5 and 9).
+	EndUnsaid EndReason = 6
 )
 
-var endReasonNames = [...]string{"alive", "idle", "active", "end_of_flow", "forced", "lack_of_resources"}
+var endReasonNames = [...]string{"alive", "idle", "active", "end_of_flow", "forced", "lack_of_resources", "unsaid"}
 
 // String returns the name used in text formats.
 func (r EndReason) String() string {

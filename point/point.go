@@ -10,8 +10,9 @@ type Kind string
 
 // Kinds of points.
 const (
-	Netdev Kind = "netdev" // a network device of a node
-	Sensor Kind = "sensor" // a physical sensor of a node
+	Netdev   Kind = "netdev"   // a network device of a node
+	Sensor   Kind = "sensor"   // a physical sensor of a node
+	Exporter Kind = "exporter" // a device elsewhere that sends flow records or samples to a node; its name is its address
 )
 
 // Point is one observation point: a named place where data can be had (RFC 7011 section 2: Observation Point).

@@ -296,6 +296,17 @@ func (l *Log[T]) Err() error {
 	return l.err
 }
 
+// Oldest returns the rows of the oldest sealed file, from first up to end: what DropOldest would delete. ok is false when only the
+// open file is left.
+func (l *Log[T]) Oldest() (first, end uint64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.files) < 2 {
+		return 0, 0, false
+	}
+	return l.files[0].first, l.files[0].end, true
+}
+
 // DropOldest deletes the oldest sealed file, for retention, and returns how many rows and octets went with it: 0, 0 when
 // only the open file is left. Row numbers do not change. A reader that has begun keeps what it has begun with.
 func (l *Log[T]) DropOldest() (rows uint64, octets int64, err error) {

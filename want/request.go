@@ -161,8 +161,10 @@ type Node struct {
 
 	Underlay []netip.Addr `json:"underlay,omitempty"` // where other nodes reach this one with tapped packets, the best first
 
-	Recorders map[string]time.Time `json:"recorders,omitempty"` // point → since when its packets have been recorded
-	Exporters []Exporter           `json:"exporters,omitempty"` // of flow records
+	Recorders  map[string]time.Time `json:"recorders,omitempty"`  // point → since when its packets have been recorded
+	Exporters  []Exporter           `json:"exporters,omitempty"`  // of flow records
+	Collectors []Collector          `json:"collectors,omitempty"` // of flow records and samples of others
+	FlowStores []FlowStore          `json:"flow_stores,omitempty"`
 
 	Enrolled        time.Time `json:"enrolled,omitzero"`         // when it joined the fleet; zero = it is in the controller's own process
 	CertificateEnds time.Time `json:"certificate_ends,omitzero"` // its certificate; it is renewed before

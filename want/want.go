@@ -32,11 +32,15 @@ type Capture struct {
 	Query    filter.Query `json:"query"`
 	Period   Duration     `json:"period,omitempty"`   // between samples; of Counters and Sensor
 	Recorded bool         `json:"recorded,omitempty"` // answered from the point's recording: the past can be had
+	Stored   bool         `json:"stored,omitempty"`   // of Flows: answered from the points' flow stores
 	Created  time.Time    `json:"created"`
 	StopAt   time.Time    `json:"stop_at,omitzero"` // somebody asked it to stop then; zero = nobody
 	Retain   Duration     `json:"retain"`           // how long the data is kept after the end
 	Note     string       `json:"note,omitempty"`   // what was changed or assumed when it was accepted, in plain words
 }
+
+// Past reports whether the capture is answered from what is kept at all times, so that its window may lie in the past.
+func (c *Capture) Past() bool { return c.Recorded || c.Stored }
 
 // End is when the capture ends at the latest; zero = when it is stopped or a limit is reached.
 func (c *Capture) End() time.Time {

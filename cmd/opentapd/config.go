@@ -90,6 +90,9 @@ type config struct {
 		Key           string   `yaml:"key"`
 	} `yaml:"exporters"` // where flow records are sent
 
+	Flows      []flowStoreConfig `yaml:"flows"`      // whose flow records are kept at all times
+	Collectors []collectorConfig `yaml:"collectors"` // where exporters of flow records send to
+
 	Governor struct {
 		CPU    float64 `yaml:"cpu"`    // cores; 0 = no bound
 		Memory size    `yaml:"memory"` // 0 = no bound
@@ -282,6 +285,12 @@ func (c *config) check() error {
 	if _, err = c.exporters(); err != nil {
 		return err
 	}
+	if _, err = c.flowStores(); err != nil {
+		return err
+	}
+	if _, err = c.collectors(); err != nil {
+		return err
+	}
 	if _, err = c.scrapers(); err != nil {
 		return err
 	}
@@ -383,6 +392,8 @@ func (c *config) agent(version, node string) agent.Config {
 		out.Recorders = append(out.Recorders, agent.Recorder{Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age)})
 	}
 	out.Exporters, _ = c.exporters() // check has seen them
+	out.Flows, _ = c.flowStores()
+	out.Collectors, _ = c.collectors()
 	return out
 }
 

@@ -161,7 +161,7 @@ var columns = map[string]func(c *cells, v []byte){
 
 func endReasons() map[string]flow.EndReason {
 	m := make(map[string]flow.EndReason)
-	for e := range flow.EndLack + 1 {
+	for e := range flow.EndUnsaid + 1 {
 		m[e.String()] = e
 	}
 	return m

@@ -33,10 +33,11 @@ type Stats struct {
 	Held    uint64 // data sets that wait for their template now
 	Late    uint64 // data sets that had waited and were read
 
-	Lost      uint64 // by the sequence numbers: messages of version 9, records of the others
-	Reordered uint64 // messages that came after a later one
-	Restarts  uint64 // times the sequence began anew
-	Refused   uint64 // messages of domains too many
+	LostMessages uint64 // of version 9, by the sequence numbers
+	LostRecords  uint64 // of the others
+	Reordered    uint64 // messages that came after a later one
+	Restarts     uint64 // times the sequence began anew
+	Refused      uint64 // messages of domains too many
 
 	NotSentFlows   uint64 // what the exporter says itself it could not send
 	NotSentPackets uint64
@@ -240,7 +241,7 @@ func (d *Decoder) arrive(dom *domain, sequence uint32) position {
 	}
 	switch gap := int32(sequence - dom.next); {
 	case gap > 0:
-		d.stats.Lost += uint64(gap)
+		*d.lost(dom) += uint64(gap)
 		dom.open += uint32(gap)
 	case gap < 0 && dom.open > 0 && uint32(-gap) <= dom.open+dom.since: // it may be what was missing
 		d.stats.Reordered++
@@ -252,6 +253,14 @@ func (d *Decoder) arrive(dom *domain, sequence uint32) position {
 	return position{sequence: sequence}
 }
 
+// lost is where it is counted what a domain's sequence lacks.
+func (d *Decoder) lost(dom *domain) *uint64 {
+	if dom.id.version == V9 {
+		return &d.stats.LostMessages
+	}
+	return &d.stats.LostRecords
+}
+
 // overtaking bounds what may come before something that is late: messages of version 9, records of the others.
 const overtaking = 1 << 14
 
@@ -261,7 +270,7 @@ func (d *Decoder) expect(dom *domain, at position, units uint64, certain bool) {
 	if at.early {
 		back := min(uint32(units), dom.open)
 		dom.open -= back
-		d.stats.Lost -= min(uint64(back), d.stats.Lost)
+		*d.lost(dom) -= uint64(back)
 		return
 	}
 	if dom.open > 0 {

@@ -118,7 +118,7 @@ func TestReadsWhatTheEncoderWrites(t *testing.T) {
 			}
 		}
 		s := d.Stats()
-		if s.Lost+s.Reordered+s.Restarts+s.Malformed+s.Unknown != 0 || cfg.Version == IPFIX && s.NotSentFlows != 17 {
+		if s.LostMessages+s.LostRecords+s.Reordered+s.Restarts+s.Malformed+s.Unknown != 0 || cfg.Version == IPFIX && s.NotSentFlows != 17 {
 			t.Errorf("%+v: %+v", cfg, s)
 		}
 	}
@@ -161,7 +161,7 @@ func TestSequence(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if s := d.Stats(); s.Lost != c.lost || s.Reordered != c.reordered || s.Restarts != c.restarts || s.Records != uint64(len(c.order)) {
+			if s := d.Stats(); s.LostMessages+s.LostRecords != c.lost || s.Reordered != c.reordered || s.Restarts != c.restarts || s.Records != uint64(len(c.order)) {
 				t.Errorf("%s, %s: %+v", v, c.name, s)
 			}
 		}
