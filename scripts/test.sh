@@ -22,7 +22,7 @@ fi
 # --- what the tests need: program or file → Debian package ------------------------------------------------------------
 needs=(
   tcpdump:tcpdump tshark:tshark capinfos:wireshark-common nfdump:nfdump softflowd:softflowd ip:iproute2 ethtool:ethtool
-  jq:jq curl:curl ssh:openssh-client python3:python3 protoc:protobuf-compiler gcc:gcc clang:clang llvm-strip:llvm
+  ovs-vswitchd:openvswitch-switch jq:jq curl:curl ssh:openssh-client python3:python3 protoc:protobuf-compiler gcc:gcc clang:clang llvm-strip:llvm
   rpm:rpm man:man-db setpriv:util-linux systemd-analyze:systemd
 )
 missing() { # prints the packages that are missing
