@@ -4,11 +4,17 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"maps"
+	"fmt"
+	"net"
 	"slices"
-	"strings"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"opentap/agentapi"
 	"opentap/cert"
 	"opentap/store"
 )
@@ -52,13 +58,17 @@ func (r *Registry) DropController(ctx context.Context, id string) error {
 	return err
 }
 
-// Others returns the other controllers, by id, sorted.
-func (r *Registry) Others() []Controller {
+// Others returns the other controllers.
+func (r *Registry) Others() []agentapi.Peer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := maps.Clone(r.controllers)
-	delete(all, r.cfg.ID)
-	return slices.SortedFunc(maps.Values(all), func(a, b Controller) int { return strings.Compare(a.ID, b.ID) })
+	var out []agentapi.Peer
+	for _, c := range r.controllers {
+		if c.ID != r.cfg.ID {
+			out = append(out, agentapi.Peer{ID: c.ID, Name: c.Name, Address: c.Address})
+		}
+	}
+	return out
 }
 
 // addresses are those of all controllers.
@@ -90,11 +100,29 @@ func (r *Registry) certificate() (*tls.Certificate, error) {
 	return c, nil
 }
 
-// ClientTLS is how this controller dials another.
-func (r *Registry) ClientTLS() *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, // what counts instead is in VerifyConnection
-		VerifyConnection:     cert.VerifyController(r.Authority(), r.now),
+// Dial makes a connection to another controller. It is made when it is used.
+func (r *Registry) Dial(p agentapi.Peer) (*grpc.ClientConn, error) {
+	verify := cert.VerifyController(r.Authority(), r.now)
+	cfg := &tls.Config{
+		MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, // VerifyConnection decides
+		VerifyConnection: func(s tls.ConnectionState) error {
+			if err := verify(s); err != nil {
+				return err
+			}
+			if m, err := cert.MemberOf(s.PeerCertificates[0]); err != nil || m.ID != p.ID {
+				return fmt.Errorf("at %s is another controller than %s", p.Address, p.Name)
+			}
+			return nil
+		},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return r.certificate() },
 	}
+	return grpc.NewClient("passthrough:///"+p.Address,
+		grpc.WithTransportCredentials(credentials.NewTLS(cfg)),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { // no proxy of the environment
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second}, MinConnectTimeout: 5 * time.Second}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
+		grpc.WithDefaultCallOptions(agentapi.CallOptions()...),
+	)
 }

@@ -125,6 +125,9 @@ func Open(ctx context.Context, cfg Config, st Store, au Auditor, log *slog.Logge
 	if _, err := r.certificate(); err != nil {
 		return nil, fmt.Errorf("open fleet: %w", err)
 	}
+	if _, err := r.list(ctx); err != nil {
+		return nil, fmt.Errorf("open fleet: %w", err)
+	}
 	return r, nil
 }
 
@@ -210,24 +213,10 @@ func (r *Registry) Run(ctx context.Context) error {
 func (r *Registry) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	kvs, rev, err := r.store.List(ctx, prefix)
+	rev, err := r.list(ctx)
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	here := make(map[string]bool)
-	for _, kv := range kvs {
-		here[kv.Key] = true
-		r.apply(store.Event{KV: kv})
-	}
-	for key := range r.revs {
-		if !here[key] && r.revs[key] <= rev {
-			r.apply(store.Event{KV: store.KV{Key: key, ModRevision: rev}, Deleted: true})
-		}
-	}
-	r.tell()
-	r.mu.Unlock()
-	r.conns.check(r)
 	if err := r.announce(ctx); err != nil {
 		return err
 	}
@@ -250,6 +239,29 @@ func (r *Registry) follow(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// list takes over all members, and returns the revision as of which that is.
+func (r *Registry) list(ctx context.Context) (int64, error) {
+	kvs, rev, err := r.store.List(ctx, prefix)
+	if err != nil {
+		return 0, err
+	}
+	r.mu.Lock()
+	here := make(map[string]bool)
+	for _, kv := range kvs {
+		here[kv.Key] = true
+		r.apply(store.Event{KV: kv})
+	}
+	for key := range r.revs {
+		if !here[key] && r.revs[key] <= rev {
+			r.apply(store.Event{KV: store.KV{Key: key, ModRevision: rev}, Deleted: true})
+		}
+	}
+	r.tell()
+	r.mu.Unlock()
+	r.conns.check(r)
+	return rev, nil
 }
 
 // apply takes over one change that is not older than what is known. r.mu is held.

@@ -247,6 +247,8 @@ func (r *Registry) member(ctx context.Context, m cert.Member) error {
 	if json.Unmarshal(kv.Value, &n) != nil {
 		return err
 	}
-	r.learn(kv.Key, kv.Value, kv.ModRevision)
-	return standing(n, m)
+	if err = standing(n, m); err == nil { // otherwise the connection would end before the answer is heard
+		r.learn(kv.Key, kv.Value, kv.ModRevision)
+	}
+	return err
 }

@@ -143,12 +143,12 @@ func (m *Member) Join(ctx context.Context, text, nodeID, nodeName string) (joine
 		cc, address, err := m.dial(dial)
 		if err == nil {
 			answer, err = agentpb.NewEnrolmentClient(cc).Join(ctx, &agentpb.JoinRequest{Token: text, Request: request, NodeId: nodeID, NodeName: nodeName})
-			err = errors.Join(err, cc.Close())
+			_ = cc.Close() // what was asked is answered
 		}
 		if err == nil {
 			if err = m.take(key, answer, t.Authority, t.ID); err == nil {
 				m.log.Info("this host has joined the fleet", "node", nodeName, "controller", address, "authority", t.Authority)
-				return true, errors.Join(os.Remove(m.path(joiningFile)))
+				return true, os.Remove(m.path(joiningFile))
 			}
 		}
 		switch status.Code(err) {

@@ -115,8 +115,10 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		return err
 	}
 	ctl := controller.New(cfg.controller(programVersion()), st, trail, log.With("room", "controller"))
-	hub := agentapi.NewHub(ctl, log.With("room", "hub"))
-	ctl.SetHub(hub)
+	board := agentapi.NewBoard(ctl, log.With("room", "board"))
+	hub := agentapi.NewHub(board, log.With("room", "hub"))
+	board.SetHub(hub)
+	ctl.SetHub(board)
 	ctl.SetKeys(keys)
 	ctl.SetMembership(reg)
 	var here *resident // nil: agents are on other hosts
@@ -131,6 +133,8 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	ctl.SetDoctor(doctorOf(cfg, node, ag, shown))
 	afar := reg.Server()
 	hub.Register(afar)
+	board.Register(afar)
+	othersHeard := make(chan struct{}) // closed when the other controllers have told of their agents
 	watch := newMetrics(ctl, trail, shown)
 	scrapers, err := cfg.scrapers()
 	if err != nil {
@@ -157,6 +161,11 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		}
 		if ag != nil && !ctl.Reached(ag.Identity().NodeID) {
 			return fault.New(fault.Unavailable, "the points of this host are not known yet")
+		}
+		select {
+		case <-othersHeard:
+		default:
+			return fault.New(fault.Unavailable, "the agents of other controllers are not known yet")
 		}
 		return ctl.Ready(ctx)
 	}
@@ -188,7 +197,10 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	} else {
 		close(agentDone)
 	}
-	if fleetListener != nil {
+	if fleetListener == nil {
+		close(othersHeard)
+	} else {
+		group.Go(func() error { return board.Run(inner, reg, func() { close(othersHeard) }) })
 		group.Go(func() error {
 			if err := afar.Serve(fleetListener); !errors.Is(err, grpc.ErrServerStopped) {
 				return named("fleet", err)
