@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -326,6 +327,9 @@ func (s *source) block(b frames) {
 		}
 	}
 	restraint := s.restraint.Load()
+	if len(s.active) == 1 && s.active[0].wantsAll(restraint) {
+		s.showAll(s.active[0], b, &frame)
+	}
 	for b.Next(&f) {
 		s.read++
 		s.newest = max(s.newest, f.Time)
@@ -354,6 +358,53 @@ func (s *source) block(b frames) {
 	}
 }
 
+// wantsAll reports whether every packet in the window goes to the consumer, whole.
+func (a *Attachment) wantsAll(r *Restraint) bool {
+	return !a.ended && a.match == nil && a.spec.Snap == 0 && *r == (Restraint{})
+}
+
+// showAll shows packets to the one consumer there is, which wants all: what block does, with less to ask for each. It
+// returns at the end of the block or when the consumer has ended.
+func (s *source) showAll(a *Attachment, b frames, frame *Frame) {
+	f := frame.Frame
+	from, to := a.spec.From, a.spec.To
+	if to == 0 {
+		to = math.MaxInt64
+	}
+	n, octets, stored, newest := uint64(0), uint64(0), uint64(0), s.newest
+	read := uint64(0)
+	book := func() {
+		s.read, s.newest = s.read+read, newest
+		a.own.Captured, a.own.Octets, a.own.StoredOctets = a.own.Captured+n, a.own.Octets+octets, a.own.StoredOctets+stored
+		n, octets, stored, read = 0, 0, 0, 0
+	}
+	for b.Next(f) {
+		read++
+		newest = max(newest, f.Time)
+		if f.Time < from {
+			continue
+		}
+		if f.Time >= to {
+			a.drained = s.order
+			continue
+		}
+		s.decoded = false
+		frame.whole = f.Data
+		v := a.consumer.Frame(frame)
+		if v == Took {
+			n++
+			octets += uint64(f.OrigLen)
+			stored += uint64(len(f.Data))
+			continue
+		}
+		book()
+		if a.took(v, f); a.ended {
+			return
+		}
+	}
+	book()
+}
+
 // await gives a consumer time to get ready for a block, as long as the ring has room for what comes meanwhile.
 func (s *source) await(a *Attachment, octets int) {
 	if a.patient.Ready(octets) {
@@ -369,8 +420,11 @@ func (s *source) await(a *Attachment, octets int) {
 }
 
 // take shows one packet to the consumer and books it.
-func (a *Attachment) take(f *Frame) {
-	switch v := a.consumer.Frame(f); v {
+func (a *Attachment) take(f *Frame) { a.took(a.consumer.Frame(f), f.Frame) }
+
+// took books what the consumer did with a packet.
+func (a *Attachment) took(v Verdict, f *ring.Frame) {
+	switch v {
 	case Took, TookLast:
 		a.own.Captured++
 		a.own.Octets += uint64(f.OrigLen)
