@@ -18,6 +18,9 @@ var daemonBin, clientBin string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if spec := os.Getenv(etcdEnv); spec != "" {
+		return etcdMember(spec)
+	}
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue {
 		_ = f.Value.Set("6") // the tests wait more than they work
