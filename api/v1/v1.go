@@ -42,6 +42,7 @@ type Controller interface {
 	OpenLive(ctx context.Context, id auth.Identity, r want.LiveRequest) (*want.Retrieval, error)
 	Visitors
 	Teller
+	Flows
 }
 
 // Config is what the door needs besides the controller.
@@ -110,7 +111,7 @@ type server struct {
 // New returns the door.
 func New(ctl Controller, cfg Config) httpapi.Door {
 	s := &server{ctl, cfg}
-	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), fleetRoutes(s), []httpapi.Route{
+	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), fleetRoutes(s), s.flowRoutes(), []httpapi.Route{
 		{Method: "GET", Path: "/healthz", Open: true, Serve: s.healthy},
 		{Method: "GET", Path: "/readyz", Open: true, Serve: s.ready},
 		{Method: "GET", Path: "/openapi.json", Open: true, Serve: s.openAPI},

@@ -29,6 +29,7 @@ type flowsRun struct {
 	step             time.Duration
 	n                int
 	biflow           bool
+	points           []string
 }
 
 func (a *app) flowsCmd() *cobra.Command {
@@ -38,7 +39,8 @@ func (a *app) flowsCmd() *cobra.Command {
 }
 
 const flowsSources = `FILE is CSV as opentap writes it, or a capture file, which is metered; - is standard input. Anything that is no file is the
-ID of a netflow capture on the server.
+ID of a netflow capture on the server. With neither, the flow records are asked that the server keeps at all times: of points
+and of exporters, or of those that --point names.
 
 Keys: ` + "`src`, `dst`, `sport`, `dport`, `proto`, `vlan`, `tos`, `smac`, `dmac`, `ipversion`, `end`" + `. A record of both directions is
 taken for two, so that src is always who sent. --filter takes of the filter language what a record can answer: hosts,
@@ -47,11 +49,14 @@ networks, ports, protocols, MAC addresses, VLANs. Records that touch the time be
 func (a *app) flowsTopCmd() *cobra.Command {
 	q := &flowsRun{a: a}
 	cmd := &cobra.Command{
-		Use: "top FILE|ID", Short: "Show who has most", Args: cobra.ExactArgs(1),
+		Use: "top [FILE|ID]", Short: "Show who has most", Args: cobra.MaximumNArgs(1),
 		Long:    "top adds up flow records by their keys and shows the largest.\n\n" + flowsSources,
-		Example: "  opentap flows top --by src cap-1\n  opentap flows top --by src,dport --from -1h --metric packets -n 20 flows.csv\n  opentap flows top --by dst --filter 'udp port 53' trace.pcapng",
+		Example: "  opentap flows top --by src,dport --from -1h\n  opentap flows top --by src cap-1\n  opentap flows top --by src,dport --from -1h --metric packets -n 20 flows.csv\n  opentap flows top --by dst --filter 'udp port 53' trace.pcapng",
 		RunE: a.do(func(ctx context.Context, args []string) error {
-			c, err := q.count(ctx, args[0])
+			if len(args) == 0 {
+				return q.topKept(ctx)
+			}
+			c, err := q.count(ctx, args)
 			if err != nil {
 				return err
 			}
@@ -77,7 +82,7 @@ func (a *app) flowsTopCmd() *cobra.Command {
 func (a *app) flowsSeriesCmd() *cobra.Command {
 	q := &flowsRun{a: a}
 	cmd := &cobra.Command{
-		Use: "series FILE|ID", Short: "Show how flows lie in time", Args: cobra.ExactArgs(1),
+		Use: "series [FILE|ID]", Short: "Show how flows lie in time", Args: cobra.MaximumNArgs(1),
 		Long: "series shows what the largest groups have in each interval, and what all others have as other. A record's packets and bytes\n" +
 			"are shared out evenly over its duration; it counts as a flow where it begins.\n\n" + flowsSources,
 		Example: "  opentap flows series --step 10s cap-1\n  opentap flows series --by proto --step 1m -o csv flows.csv",
@@ -85,7 +90,7 @@ func (a *app) flowsSeriesCmd() *cobra.Command {
 			if q.step <= 0 {
 				return usagef("--step %v: must be longer than 0s", q.step)
 			}
-			c, err := q.count(ctx, args[0])
+			c, err := q.count(ctx, args)
 			if err != nil {
 				return err
 			}
@@ -115,6 +120,7 @@ func (q *flowsRun) flags(cmd *cobra.Command, by string, n int) {
 	fl.StringVar(&q.filter, "filter", "", "only these records")
 	fl.StringVar(&q.from, "from", "", "only what touches the time from here on: RFC 3339, 15:04, -1h")
 	fl.StringVar(&q.to, "to", "", "and up to here")
+	fl.StringSliceVarP(&q.points, "point", "p", nil, "of what is kept: only of these points, by name or alias, or node/name")
 	fl.BoolVar(&q.biflow, "biflow", false, "meter capture files with both directions in one record: flows are conversations")
 }
 
@@ -145,7 +151,7 @@ func (q *flowsRun) json(g query.Group) map[string]any {
 }
 
 // count reads the source to its end.
-func (q *flowsRun) count(ctx context.Context, source string) (*query.Counter, error) {
+func (q *flowsRun) count(ctx context.Context, args []string) (*query.Counter, error) {
 	cfg := query.Config{By: q.keys(), Metric: q.metric, Step: q.step}
 	var err error
 	if cfg.Filter, err = query.NewFilter(q.filter); err != nil {
@@ -168,6 +174,13 @@ func (q *flowsRun) count(ctx context.Context, source string) (*query.Counter, er
 	if err != nil {
 		return nil, usageError{err}
 	}
+	if len(args) == 0 {
+		return c, q.readKept(ctx, c)
+	}
+	if len(q.points) > 0 {
+		return nil, usagef("--point is of what the server keeps; a file or a capture has its points")
+	}
+	source := args[0]
 	st, serr := os.Stat(source)
 	switch {
 	case source == "-":
