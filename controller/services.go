@@ -244,7 +244,7 @@ func (c *Controller) UpdateTapService(ctx context.Context, id auth.Identity, nam
 		if err := wrong(n.Service.Check()); err != nil {
 			return nil, nil, err
 		}
-		if n == *s {
+		if n.Service == s.Service {
 			return nil, nil, nil
 		}
 		value, err := json.Marshal(&n)

@@ -133,7 +133,7 @@ func (c *Controller) serviceReport(s *storedService) tap.Report {
 	if !ok {
 		return tap.Report{Status: tap.Down, Reason: "its port is on no node now"}
 	}
-	e, cond, why := c.end("sink", at.nodeID, s.Service.ID, s.rev)
+	e, cond, why := c.end("sink", at.nodeID, s.Service.ID, s.meant)
 	r.Ends = []tap.End{e}
 	judge(&r, []tap.Condition{cond}, nil, []string{why})
 	return r
@@ -173,7 +173,7 @@ func (c *Controller) flowReport(f *storedFlow) tap.Report {
 			}
 			continue
 		}
-		e, cond, why := c.end("source", at.nodeID, f.Flow.ID, f.rev)
+		e, cond, why := c.end("source", at.nodeID, f.Flow.ID, f.meant)
 		r.Ends = append(r.Ends, e)
 		sources, reasons = append(sources, cond), append(reasons, why)
 		r.Gaps = append(r.Gaps, c.moveGap(at, &e)...)
@@ -183,7 +183,7 @@ func (c *Controller) flowReport(f *storedFlow) tap.Report {
 	}
 	sink := tap.Down
 	if at, ok := c.taps.target(s); ok {
-		e, cond, why := c.end("sink", at.nodeID, s.Service.ID, s.rev)
+		e, cond, why := c.end("sink", at.nodeID, s.Service.ID, s.meant)
 		r.Ends = append(r.Ends, e)
 		sink, reasons = cond, append(reasons, why)
 	}
@@ -216,7 +216,7 @@ func (c *Controller) mirrorReport(m *storedMirror) tap.Report {
 	for _, d := range sortedDirections(m.Mirror.Directions) {
 		var each []tap.Condition
 		for _, at := range places {
-			e, cond, why := c.end("source", at.nodeID, mirrorSource(m.Mirror.ID, d), m.rev)
+			e, cond, why := c.end("source", at.nodeID, mirrorSource(m.Mirror.ID, d), m.meant)
 			r.Ends = append(r.Ends, e)
 			each, reasons = append(each, cond), append(reasons, why)
 			r.Gaps = append(r.Gaps, c.moveGap(at, &e)...)

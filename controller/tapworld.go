@@ -34,20 +34,21 @@ type storedService struct {
 	Service tap.Service `json:"service"`
 	Admin   bool        `json:"admin,omitempty"`
 	rev     int64
+	meant   int64 // revision since which it means what it means: a new name means nothing to a node
 }
 
 type storedFlow struct {
-	Flow      tap.Flow `json:"flow"`
-	Admin     bool     `json:"admin,omitempty"`
-	rev       int64
-	filtering string
+	Flow       tap.Flow `json:"flow"`
+	Admin      bool     `json:"admin,omitempty"`
+	rev, meant int64
+	filtering  string
 }
 
 type storedMirror struct {
-	Mirror    tap.Mirror `json:"mirror"`
-	Admin     bool       `json:"admin,omitempty"`
-	rev       int64
-	filtering string
+	Mirror     tap.Mirror `json:"mirror"`
+	Admin      bool       `json:"admin,omitempty"`
+	rev, meant int64
+	filtering  string
 }
 
 // storedPort is a port that somebody told us of. Which device it is follows from what is said of it; see bind.
@@ -150,6 +151,9 @@ func (w *world) apply(ev store.Event, kick map[string]bool) error {
 			if err := json.Unmarshal(ev.Value, fresh); err != nil || fresh.Service.ID != id {
 				return fmt.Errorf("service %s cannot be read: %w", id, err)
 			}
+			if fresh.meant = ev.ModRevision; old != nil && old.Service.Options == fresh.Service.Options {
+				fresh.meant = old.meant
+			}
 		}
 		w.setService(id, old, fresh, kick)
 	case flowPrefix:
@@ -159,6 +163,9 @@ func (w *world) apply(ev store.Event, kick map[string]bool) error {
 			fresh = &storedFlow{rev: ev.ModRevision}
 			if err := json.Unmarshal(ev.Value, fresh); err != nil || fresh.Flow.ID != id {
 				return fmt.Errorf("flow %s cannot be read: %w", id, err)
+			}
+			if fresh.meant = ev.ModRevision; old != nil && old.Flow.Options == fresh.Flow.Options {
+				fresh.meant = old.meant
 			}
 			fresh.filtering = explain(fresh.Flow.Options.Filter)
 		}
@@ -170,6 +177,9 @@ func (w *world) apply(ev store.Event, kick map[string]bool) error {
 			fresh = &storedMirror{rev: ev.ModRevision}
 			if err := json.Unmarshal(ev.Value, fresh); err != nil || fresh.Mirror.ID != id {
 				return fmt.Errorf("mirror %s cannot be read: %w", id, err)
+			}
+			if fresh.meant = ev.ModRevision; old != nil && old.Mirror.Options == fresh.Mirror.Options {
+				fresh.meant = old.meant
 			}
 			fresh.filtering = explain(fresh.Mirror.Options.Filter)
 		}

@@ -24,6 +24,8 @@ type Door struct {
 	Name   string  // for the access log: "v1", "classic"
 	Prefix string  // paths below it that match no route get this door's error shape; "/" = all that no other door claims
 	Routes []Route //
+	// Credential finds the caller's token in a request; nil = TokenOf. "" = there is none.
+	Credential func(r *http.Request) (string, error)
 	// Fail writes an error response in the door's shape. It is called at most once, before anything was written.
 	Fail func(w http.ResponseWriter, r *http.Request, p Problem)
 }

@@ -121,7 +121,8 @@ func (g *Gate) Handler(doors ...Door) http.Handler {
 	})
 }
 
-// route lets the mux find the route and its function run. Paths are never cleaned and redirected: an id may look like one.
+// route lets the mux find the route and its function run. Paths are never cleaned and redirected: an id may look like one. A
+// slash at the end is kept for routes that end so.
 // A panic of the route is contained here, while the error can still be told.
 func (g *Gate) route(w *responseWriter, r *http.Request, q *request, mux *http.ServeMux) {
 	defer func() {
@@ -134,7 +135,7 @@ func (g *Gate) route(w *responseWriter, r *http.Request, q *request, mux *http.S
 			q.err = fault.New(fault.Internal, "panic: %v", p)
 		}
 	}()
-	if p := r.URL.EscapedPath(); p == "" || p[0] != '/' || path.Clean(p) != p {
+	if p := r.URL.EscapedPath(); p == "" || p[0] != '/' || strings.HasSuffix(p, "//") || path.Clean(p) != strings.TrimSuffix(p, "/") && p != "/" {
 		q.err = fault.New(fault.NotFound, "no such path")
 		return
 	}
@@ -167,7 +168,11 @@ func (g *Gate) enter(w http.ResponseWriter, r *http.Request, q *request, rt Rout
 			return err
 		}
 	}
-	tok, err := token(r)
+	find := TokenOf
+	if q.door.Credential != nil {
+		find = q.door.Credential
+	}
+	tok, err := find(r)
 	if err != nil {
 		return err
 	}

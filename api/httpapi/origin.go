@@ -78,8 +78,8 @@ func remoteAddr(r *http.Request) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// token finds the caller's token. Tokens are never taken from URLs: those end in logs and histories.
-func token(r *http.Request) (string, error) {
+// TokenOf finds the caller's token. Tokens are never taken from URLs: those end in logs and histories.
+func TokenOf(r *http.Request) (string, error) {
 	var found string
 	if h := r.Header.Values("Authorization"); len(h) > 0 {
 		scheme, rest, _ := strings.Cut(h[0], " ")

@@ -20,6 +20,7 @@ import (
 	"opentap/agentapi"
 	"opentap/api/classic"
 	"opentap/api/httpapi"
+	"opentap/api/taas"
 	v1 "opentap/api/v1"
 	"opentap/audit"
 	"opentap/auth"
@@ -169,7 +170,8 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		}
 		return ctl.Ready(ctx)
 	}
-	web := gate.Server(gate.Handler(v1.New(ctl, v1.Config{Version: programVersion(), Ready: ready}), classic.New(ctl), metricsDoor(watch, scrapers)))
+	doors := []httpapi.Door{v1.New(ctl, v1.Config{Version: programVersion(), Ready: ready}), taas.WithVersions(classic.New(ctl)), metricsDoor(watch, scrapers)}
+	web := gate.Server(gate.Handler(append(doors, taas.New(ctl, keys)...)...))
 
 	sshDoor, err := cfg.sshDoor(ctl, keys, denied, log)
 	if err != nil {
