@@ -81,6 +81,7 @@ type Agent struct {
 	engine  *capture.Engine
 	netdevs *netdev.Watcher
 	sensors []sensor.Source
+	taps    *tapping
 	link    Link
 	live    atomic.Int32 // readers of live streams
 
@@ -143,6 +144,9 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 		return nil, errors.Join(err, k.close())
 	}
 	if err := a.load(); err != nil {
+		return nil, errors.Join(err, k.close())
+	}
+	if err := a.openTaps(); err != nil {
 		return nil, errors.Join(err, k.close())
 	}
 	return a, nil
@@ -224,8 +228,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { a.guard(ctx) })
 	wg.Go(func() { a.govern(ctx) })
+	wg.Go(func() { a.taps.run(ctx) })
 	err := a.netdevs.Run(ctx, func(devices []point.Point) {
 		a.devices.Store(&devices)
+		a.taps.rec.Poke()
 		a.link.InventoryChanged()
 	})
 	if ctx.Err() == nil {
@@ -323,6 +329,7 @@ func (a *Agent) Obey(d agentapi.Desired) error {
 	}
 	a.revision, a.epoch = revision, d.Epoch
 	a.obeyRecorders(d.Recorders)
+	a.taps.rec.Set(d.Taps)
 	a.link.TapsChanged()
 	a.link.InventoryChanged()
 	wanted := make(map[string]bool, len(captures))

@@ -17,6 +17,7 @@ import (
 	"opentap/sensor"
 	"opentap/sensor/hwmon"
 	"opentap/sensor/ifcount"
+	"opentap/tap/bpftap"
 	"opentap/want"
 )
 
@@ -233,6 +234,9 @@ func (a *Agent) probe() {
 		for _, k := range []want.Kind{want.Packets, want.Flows} {
 			missing[string(k)] = err.Error()
 		}
+	}
+	if err := bpftap.Probe(); err != nil {
+		missing[missingTaps] = err.Error()
 	}
 	a.mu.Lock()
 	if len(a.sensorPts) == 0 {

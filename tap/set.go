@@ -41,7 +41,8 @@ type Sink struct {
 	Encap    Encap        `json:"encap"`
 	TunnelID uint32       `json:"tunnel_id"`
 	UDPPort  uint16       `json:"udp_port,omitempty"`
-	From     []netip.Addr `json:"from,omitempty"` // only from these hosts; empty = from none
+	From     []netip.Addr `json:"from,omitempty"`      // only from these hosts; empty = from none
+	Expires  time.Time    `json:"expires_at,omitzero"` // it is taken away then, by the agent's own clock; zero = never
 }
 
 // Set is all that one node shall do. It is complete: what is not in it shall not be.
@@ -109,4 +110,23 @@ func (c *Counts) Account() ledger.Account {
 		a.Dropped[ledger.Other] += n
 	}
 	return a
+}
+
+// Add adds the counts of another time.
+func (c *Counts) Add(o *Counts) {
+	c.Seen += o.Seen
+	c.NotMatched += o.NotMatched
+	c.SampledOut += o.SampledOut
+	c.RateLimited += o.RateLimited
+	c.TooLong += o.TooLong
+	c.Mirrored += o.Mirrored
+	c.Octets += o.Octets
+	c.Sent += o.Sent
+	c.Truncated += o.Truncated
+	for reason, n := range o.Errors {
+		if c.Errors == nil {
+			c.Errors = make(map[string]uint64)
+		}
+		c.Errors[reason] += n
+	}
 }

@@ -26,16 +26,31 @@ const (
 type Config struct {
 	// PinRoot is the mount point of a BPF file system; "" = /sys/fs/bpf. It is mounted if it is none. Each network namespace
 	// has a directory of its own below.
-	PinRoot string
-	Hook    Hook         // "" = the best there is
-	Log     *slog.Logger // nil discards
+	PinRoot  string
+	Instance string       // tells agents of one host apart: each leaves what another one made alone. "" = "agent"
+	Hook     Hook         // "" = the best there is
+	Log      *slog.Logger // nil discards
 }
 
-// Names of what we make in a network namespace.
+// fill puts in what is taken when nobody says.
+func (c *Config) fill() {
+	if c.PinRoot == "" {
+		c.PinRoot = "/sys/fs/bpf"
+	}
+	if c.Instance == "" {
+		c.Instance = "agent"
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Names of the pair of devices that we make in a network namespace: copies are sent to the first and come out of the second
+// segmented. Where another agent has these, others are taken. The alias is the mark; the instance follows it.
 const (
-	muxIn    = "tapmux0" // copies are sent to it
-	muxOut   = "tapmux1" // and come out of it segmented
-	muxAlias = "OpenTap: cuts and encapsulates copies"
+	muxIn    = "tapmux0"
+	muxOut   = "tapmux1"
+	muxAlias = "OpenTap: cuts and encapsulates copies of "
 )
 
 // Marks of copies, as in bpf/tunnel.h.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -23,11 +24,14 @@ import (
 // Its calls come one at a time, but for Counts.
 type Driver struct {
 	log  *slog.Logger
+	name string // of this agent
 	dir  string // of our pins
 	nl   *netlink.Handle
 	hook attacher
 
 	shared    map[string]*ebpf.Map // by name in the objects
+	muxIn     string               // its devices
+	muxOut    string
 	muxReady  bool
 	sinkProg  *ebpf.Program // nil = not loaded yet
 	swallower *ebpf.Program
@@ -50,20 +54,15 @@ type item struct {
 // Open finds what an earlier process left, and takes hold of it. Of a kernel or a process that cannot do it the error
 // wraps tap.ErrUnsupported and says what is missing.
 func Open(cfg Config) (*Driver, error) {
+	cfg.fill()
 	log := cfg.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.PinRoot == "" {
-		cfg.PinRoot = "/sys/fs/bpf"
-	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("%w: the limit of locked memory cannot be raised: %w", tap.ErrUnsupported, err)
 	}
-	if err := probe(); err != nil {
+	if err := Probe(); err != nil {
 		return nil, err
 	}
-	dir, err := pinDir(cfg.PinRoot)
+	dir, err := pinDir(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +70,7 @@ func Open(cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	d := &Driver{log: log, dir: dir, nl: nl, items: make(map[string]*item), next: 1}
+	d := &Driver{log: log, name: cfg.Instance, dir: dir, nl: nl, muxIn: muxIn, muxOut: muxOut, items: make(map[string]*item), next: 1}
 	switch cfg.Hook {
 	case Clsact:
 		d.hook = &clsactHook{nl: nl, dir: dir}
@@ -93,8 +92,9 @@ func Open(cfg Config) (*Driver, error) {
 	return d, nil
 }
 
-// probe asks the kernel for what programs need.
-func probe() error {
+// Probe asks the kernel for what programs need, and leaves nothing behind. The error wraps tap.ErrUnsupported and says what
+// is missing.
+func Probe() error {
 	for _, f := range []struct {
 		fn   asm.BuiltinFunc
 		name string
@@ -121,13 +121,13 @@ func (d *Driver) Takes(dev tap.Device) error {
 	if err != nil {
 		return err
 	}
-	return takes(l)
+	return d.takes(l)
 }
 
-func takes(l netlink.Link) error {
+func (d *Driver) takes(l netlink.Link) error {
 	a := l.Attrs()
 	switch {
-	case a.Name == muxIn || a.Name == muxOut:
+	case strings.HasPrefix(a.Alias, muxAlias):
 		return fmt.Errorf("%w: %s carries copies", tap.ErrUnsupported, a.Name)
 	case a.EncapType != "ether" && a.EncapType != "loopback":
 		return fmt.Errorf("%w: %s has frames of type %s, and only Ethernet's are mirrored", tap.ErrUnsupported, a.Name, a.EncapType)

@@ -13,3 +13,11 @@ import (
 func Open(Config) (tap.Driver, error) {
 	return nil, fmt.Errorf("%w: eBPF is Linux's, and this is %s", tap.ErrUnsupported, runtime.GOOS)
 }
+
+// Probe says the same.
+func Probe() error {
+	return fmt.Errorf("%w: eBPF is Linux's, and this is %s", tap.ErrUnsupported, runtime.GOOS)
+}
+
+// Left reports that nothing is left.
+func Left(Config) bool { return false }

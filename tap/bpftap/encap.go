@@ -53,7 +53,7 @@ func newTunnel(e tap.Encap, id uint32, port uint16, src, dst netip.Addr) (tunnel
 	case tap.GRE:
 		t.wire, most = wireGRE, 1<<32-1
 	case tap.ERSPAN1, tap.ERSPAN2:
-		t.wire, most = wireERSPAN, 1<<10-1
+		t.wire, most, t.id = wireERSPAN, 1<<32-1, id&tap.MaxSession
 	default:
 		return t, fmt.Errorf("%w: encapsulation %q", tap.ErrUnsupported, e)
 	}

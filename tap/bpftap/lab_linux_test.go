@@ -22,7 +22,7 @@ import (
 type lab struct {
 	t                       *testing.T
 	host, owner, tool, peer *nettest.NS
-	root                    string
+	root, instance          string
 	d                       *Driver
 }
 
@@ -75,7 +75,7 @@ func (l *lab) open(hook Hook) *Driver {
 	var d *Driver
 	var err error
 	l.host.Do(func() {
-		d, err = Open(Config{PinRoot: l.root, Hook: hook, Log: slog.New(slog.NewTextHandler(testWriter{l.t}, nil))})
+		d, err = Open(Config{PinRoot: l.root, Instance: l.instance, Hook: hook, Log: slog.New(slog.NewTextHandler(testWriter{l.t}, nil))})
 	})
 	if errors.Is(err, tap.ErrUnsupported) {
 		l.t.Skip(err)

@@ -1,10 +1,12 @@
 package bpftap
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -52,54 +54,69 @@ func (d *Driver) muxStands() bool {
 	if !d.muxReady {
 		return false
 	}
-	in, err := d.nl.LinkByName(muxIn)
+	in, err := d.nl.LinkByName(d.muxIn)
 	if err != nil || in.Attrs().RawFlags&unix.IFF_UP == 0 {
 		return false
 	}
-	out, err := d.nl.LinkByName(muxOut)
+	out, err := d.nl.LinkByName(d.muxOut)
 	return err == nil && out.Attrs().RawFlags&unix.IFF_UP != 0 && d.hook.at(d.muxPath()) == out.Attrs().Index
 }
 
 // muxPair makes the pair, or makes it again as it must be.
 func (d *Driver) muxPair() (out netlink.Link, err error) {
-	in, err := d.nl.LinkByName(muxIn)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MTU, attrs.TxQLen = muxIn, muxMTU, 0
-		if err := d.nl.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: muxOut, PeerMTU: muxMTU}); err != nil {
-			return nil, fmt.Errorf("%w: make the pair %s, %s: %w", tap.ErrUnsupported, muxIn, muxOut, err)
-		}
-		if in, err = d.nl.LinkByName(muxIn); err != nil {
-			return nil, err
-		}
-		if err := d.nl.LinkSetAlias(in, muxAlias); err != nil {
-			return nil, err
-		}
-	} else if err != nil {
+	ours, err := d.findMux()
+	if err != nil {
 		return nil, err
-	} else if in.Attrs().Alias != muxAlias || in.Type() != "veth" {
-		return nil, fmt.Errorf("there is a device %s that is not ours", muxIn)
 	}
-	if out, err = d.nl.LinkByName(muxOut); err != nil {
-		return nil, fmt.Errorf("the other end of %s: %w", muxIn, err)
+	d.muxIn, d.muxOut = muxIn, muxOut
+	if ours != nil {
+		d.muxIn = ours.Attrs().Name
+		d.muxOut = strings.TrimSuffix(d.muxIn, "0") + "1"
+	} else if _, err := d.device(muxIn); err == nil { // somebody else's
+		sum := sha256.Sum256([]byte(d.name))
+		d.muxIn, d.muxOut = fmt.Sprintf("tapmux%x-0", sum[:3]), fmt.Sprintf("tapmux%x-1", sum[:3])
 	}
-	if err := offloadsOff(muxIn); err != nil {
-		return nil, fmt.Errorf("turn the offloads of %s off: %w", muxIn, err)
+	in, err := d.device(d.muxIn)
+	if errors.Is(err, tap.ErrNoDevice) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU, attrs.TxQLen = d.muxIn, muxMTU, 0
+		if err := d.nl.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: d.muxOut, PeerMTU: muxMTU}); err != nil {
+			return nil, fmt.Errorf("%w: make the pair %s, %s: %w", tap.ErrUnsupported, d.muxIn, d.muxOut, err)
+		}
+		for _, name := range []string{d.muxIn, d.muxOut} {
+			l, err := d.nl.LinkByName(name)
+			if err != nil {
+				return nil, err
+			}
+			if err := d.nl.LinkSetAlias(l, muxAlias+d.name); err != nil {
+				return nil, err
+			}
+		}
+		in, err = d.device(d.muxIn)
 	}
-	if err := offloadsOff(muxOut); err != nil {
-		return nil, fmt.Errorf("turn the offloads of %s off: %w", muxOut, err)
+	if err != nil {
+		return nil, err
+	}
+	if out, err = d.nl.LinkByName(d.muxOut); err != nil {
+		return nil, fmt.Errorf("the other end of %s: %w", d.muxIn, err)
+	}
+	if err := offloadsOff(d.muxIn); err != nil {
+		return nil, fmt.Errorf("turn the offloads of %s off: %w", d.muxIn, err)
+	}
+	if err := offloadsOff(d.muxOut); err != nil {
+		return nil, fmt.Errorf("turn the offloads of %s off: %w", d.muxOut, err)
 	}
 	for _, s := range []struct {
 		file, value string
 		must        bool
 	}{
 		// The host says nothing of its own here; and bpf_fib_lookup wants a device that forwards (net/core/filter.c).
-		{"ipv6/conf/" + muxIn + "/disable_ipv6", "1", false},
-		{"ipv6/conf/" + muxOut + "/disable_ipv6", "0", false},
-		{"ipv6/conf/" + muxOut + "/addr_gen_mode", "1", false},
-		{"ipv6/conf/" + muxOut + "/accept_ra", "0", false},
-		{"ipv6/conf/" + muxOut + "/forwarding", "1", false},
-		{"ipv4/conf/" + muxOut + "/forwarding", "1", true},
+		{"ipv6/conf/" + d.muxIn + "/disable_ipv6", "1", false},
+		{"ipv6/conf/" + d.muxOut + "/disable_ipv6", "0", false},
+		{"ipv6/conf/" + d.muxOut + "/addr_gen_mode", "1", false},
+		{"ipv6/conf/" + d.muxOut + "/accept_ra", "0", false},
+		{"ipv6/conf/" + d.muxOut + "/forwarding", "1", false},
+		{"ipv4/conf/" + d.muxOut + "/forwarding", "1", true},
 	} {
 		if err := os.WriteFile("/proc/sys/net/"+s.file, []byte(s.value), 0); err != nil && s.must {
 			return nil, fmt.Errorf("%w: set net/%s: %w", tap.ErrUnsupported, s.file, err)
@@ -123,17 +140,25 @@ func (d *Driver) removeMux() error {
 }
 
 func (d *Driver) deleteMux() error {
-	l, err := d.nl.LinkByName(muxIn)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
-	}
-	if err != nil {
+	l, err := d.findMux()
+	if l == nil || err != nil {
 		return err
 	}
-	if l.Attrs().Alias != muxAlias {
-		return nil
-	}
 	return d.nl.LinkDel(l)
+}
+
+// findMux finds our pair's first device by its mark; nil if there is none.
+func (d *Driver) findMux() (netlink.Link, error) {
+	links, err := d.nl.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	for _, l := range links {
+		if a := l.Attrs(); a.Alias == muxAlias+d.name && strings.HasSuffix(a.Name, "0") {
+			return l, nil
+		}
+	}
+	return nil, nil
 }
 
 // putMux says what the multiplexer does with a tap's copies.

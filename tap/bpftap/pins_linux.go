@@ -33,26 +33,66 @@ func memoSpec() *ebpf.MapSpec {
 	return &ebpf.MapSpec{Name: "opentap_memo", Type: ebpf.Array, KeySize: 4, ValueSize: memoOctets, MaxEntries: 1}
 }
 
-// pinDir makes the directory of this network namespace.
-func pinDir(root string) (string, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(root, &fs); err != nil {
-		return "", fmt.Errorf("%w: no BPF file system at %s: %w", tap.ErrUnsupported, root, err)
+// pinDir makes this agent's directory for this network namespace, and removes those that it had in others, to which it
+// does not come back.
+func pinDir(cfg Config) (string, error) {
+	if err := mountBPF(cfg.PinRoot); err != nil {
+		return "", err
 	}
-	if fs.Type != unix.BPF_FS_MAGIC {
-		if err := unix.Mount("bpf", root, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
-			return "", fmt.Errorf("%w: mount a BPF file system at %s: %w", tap.ErrUnsupported, root, err)
+	dir, err := dirOf(cfg)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make a directory for taps: %w", err)
+	}
+	others, err := filepath.Glob(filepath.Join(filepath.Dir(dir), "net-*"))
+	if err != nil {
+		return "", err
+	}
+	for _, other := range others {
+		if other != dir {
+			cfg.Log.Info("removing the taps of another network namespace", "dir", other)
+			if err := os.RemoveAll(other); err != nil {
+				return "", fmt.Errorf("remove taps: %w", err)
+			}
 		}
 	}
+	return dir, nil
+}
+
+// Left reports whether this agent has left taps here, without touching anything.
+func Left(cfg Config) bool {
+	cfg.fill()
+	dir, err := dirOf(cfg)
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(filepath.Dir(dir))
+	return err == nil
+}
+
+func dirOf(cfg Config) (string, error) {
 	cookie, err := netnsCookie()
 	if err != nil {
 		return "", fmt.Errorf("%w: this network namespace has no cookie (Linux 5.14 has): %w", tap.ErrUnsupported, err)
 	}
-	dir := filepath.Join(root, "opentap", fmt.Sprintf("net-%d", cookie))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("make a directory for taps: %w", err)
+	return filepath.Join(cfg.PinRoot, "opentap", escape(cfg.Instance), fmt.Sprintf("net-%d", cookie)), nil
+}
+
+// mountBPF mounts a BPF file system where there is none.
+func mountBPF(root string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(root, &fs); err != nil {
+		return fmt.Errorf("%w: no BPF file system at %s: %w", tap.ErrUnsupported, root, err)
 	}
-	return dir, nil
+	if fs.Type == unix.BPF_FS_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("bpf", root, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("%w: mount a BPF file system at %s: %w", tap.ErrUnsupported, root, err)
+	}
+	return nil
 }
 
 // netnsCookie returns the number of the thread's network namespace, unique until the host restarts.

@@ -85,7 +85,7 @@ func (d *Driver) makeSink(s tap.Sink) error {
 			return err
 		}
 	}
-	if err := takes(l); err != nil {
+	if err := d.takes(l); err != nil {
 		return err
 	}
 	if next.Made != "" {

@@ -73,13 +73,31 @@ func (d *Driver) standsAt(dir string, p *plan) bool {
 	return d.hook.at(filepath.Join(dir, "in")) == p.In && d.hook.at(filepath.Join(dir, "out")) == p.Out
 }
 
+// Stands reports whether what was made of a source or sink is still attached.
+func (d *Driver) Stands(id string) bool {
+	it := d.items[id]
+	if it == nil {
+		return false
+	}
+	if it.memo.Sink {
+		for _, i := range it.under {
+			if d.hook.at(d.atPath(i)) != i {
+				return false
+			}
+		}
+		return true
+	}
+	dir := d.itemDir(id, false)
+	return d.hook.at(filepath.Join(dir, "in")) == it.memo.In && d.hook.at(filepath.Join(dir, "out")) == it.memo.Out
+}
+
 // plan finds the devices and the way of a source.
 func (d *Driver) plan(s tap.Source) (*plan, error) {
 	l, err := d.device(s.Device.Name)
 	if err != nil {
 		return nil, err
 	}
-	if err := takes(l); err != nil {
+	if err := d.takes(l); err != nil {
 		return nil, err
 	}
 	p := &plan{Source: s, Objects: objects, InIsOut: faces(l)}
@@ -105,7 +123,7 @@ func (d *Driver) plan(s tap.Source) (*plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the destination: %w", err)
 	}
-	if err := takes(to); err != nil {
+	if err := d.takes(to); err != nil {
 		return nil, fmt.Errorf("the destination: %w", err)
 	}
 	if to.Attrs().Index == at {
@@ -273,7 +291,7 @@ func (d *Driver) newItem(dir string) (*item, error) {
 func (d *Driver) attachTap(path string, p *plan, index uint32, stats *ebpf.Map, at int, ingress, out bool) error {
 	device := p.Device
 	if p.Mux {
-		mux, err := d.device(muxIn)
+		mux, err := d.device(d.muxIn)
 		if err != nil {
 			return err
 		}

@@ -122,7 +122,7 @@ func listOf(a ...string) []netip.Addr {
 // second is the other host: with a tool of its own.
 func (l *lab) second() *lab {
 	l.t.Helper()
-	p := &lab{t: l.t, host: l.peer, tool: nettest.NewNS(l.t), root: l.root}
+	p := &lab{t: l.t, host: l.peer, tool: nettest.NewNS(l.t), root: l.root, instance: "peer"}
 	nettest.Veth(l.t, p.host, "t0", p.tool, "t1")
 	for ns, dev := range map[*nettest.NS]string{p.host: "t0", p.tool: "t1"} {
 		if err := ns.Netlink().LinkSetMTU(ns.Link(dev), 9000); err != nil {
