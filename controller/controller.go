@@ -77,6 +77,8 @@ type Controller struct {
 	full    atomic.Pointer[string] // why nothing new is taken; nil = it is
 	log     *slog.Logger
 
+	fabric *fabricRoom // nil = no OpenFlow switches are taken
+
 	liveEnd chan struct{} // closed: live streams end
 	endLive sync.Once
 
@@ -155,6 +157,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.expire(ctx) })
 	wg.Go(func() { c.keepFinals(ctx) })
+	wg.Go(func() { c.runFabric(ctx) })
 	wg.Go(func() { c.keepPlaces(ctx) })
 	wg.Go(func() { c.expireTaps(ctx) })
 	wg.Go(func() { c.followMembers(ctx) })
