@@ -38,6 +38,7 @@ type Config struct {
 	StateDir   string       // small, precious
 	CaptureDir string       // large; may be a disk of its own
 	SysfsRoot  string       // where sensors are looked for; "" = /sys
+	OVSDB      string       // socket of Open vSwitch's database; "" = its usual place
 	Underlay   []netip.Addr // where other nodes reach this one with tapped packets; none = all its addresses
 	Capture    capture.Config
 	Segment    segment.Config // sizes and policies; the rest is set per capture
@@ -88,8 +89,9 @@ type Agent struct {
 	recorders  atomic.Pointer[map[string]*recording] // by point; see allRecorders
 	exporters  []*exporting                          // never changes
 	flows      *flowStores
-	meterings  []*metering                   // never changes
-	collectors []*collecting                 // never changes
+	meterings  []*metering   // never changes
+	collectors []*collecting // never changes
+	owners     owners
 	devices    atomic.Pointer[[]point.Point] // read by the sources' goroutines, which must not wait for mu
 
 	mu         sync.Mutex
@@ -229,8 +231,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { a.guard(ctx) })
 	wg.Go(func() { a.govern(ctx) })
 	wg.Go(func() { a.taps.run(ctx) })
+	wg.Go(func() { a.followOwners(ctx) })
 	err := a.netdevs.Run(ctx, func(devices []point.Point) {
-		a.devices.Store(&devices)
+		a.owners.setDevices(a, devices)
 		a.taps.rec.Poke()
 		a.link.InventoryChanged()
 	})
@@ -273,7 +276,7 @@ func (a *Agent) look() error {
 	if err != nil {
 		return err
 	}
-	a.devices.Store(&devices)
+	a.owners.setDevices(a, devices)
 	a.lookSensors(context.Background())
 	return nil
 }

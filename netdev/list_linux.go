@@ -94,6 +94,9 @@ func pointOf(link netlink.Link, arphrd uint16) point.Point {
 	if len(a.HardwareAddr) == 6 {
 		p.MAC = a.HardwareAddr.String()
 	}
+	if alias := strings.TrimSpace(a.Alias); len(alias) <= maxAlias {
+		p.IfAlias = strings.ToValidUTF8(alias, "\uFFFD")
+	}
 	lt, reason := Link(arphrd)
 	p.LinkType, p.NoPcap = uint16(lt), reason
 	for _, alias := range append([]string{strings.TrimSpace(a.Alias)}, a.AltNames...) {

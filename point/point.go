@@ -33,6 +33,7 @@ type Point struct {
 	LinkType uint16 `json:"link_type,omitempty"`  // packet.LinkType
 	Driver   string `json:"driver,omitempty"`     // veth, bridge, virtio_net …
 	NoPcap   string `json:"no_packets,omitempty"` // why no packets can be had here; "" = they can
+	IfAlias  string `json:"if_alias,omitempty"`   // what the host's administrator noted of it (ip link set … alias)
 	IfaceID  string `json:"iface_id,omitempty"`   // external_ids:iface-id of Open vSwitch: whose port it is
 
 	Dedicated bool   `json:"dedicated,omitempty"` // receives only mirrored traffic: its packets are taken from the host while anybody captures

@@ -69,6 +69,7 @@ var Rooms = map[string]Room{
 	"sensor/csvout":     {Layer: Engine, MayImport: []string{"sensor", "sensor/ifcount"}},
 	"sensor/parquetout": {Layer: Engine, MayImport: []string{"sensor", "sensor/ifcount"}, Heavy: true},
 	"netdev":            {Layer: Engine, MayImport: []string{"point"}, Unix: true},
+	"netdev/ovsport":    {Layer: Engine},
 
 	"tap":              {Layer: Pipe, MayImport: []string{"filter", "point"}},
 	"tap/reconcile":    {Layer: Pipe, MayImport: []string{"tap"}},
@@ -96,7 +97,7 @@ var Rooms = map[string]Room{
 
 	"agent": {Layer: Place, Unix: true, MayImport: []string{
 		"capture", "capture/...", "flow", "flow/...", "record", "sensor", "sensor/...",
-		"netdev", "filter", "filter/cbpf", "pcap", "point", "tap", "tap/...", "agentapi", "wire/netflow", "wire/sflow",
+		"netdev", "netdev/...", "filter", "filter/cbpf", "pcap", "point", "tap", "tap/...", "agentapi", "wire/netflow", "wire/sflow",
 	}},
 	"controller": {Layer: Place, MayImport: []string{
 		"agentapi", "store", "auth", "audit", "filter", "filter/cbpf", "point", "pcap",
