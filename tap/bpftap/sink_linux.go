@@ -29,10 +29,7 @@ func (d *Driver) UpdateSink(_ context.Context, s tap.Sink) (note string, err err
 	if err := d.makeSink(s); err != nil {
 		return "", fmt.Errorf("sink %s: %w", s.ID, err)
 	}
-	if len(s.From) == 0 {
-		note = "no host may send to it"
-	}
-	return note, nil
+	return "", nil
 }
 
 func (d *Driver) makeSink(s tap.Sink) error {
