@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 # The version is worked out by a script, so that it is right without git too. It must not hold spaces.
 LDFLAGS = -s -w -X main.version=$(shell ./scripts/version.sh)
 
-.PHONY: help run build packages test test-short bench lint generate clean
+.PHONY: help run build packages release test test-short bench lint generate clean
 
 help: ## show what can be made
 	@echo "OpenTap: see what happens on a network"
@@ -22,6 +22,9 @@ run: build ## start the daemon here, capture ten seconds, show what was seen (as
 build: ## build bin/opentapd and bin/opentap: static, no cgo
 	@mkdir -p bin
 	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/opentapd ./cmd/opentap
+
+release: ## archives with checksums in dist/: the command line for Linux, macOS and Windows, the daemon for Linux
+	@./scripts/release.sh
 
 packages: ## deb and rpm in dist/, for amd64 and arm64
 	@./scripts/packages.sh

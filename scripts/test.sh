@@ -23,7 +23,7 @@ fi
 needs=(
   tcpdump:tcpdump tshark:tshark capinfos:wireshark-common nfdump:nfdump softflowd:softflowd ip:iproute2 ethtool:ethtool
   ovs-vswitchd:openvswitch-switch jq:jq curl:curl ssh:openssh-client python3:python3 protoc:protobuf-compiler gcc:gcc clang:clang llvm-strip:llvm
-  rpm:rpm man:man-db setpriv:util-linux systemd-analyze:systemd
+  rpm:rpm man:man-db setpriv:util-linux systemd-analyze:systemd qemu-aarch64-static:qemu-user-static
 )
 missing() { # prints the packages that are missing
   local need

@@ -123,6 +123,7 @@ var Rooms = map[string]Room{
 	"internal/archtest": {Layer: Aid},
 	"scripts/testsum":   {Layer: Aid},
 	"packaging/man":     {Layer: Aid},
+	"packaging/archive": {Layer: Aid},
 }
 
 var doorImports = []string{"api/httpapi", "auth", "filter", "pcap", "point", "tap"}
