@@ -128,8 +128,10 @@ type config struct {
 		Hosts []string `yaml:"hosts"` // further names this server answers to
 	} `yaml:"auth"`
 
-	SSH   sshConfig   `yaml:"ssh"`
-	Fleet fleetConfig `yaml:"fleet"`
+	SSH sshConfig `yaml:"ssh"`
+
+	Fabric fabricConfig `yaml:"fabric"`
+	Fleet  fleetConfig  `yaml:"fleet"`
 
 	Metrics struct {
 		AnonymousRanges []string `yaml:"anonymous_ranges"` // addresses that may scrape without a token
@@ -267,6 +269,9 @@ func (c *config) check() error {
 		return err
 	}
 	if err := c.checkSSH(); err != nil {
+		return err
+	}
+	if err := c.checkFabric(); err != nil {
 		return err
 	}
 	if err := c.checkFleet(); err != nil {

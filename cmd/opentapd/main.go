@@ -76,6 +76,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	tlsCert := fs.String("tls-cert", "", "PEM `FILE` with the certificate chain of the HTTP doors (default: self-made beyond loopback)")
 	tlsKey := fs.String("tls-key", "", "PEM `FILE` with its key")
 	fingerprint := fs.Bool("show-fingerprint", false, "print the fingerprint of the self-made certificate authority and exit")
+	openflow := fs.String("openflow", "", "`ADDR:PORT` that OpenFlow switches connect to (default: none)")
 	role := fs.String("role", command, "all, controller or agent (default all)")
 	controllers := fs.String("controllers", "", "`HOST:PORT,…` at which the role agent reaches its controllers")
 	joinToken := fs.String("join-token-file", "", "`FILE` with the token by which the role agent joins the fleet; - = standard input")
@@ -114,6 +115,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		{dataDir, &cfg.DataDir, "data_dir"},
 		{listen, &cfg.Listen, "listen"},
 		{role, &cfg.Role, "role"},
+		{openflow, &cfg.Fabric.Listen, "fabric.listen"},
 		{tlsCert, &cfg.TLS.Cert, "tls.cert"},
 		{tlsKey, &cfg.TLS.Key, "tls.key"},
 		{joinToken, &cfg.Fleet.JoinTokenFile, "fleet.join_token_file"},

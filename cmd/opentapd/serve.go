@@ -72,6 +72,13 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	if sshListener != nil {
 		defer sshListener.Close()
 	}
+	switches, err := cfg.listenFabric()
+	if err != nil {
+		return err
+	}
+	if switches != nil {
+		defer switches.Close()
+	}
 	fleetListener, err := cfg.listenFleet()
 	if err != nil {
 		return err
@@ -121,6 +128,9 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	board.SetHub(hub)
 	ctl.SetHub(board)
 	ctl.SetKeys(keys)
+	if switches != nil {
+		ctl.ServeFabric(switches, time.Duration(cfg.Fabric.Every))
+	}
 	ctl.SetMembership(reg)
 	var here *resident // nil: agents are on other hosts
 	var ag *agent.Agent
