@@ -86,6 +86,9 @@ type Controller struct {
 	changed   chan struct{}                   // closed and replaced at every change below
 	captures  map[string]*entry               // by UID: the store's content
 	byID      map[captureKey]string           // → UID
+	byNode    map[string]map[string]*entry    // by node ID and UID
+	ended     map[string]bool                 // UIDs whose last word is to be stored
+	named     *point.Set                      // of all points; nil = they have changed
 	revision  int64                           // of the store, up to which captures is true
 	status    map[string]want.Status          // by UID: as last reported
 	recorders map[recorderKey]*storedRecorder // the store's content
@@ -120,8 +123,9 @@ type node struct {
 	connected bool
 	member    bool // of the fleet, or was
 	since     time.Time
-	revision  int64 // desired revision it has taken
-	ahead     bool  // that is later than what we know: what we sent was refused
+	revision  int64                  // desired revision it has taken
+	early     map[string]want.Status // of captures that are not known here yet, by UID
+	ahead     bool                   // that is later than what we know: what we sent was refused
 	points    []point.Point
 	facts     want.Node
 	taps      map[string]tap.Status // of all its sources and sinks, by their ids
@@ -140,7 +144,7 @@ const (
 func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
 	return &Controller{
 		cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
-		byID: make(map[captureKey]string), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
+		byID: make(map[captureKey]string), byNode: make(map[string]map[string]*entry), ended: make(map[string]bool), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
 		records: make(map[want.Kind]uint64),
 		events: events{
 			wake: make(chan struct{}, 1), listeners: make(map[*listener]bool), rates: make(map[ratePoint]want.Rate),
@@ -216,8 +220,11 @@ func (c *Controller) follow(ctx context.Context) error {
 	c.mu.Lock()
 	c.captures, c.recorders, c.taps = fresh, recorders, taps
 	c.byID = make(map[captureKey]string, len(fresh))
+	clear(c.byNode)
 	for uid, e := range fresh {
 		c.byID[captureKey{e.Capture.Project, e.Capture.ID}] = uid
+		c.index(e)
+		c.takeEarly(e)
 	}
 	for uid := range c.status {
 		if fresh[uid] == nil {
@@ -281,14 +288,18 @@ func (c *Controller) apply(b store.Batch) {
 		if ev.Deleted {
 			if old != nil {
 				delete(c.byID, captureKey{old.Capture.Project, old.Capture.ID})
+				delete(c.byNode[old.NodeID], uid)
 			}
 			delete(c.captures, uid)
 			delete(c.status, uid)
+			delete(c.ended, uid)
 			continue
 		}
 		if e := c.decode(ev.KV); e != nil {
 			c.captures[uid] = e
 			c.byID[captureKey{e.Capture.Project, e.Capture.ID}] = uid
+			c.index(e)
+			c.takeEarly(e)
 			kick[e.NodeID] = true
 		}
 	}
@@ -303,6 +314,14 @@ func (c *Controller) apply(b store.Batch) {
 	for id := range kick {
 		c.hub.Kick(id)
 	}
+}
+
+// index notes which node has a capture; that never changes. c.mu is held.
+func (c *Controller) index(e *entry) {
+	if c.byNode[e.NodeID] == nil {
+		c.byNode[e.NodeID] = make(map[string]*entry)
+	}
+	c.byNode[e.NodeID][e.Capture.UID] = e
 }
 
 // tell wakes everybody in await. c.mu is held.

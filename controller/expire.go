@@ -48,10 +48,12 @@ func (c *Controller) keepFinals(ctx context.Context) {
 		var ended []want.Status
 		pick := func() bool {
 			ended = ended[:0]
-			for uid, st := range c.status {
-				if e := c.captures[uid]; e != nil && e.Final == nil && st.State.Final() {
-					ended = append(ended, st)
+			for uid := range c.ended {
+				if e := c.captures[uid]; e == nil || e.Final != nil {
+					delete(c.ended, uid) // it is stored, or nobody wants to know any more
+					continue
 				}
+				ended = append(ended, c.status[uid])
 			}
 			return len(ended) > 0
 		}

@@ -23,6 +23,7 @@ func (c *Controller) Joined(id agentapi.Identity) {
 		c.nodes[id.NodeID] = n
 	}
 	n.id, n.connected, n.since = id, true, time.Now().UTC()
+	c.named = nil
 	c.tell()
 }
 
@@ -32,6 +33,7 @@ func (c *Controller) Left(nodeID string) {
 	defer c.mu.Unlock()
 	if n := c.nodes[nodeID]; n != nil {
 		n.connected, n.since = false, time.Now().UTC()
+		c.named = nil
 	}
 	c.tell()
 }
@@ -48,11 +50,12 @@ func (c *Controller) Inventory(nodeID string, points []point.Point, facts want.N
 		points[i].Node = n.id.NodeName
 	}
 	n.points, n.facts, n.relooked = points, facts, true
+	c.named = nil
 	c.tell()
 }
 
 // Actual implements agentapi.Fleet.
-func (c *Controller) Actual(nodeID string, revision int64, statuses []want.Status, _ bool) {
+func (c *Controller) Actual(nodeID string, revision int64, statuses []want.Status, complete bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.nodes[nodeID]
@@ -61,15 +64,46 @@ func (c *Controller) Actual(nodeID string, revision int64, statuses []want.Statu
 	}
 	n.revision = revision
 	n.ahead = revision > c.revision
+	if complete {
+		clear(n.early)
+	}
 	for _, s := range statuses {
-		// An agent speaks for its own captures alone.
-		if e := c.captures[s.UID]; e != nil && e.NodeID == nodeID && e.Final == nil {
-			before := c.status[s.UID]
-			c.count(e.Capture.Kind, &before, &s)
-			c.status[s.UID] = s
+		if e := c.captures[s.UID]; e != nil {
+			c.take(e, s, nodeID)
+			continue
 		}
+		// Another controller told the agent of it before our watch told us.
+		if n.early == nil {
+			n.early = make(map[string]want.Status)
+		}
+		n.early[s.UID] = s
 	}
 	c.tell()
+}
+
+// take takes over what a node says of a capture; it speaks for its own captures alone. c.mu is held.
+func (c *Controller) take(e *entry, s want.Status, nodeID string) {
+	if e.NodeID != nodeID || e.Final != nil {
+		return
+	}
+	before := c.status[s.UID]
+	c.count(e.Capture.Kind, &before, &s)
+	c.status[s.UID] = s
+	if s.State.Final() {
+		c.ended[s.UID] = true
+	}
+}
+
+// takeEarly takes over what was said of a capture before it was known here. c.mu is held.
+func (c *Controller) takeEarly(e *entry) {
+	n := c.nodes[e.NodeID]
+	if n == nil {
+		return
+	}
+	if s, ok := n.early[e.Capture.UID]; ok {
+		delete(n.early, e.Capture.UID)
+		c.take(e, s, e.NodeID)
+	}
 }
 
 // Desired implements agentapi.Fleet.
@@ -80,10 +114,7 @@ func (c *Controller) Desired(ctx context.Context, nodeID string) (agentapi.Desir
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []want.Capture
-	for _, e := range c.captures {
-		if e.NodeID != nodeID {
-			continue
-		}
+	for _, e := range c.byNode[nodeID] {
 		k := e.Capture
 		if e.Final != nil && k.StopAt.IsZero() {
 			k.StopAt = e.Final.Ended // what has ended stays so, also for an agent that has lost its memory
@@ -117,10 +148,8 @@ func (c *Controller) nodeList() []want.Node {
 		f.Name, f.ID, f.Version = n.id.NodeName, n.id.NodeID, n.id.Version
 		f.Recordings = nil // Recorders tells them
 		f.Connected, f.Since, f.Revision = n.connected, n.since, n.revision
-		for _, e := range c.captures {
-			if e.NodeID == n.id.NodeID && e.rev > n.revision && e.Final == nil {
-				f.Behind = true
-			}
+		for _, e := range c.byNode[n.id.NodeID] {
+			f.Behind = f.Behind || e.rev > n.revision && e.Final == nil
 		}
 		if !n.connected {
 			f.Problems = append([]string{"its agent is not connected"}, f.Problems...)
@@ -163,11 +192,14 @@ func (c *Controller) Points(ctx context.Context, id auth.Identity) ([]point.Poin
 	return c.set().Points(), nil
 }
 
-// set resolves names as of now.
+// set resolves names as of now. It is made again when points have changed: those of thousands of nodes take a while.
 func (c *Controller) set() *point.Set {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return point.NewSet(c.points(), c.cfg.Aliases, c.cfg.DefaultPoint)
+	if c.named == nil {
+		c.named = point.NewSet(c.points(), c.cfg.Aliases, c.cfg.DefaultPoint)
+	}
+	return c.named
 }
 
 // Capabilities says what can be captured here now.

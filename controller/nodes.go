@@ -123,10 +123,8 @@ func (c *Controller) ForgetNode(ctx context.Context, id auth.Identity, name stri
 func (c *Controller) orphans(ctx context.Context, nodeID string, by auth.Identity) error {
 	c.mu.Lock()
 	var captures []*entry
-	for _, e := range c.captures {
-		if e.NodeID == nodeID {
-			captures = append(captures, e)
-		}
+	for _, e := range c.byNode[nodeID] {
+		captures = append(captures, e)
 	}
 	var recorders []string
 	for k, r := range c.recorders {
@@ -135,6 +133,7 @@ func (c *Controller) orphans(ctx context.Context, nodeID string, by auth.Identit
 		}
 	}
 	delete(c.nodes, nodeID)
+	c.named = nil
 	c.tell()
 	c.mu.Unlock()
 	for _, e := range captures {
@@ -205,6 +204,7 @@ func (c *Controller) dropStrangers() {
 			n.member = true
 		} else if n.member && !n.connected {
 			delete(c.nodes, id)
+			c.named = nil
 		}
 	}
 	c.tell()

@@ -1,0 +1,136 @@
+package scale
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"opentap/agentapi"
+	"opentap/fault"
+	"opentap/member"
+	"opentap/point"
+	"opentap/tap"
+	"opentap/want"
+)
+
+// agentsEnv has this program be the agents: the controllers' addresses and a directory.
+const agentsEnv = "OPENTAP_SCALE_AGENTS"
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(agentsEnv); spec != "" {
+		if err := agents(spec); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// agents runs as many agents as it reads join tokens from standard input, until it is told to end. Whatever they are told to
+// capture they say is running.
+func agents(spec string) error {
+	part := strings.Split(spec, "|")
+	controllers, dir := strings.Split(part[0], ","), part[1]
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	log := slog.New(slog.DiscardHandler)
+	var running sync.WaitGroup
+	in := bufio.NewScanner(os.Stdin)
+	failed := make(chan error, 1)
+	for i := 0; in.Scan(); i++ {
+		token := in.Text()
+		running.Go(func() {
+			if err := one(ctx, i, token, controllers, dir, log); err != nil && ctx.Err() == nil {
+				select {
+				case failed <- err:
+				default:
+				}
+			}
+		})
+	}
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	running.Wait()
+	return nil
+}
+
+func one(ctx context.Context, i int, token string, controllers []string, dir string, log *slog.Logger) error {
+	id := agentapi.Identity{NodeID: fmt.Sprintf("%016x", i+1), NodeName: fmt.Sprintf("host%05d", i), Version: "scale"}
+	mem, err := member.Open(member.Config{Dir: filepath.Join(dir, id.NodeName), Controllers: controllers}, log)
+	if err != nil {
+		return err
+	}
+	if _, err := mem.Join(ctx, token, id.NodeID, id.NodeName); err != nil {
+		return err
+	}
+	l := &host{}
+	link := agentapi.NewLink(id, l, log)
+	l.link = link
+	return link.RunDialing(ctx, mem.Dial)
+}
+
+// host is an agent's host without a kernel.
+type host struct {
+	link *agentapi.Link
+
+	mu       sync.Mutex
+	revision int64
+	captures []want.Capture
+}
+
+// Obey implements agentapi.Local.
+func (h *host) Obey(d agentapi.Desired) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d.Revision < h.revision {
+		return agentapi.ErrStale
+	}
+	h.revision, h.captures = d.Revision, d.Captures
+	return nil
+}
+
+// Actual implements agentapi.Local.
+func (h *host) Actual() (int64, []want.Status) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make([]want.Status, len(h.captures))
+	for i, c := range h.captures {
+		out[i] = want.Status{UID: c.UID, State: want.Running}
+	}
+	return h.revision, out
+}
+
+// TapStates implements agentapi.Local.
+func (h *host) TapStates() []tap.Status { return nil }
+
+// Inventory implements agentapi.Local.
+func (h *host) Inventory() ([]point.Point, want.Node) {
+	var out []point.Point
+	for _, n := range []string{"lo", "eth0", "eth1", "eth2"} {
+		out = append(out, point.Point{Name: n, Kind: point.Netdev, Present: true, Up: true, MTU: 1500, MAC: "02:00:00:00:00:01", Driver: "veth"})
+	}
+	return out, want.Node{DiskFree: 1 << 40}
+}
+
+// Open implements agentapi.Local.
+func (h *host) Open(context.Context, string, want.OpenOptions) (*want.Retrieval, error) {
+	return nil, fault.New(fault.Unsupported, "there is no data here")
+}
+
+// Live implements agentapi.Local.
+func (h *host) Live(context.Context, <-chan struct{}, want.LiveSpec, io.Writer) error {
+	return fault.New(fault.Unsupported, "there is no data here")
+}
