@@ -165,7 +165,7 @@ func (w *world) source(f *storedFlow, at place) (s tap.Source, why string) {
 	if !ok {
 		return s, "node " + w.nodes[at.nodeID].Node + " has no address from which it reaches node " + w.nodes[to.nodeID].Node
 	}
-	s.To = tap.Target{Remote: addr, Encap: encapOf(svc), TunnelID: svc.Service.TunnelID}
+	s.To = tap.Target{Remote: addr, Encap: encapOf(svc), TunnelID: svc.Service.TunnelID, UDPPort: tap.NodePort(encapOf(svc))}
 	return s, ""
 }
 
@@ -214,7 +214,10 @@ func mirrorSource(id string, d tap.Direction) string { return id + "." + strings
 
 // sink is what a service means at its port. Copies are taken only from nodes that shall send some.
 func (w *world) sink(s *storedService, dev tap.Device, nodeID string) tap.Sink {
-	out := tap.Sink{ID: s.Service.ID, Device: dev, Make: s.Service.Options.Device, Encap: encapOf(s), TunnelID: s.Service.TunnelID}
+	out := tap.Sink{
+		ID: s.Service.ID, Device: dev, Make: s.Service.Options.Device, Encap: encapOf(s), TunnelID: s.Service.TunnelID,
+		UDPPort: tap.NodePort(encapOf(s)), Expires: s.Service.Options.Expires,
+	}
 	for id := range w.flowsTo[s.Service.ID] {
 		f := w.flows[id]
 		if w.flowRefused(f) != "" {

@@ -24,6 +24,24 @@ type Source struct {
 	To        Target    `json:"to"`
 }
 
+// UDP ports between our nodes. They are not the assigned ones (4789 and 6081), on which an overlay network of the same hosts
+// may use the same tunnel ids.
+const (
+	NodeVXLAN  uint16 = 14789
+	NodeGeneve uint16 = 16081
+)
+
+// NodePort is the UDP port of an encapsulation between our nodes; 0 = it is not over UDP.
+func NodePort(e Encap) uint16 {
+	switch e {
+	case VXLAN, "":
+		return NodeVXLAN
+	case Geneve:
+		return NodeGeneve
+	}
+	return 0
+}
+
 // Target is where copies go. Exactly one of Device.Name and Remote is set.
 type Target struct {
 	Device   Device     `json:"device,omitzero"`     // on the same node: frames are delivered as they are
