@@ -19,7 +19,8 @@ help: ## show what can be made
 run: build ## start the daemon here, capture ten seconds, show what was seen (asks for sudo to open raw sockets)
 	@./scripts/run.sh
 
-build: ## build bin/opentapd and bin/opentap: static, no cgo
+build: ## build bin/opentapd with its dashboard, and bin/opentap: static, no cgo
+	@./scripts/web.sh
 	@mkdir -p bin
 	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/opentapd ./cmd/opentap
 

@@ -148,6 +148,11 @@ if [[ -s opentap-demo.csv && $(wc -l <./opentap-demo.csv) -le 1 ]]; then
   echo "The interface was quiet. The loopback interface rarely is: $cli capture pcap --point lo --duration 5s -w lo.pcapng"
 fi
 
+# A link with a code that works once. Whoever reads this terminal could read the token's file as well.
+if [[ -n ${OPENTAP_TOKEN:-} ]] && link=$("$cli" dashboard 2>/dev/null); then
+  printf '\nThe dashboard, signed in (the link works once, within ten minutes; %s dashboard makes another):\n\n  %s\n' "$cli" "$link"
+fi
+
 cat <<TEXT
 
 The administrator's token is in ${token_file:-$data}${as:+ (readable by root)}. Try, in another terminal:

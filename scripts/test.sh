@@ -22,7 +22,7 @@ fi
 # --- what the tests need: program or file → Debian package ------------------------------------------------------------
 needs=(
   tcpdump:tcpdump tshark:tshark capinfos:wireshark-common nfdump:nfdump softflowd:softflowd ip:iproute2 ethtool:ethtool
-  ovs-vswitchd:openvswitch-switch jq:jq curl:curl ssh:openssh-client python3:python3 protoc:protobuf-compiler gcc:gcc clang:clang llvm-strip:llvm
+  ovs-vswitchd:openvswitch-switch jq:jq curl:curl ssh:openssh-client python3:python3 protoc:protobuf-compiler gcc:gcc clang:clang llvm-strip:llvm node:nodejs npm:npm chromium:chromium
   rpm:rpm man:man-db setpriv:util-linux systemd-analyze:systemd qemu-aarch64-static:qemu-user-static
 )
 missing() { # prints the packages that are missing
@@ -62,6 +62,9 @@ if [[ ${#packages[@]} -gt 0 ]]; then
     rm -f "$log"
   fi
 fi
+
+# --- the dashboard, which the daemon under test has -------------------------------------------------------------------
+./scripts/web.sh --modules
 
 # --- run --------------------------------------------------------------------------------------------------------------
 work=$(mktemp -d)
@@ -112,8 +115,14 @@ python_tests() {
   if [[ $status -eq 0 ]]; then event pass python unittest; else event fail python unittest "$out"; fi
 }
 
+dashboard_types() { # against the interface as it is described now
+  [[ -d web/app/node_modules ]] || return 0
+  (cd web/app && npm run -s check 2>&1 | grep -E '(Error|Warn):|^/' -A3) || true
+}
+
 run() {
   check gofmt unformatted
+  if [[ -d web/app/node_modules ]]; then check "svelte-check" dashboard_types; else event skip checks svelte-check "x.sh:1: needs npm"; fi
   check "go vet" go vet ./...
   go test "${race[@]}" -count=1 -timeout 15m -json ./... || true
   if [[ $EUID -ne 0 && $can_root == yes ]]; then

@@ -14,7 +14,7 @@ type Session struct {
 	Project string    `json:"project"`
 	Role    string    `json:"role"`
 	Rights  []string  `json:"rights"` // see_metadata, start, read_payload, delete, administer
-	Via     string    `json:"via"`    // session, token, anonymous
+	Via     string    `json:"via"`    // session, token, anonymous; nobody: it is not known who it is
 	Expires time.Time `json:"expires,omitzero"`
 }
 

@@ -136,6 +136,9 @@ var page = template.Must(template.New("home").Parse(`<!DOCTYPE html>
 // home is /capabilities, and a page for those who came with a browser.
 func (s *server) home(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Vary", "Accept")
+	if s.forBrowser(r) {
+		return s.page(w, r)
+	}
 	c, err := s.gather(r)
 	if err != nil {
 		return err
@@ -153,6 +156,11 @@ func (s *server) home(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Referrer-Policy", "no-referrer")
 	_, _ = w.Write([]byte(b.String()))
 	return nil
+}
+
+// forBrowser reports whether the page is what is asked for: it needs no identity, /capabilities does.
+func (s *server) forBrowser(r *http.Request) bool {
+	return s.page != nil && wantsHTML(strings.Join(r.Header.Values("Accept"), ","))
 }
 
 // wantsHTML reports whether the Accept header names HTML and likes it no less than JSON.

@@ -23,16 +23,24 @@ type Controller interface {
 	OpenCapture(ctx context.Context, id auth.Identity, captureID string, o want.OpenOptions) (*want.Retrieval, error)
 }
 
-type server struct{ ctl Controller }
+type server struct {
+	ctl  Controller
+	page Page
+}
+
+// Page answers a browser's GET / in place of this door's own page. It shows nothing that needs an identity.
+type Page func(w http.ResponseWriter, r *http.Request) error
 
 // New returns the door. It takes every path that no other door claims.
 //
 // Old clients cannot send tokens, and none is ever read from a URL: whether they come in is the administrator's choice of
 // what an anonymous caller may do.
-func New(ctl Controller) httpapi.Door {
-	s := &server{ctl}
+//
+// page is for browsers; nil = a small page of this door's own.
+func New(ctl Controller, page Page) httpapi.Door {
+	s := &server{ctl, page}
 	return httpapi.Door{Name: "classic", Prefix: "/", Fail: fail, Routes: []httpapi.Route{
-		{Method: "GET", Path: "/{$}", Linked: true, Serve: s.home},
+		{Method: "GET", Path: "/{$}", Linked: true, OpenFor: s.forBrowser, Serve: s.home},
 		{Method: "GET", Path: "/capabilities", Serve: s.capabilities},
 		{Method: "GET", Path: "/capture/{type}", Serve: s.capture},
 		{Method: "POST", Path: "/capture/{type}", Serve: s.capture},

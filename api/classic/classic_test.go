@@ -29,7 +29,7 @@ func newServer(t testing.TB, users doortest.Tokens) (*doortest.Controller, strin
 		t.Fatal(err)
 	}
 	srv := httptest.NewUnstartedServer(nil)
-	srv.Config = gate.Server(gate.Handler(New(ctl)))
+	srv.Config = gate.Server(gate.Handler(New(ctl, nil)))
 	srv.Start()
 	t.Cleanup(func() {
 		srv.Close()

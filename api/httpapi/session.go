@@ -113,3 +113,15 @@ func PageSession(r *http.Request) (string, error) {
 	}
 	return text, checkPage(r)
 }
+
+// Caller says on an open route who the caller is, by the same checks that the gate makes elsewhere.
+func Caller(r *http.Request) (auth.Identity, error) {
+	q, ok := r.Context().Value(requestKey).(*request)
+	if !ok {
+		return auth.Identity{}, fault.New(fault.Unauthenticated, "a token is needed")
+	}
+	if text := sessionOf(r); q.token == "" && text != "" && q.gate.cfg.Sessions != nil {
+		return q.gate.cfg.Sessions.UseSession(r.Context(), text, remoteAddr(r))
+	}
+	return q.gate.cfg.Auth.Authenticate(r.Context(), q.token, remoteAddr(r))
+}

@@ -20,7 +20,8 @@ func TestSessionRoutes(t *testing.T) {
 		has                      string
 	}{
 		{"who am I", "GET", "/v1/session", "", nil, 200, `"administer"`},
-		{"nobody", "GET", "/v1/session", "", []string{"Authorization", ""}, 401, `"unauthenticated"`},
+		{"nobody", "GET", "/v1/session", "", []string{"Authorization", ""}, 200, `"via":"nobody"`},
+		{"a wrong token", "GET", "/v1/session", "", []string{"Authorization", "Bearer wrong"}, 401, `"unauthenticated"`},
 		{"open", "POST", "/v1/session", `{"token":"ci"}`, []string{"Authorization", ""}, 201, `"read_payload"`},
 		{"open with a code", "POST", "/v1/session", `{"code":"once"}`, []string{"Authorization", ""}, 201, `"expires"`},
 		{"open with a wrong token", "POST", "/v1/session", `{"token":"x"}`, []string{"Authorization", ""}, 401, `"unauthenticated"`},

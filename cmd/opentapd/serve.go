@@ -27,6 +27,7 @@ import (
 	"opentap/controller"
 	"opentap/fault"
 	"opentap/store/etcd"
+	dashboard "opentap/web"
 )
 
 // shutdownPatience is how long running requests may take to end when we are asked to go.
@@ -113,6 +114,9 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	}
 	if token != "" {
 		fmt.Fprintf(stdout, "The administrator's token, shown this once and kept in %s:\n\n  %s\n\n", path, token)
+		if err := showDashboard(stdout, keys, token, listener.Addr(), shown != nil); err != nil {
+			return err
+		}
 	}
 	node, err := cfg.nodeName()
 	if err != nil {
@@ -180,7 +184,8 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		}
 		return ctl.Ready(ctx)
 	}
-	doors := []httpapi.Door{v1.New(ctl, v1.Config{Version: programVersion(), Ready: ready}), taas.WithVersions(classic.New(ctl)), metricsDoor(watch, scrapers)}
+	site := dashboard.New()
+	doors := []httpapi.Door{v1.New(ctl, v1.Config{Version: programVersion(), Ready: ready}), taas.WithVersions(classic.New(ctl, site.Page)), site.Door(v1.Fail), metricsDoor(watch, scrapers)}
 	web := gate.Server(gate.Handler(append(doors, taas.New(ctl, keys)...)...))
 
 	sshDoor, err := cfg.sshDoor(ctl, keys, denied, log)

@@ -109,11 +109,12 @@ var Rooms = map[string]Room{
 	"api/v1":       {Layer: Door, MayImport: doorImports},
 	"api/taas":     {Layer: Door, MayImport: doorImports},
 	"api/sshapi":   {Layer: Door, MayImport: doorImports},
+	"web":          {Layer: Door, MayImport: []string{"api/httpapi"}},
 	"api/doortest": {Layer: Aid, MayImport: doorImports},
 	"client":       {Layer: Door, MayImport: []string{"pcap", "filter", "point", "tap", "cert"}},
 
 	"cmd/opentapd": {Layer: Main, Unix: true, MayImport: []string{
-		"agent", "agentapi", "controller", "api/...", "store", "store/...", "auth", "audit", "filter", "point",
+		"agent", "agentapi", "controller", "api/...", "web", "store", "store/...", "auth", "audit", "filter", "point",
 		"internal/metrics", "client", "flow/export", "flow/collect", "wire/netflow", "cert", "doctor", "fleet", "member",
 	}},
 	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "cert", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},

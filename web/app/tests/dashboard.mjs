@@ -1,0 +1,146 @@
+// The dashboard in a real browser, against a real daemon. Started by test/e2e (TestNetnsDashboard), which makes traffic.
+import fs from 'node:fs';
+import { accessible, api, bytes, done, equal, eventually, holds, launch, open, shot, test } from './browser.mjs';
+
+const browser = await launch();
+let state; // of a browser that is signed in
+
+const clean = (page) => equal(page.wrong, [], 'what went wrong in the page');
+const hostile = '<img src=x onerror=alert(1)>"\'';
+
+await test('a link with a code signs in, once', async () => {
+  const page = await open(browser, { at: '/#code=' + process.env.CODE });
+  await page.waitForSelector('h1:text("Overview")');
+  holds(!page.url().includes('code='), 'the code stays in the address');
+  const cookies = await page.context().cookies();
+  holds(cookies.length === 1 && cookies[0].httpOnly && cookies[0].sameSite === 'Strict', 'the cookie is not HttpOnly and SameSite=Strict: ' + JSON.stringify(cookies));
+  equal(await page.evaluate(() => document.cookie), '', 'the cookie is readable to scripts');
+  state = await page.context().storageState();
+  clean(page);
+  await page.context().close();
+  const again = await open(browser, { at: '/#code=' + process.env.CODE });
+  await again.waitForSelector('#token');
+  holds((await again.textContent('form')).includes('the code is not valid'), 'a code that was used is not refused in words');
+  await again.context().close();
+});
+
+await test('a token signs in, a wrong one does not', async () => {
+  const page = await open(browser, { at: '/' });
+  await page.waitForSelector('#token');
+  await shot(page, 'sign-in-light-1440');
+  equal(await accessible(page), [], 'axe');
+  clean(page);
+  await page.fill('#token', 'ot_wrong');
+  await page.click('button:text("Sign in")');
+  await page.waitForSelector('text=the token is not valid');
+  page.wrong.length = 0; // the browser itself writes a refusal to the console
+  await page.fill('#token', process.env.OPENTAP_TOKEN);
+  await page.click('button:text("Sign in")');
+  await page.waitForSelector('h1:text("Overview")');
+  await page.click('[aria-label="Sign out"]');
+  await page.waitForSelector('#token');
+  clean(page);
+  await page.context().close();
+});
+
+await test('the overview shows what passes', async () => {
+  const page = await open(browser, { at: '/', state });
+  await page.waitForSelector('text=tap0');
+  await eventually('a rate at tap0', async () => /b\/s/.test(await page.locator('.line', { hasText: 'tap0' }).first().innerText()));
+  clean(page);
+  await page.context().close();
+});
+
+await test('a capture is started, watched and downloaded', async () => {
+  const page = await open(browser, { at: '/', state });
+  await page.waitForSelector('h1:text("Overview")');
+  await page.keyboard.press('n');
+  await page.waitForSelector('h1:text("New capture")');
+  await page.getByLabel('Filter').fill('udp prt 53');
+  await eventually('the filter is refused with its place', async () => (await page.locator('pre.where').count()) === 1);
+  page.wrong.length = 0; // the browser itself writes a refusal to the console
+  await page.getByLabel('Filter').fill('udp port 53');
+  await page.waitForSelector('text=Takes ');
+  await page.click('button:text-is("10s")');
+  await page.fill('#dur', '3s');
+  await page.fill('#id', hostile);
+  holds((await page.locator('code', { hasText: 'opentap capture pcap' }).innerText()).includes(`-f 'udp port 53'`), 'no command line to copy');
+  holds(!(await page.content()).includes('ot_'), 'a token is in the page');
+  equal(await accessible(page), [], 'axe');
+  await page.click('button:text-is("Start")');
+  await page.waitForSelector('.badge:text("running"), .badge:text("done")');
+  await page.waitForSelector('.badge:text("done")');
+  const c = (await api('GET', '/v1/captures')).captures.find((x) => x.id === hostile);
+  holds(c, 'the capture has another name');
+  holds(c.status.ledger.captured > 0, 'nothing was captured: the traffic does not arrive');
+  await eventually('the page shows the ledger', async () => (await page.locator('.ledger tr.sum').innerText()).replace(/\D/g, '').startsWith(String(c.status.ledger.seen)));
+  const waiting = page.waitForEvent('download');
+  await page.click('a:text("pcapng")');
+  const download = await waiting;
+  const got = fs.readFileSync(await download.path());
+  const want = await bytes('/v1/captures/' + encodeURIComponent(hostile) + '/data?format=pcapng');
+  holds(got.length > 500 && got.equals(want), `the download has ${got.length} octets, the interface gives ${want.length}`);
+  equal(await accessible(page), [], 'axe');
+  clean(page);
+  await page.context().close();
+});
+
+await test('the back button and links work', async () => {
+  const page = await open(browser, { at: '/#/captures', state });
+  await page.waitForSelector('h1:text("Captures")');
+  await page.click('a.line >> nth=0');
+  await page.waitForSelector('h2:text("Facts")');
+  await page.goBack();
+  await page.waitForSelector('h1:text("Captures")');
+  await page.keyboard.press('g');
+  await page.keyboard.press('o');
+  await page.waitForSelector('h1:text("Overview")');
+  await page.keyboard.press('?');
+  await page.waitForSelector('dialog[open]');
+  await page.keyboard.press('Escape');
+  clean(page);
+  await page.context().close();
+});
+
+// Every view as a picture, in both themes and two widths; each is held against axe.
+const views = JSON.parse(process.env.VIEWS ?? '[]').concat([
+  ['overview', '#/'],
+  ['captures', '#/captures'],
+  ['new-capture', '#/captures/new'],
+  ['capture', '#/captures/' + encodeURIComponent(hostile)],
+]);
+for (const [theme, width, height] of [['light', 1440, 900], ['dark', 1440, 900], ['light', 400, 860], ['dark', 400, 860]]) {
+  await test(`every view, ${theme}, ${width} wide`, async () => {
+    const page = await open(browser, { at: '/', state, theme, width, height });
+    await page.waitForSelector('h1:text("Overview")');
+    await eventually('something is drawn', async () => /b\/s/.test(await page.locator('.line', { hasText: 'tap0' }).first().innerText()));
+    for (const [name, hash] of views) {
+      await page.goto(process.env.OPENTAP_URL + '/' + hash);
+      await page.waitForSelector('main h1');
+      await page.waitForLoadState('networkidle').catch(() => {});
+      await page.waitForFunction(() => !document.querySelector('[aria-busy="true"]'));
+      await shot(page, `${name}-${theme}-${width}`);
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      holds(wide <= 0, `${name}: ${wide} pixels too wide`);
+      equal(await accessible(page), [], `axe, ${name}`);
+    }
+    clean(page);
+    await page.context().close();
+  });
+}
+
+await test('a token that is revoked while the page is open', async () => {
+  const made = await api('POST', '/v1/tokens', { name: 'guest', role: 'viewer' });
+  const page = await open(browser, { at: '/' });
+  await page.fill('#token', made.token);
+  await page.click('button:text("Sign in")');
+  await page.waitForSelector('text=viewer');
+  equal(await page.locator('a:text("New capture")').count(), 0, 'a viewer is offered what it may not do');
+  await api('DELETE', '/v1/tokens/guest');
+  await page.waitForSelector('text=You were signed out');
+  clean(page);
+  await page.context().close();
+});
+
+await browser.close();
+done();
