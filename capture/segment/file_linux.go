@@ -69,6 +69,9 @@ func lockDir(path string) (*os.File, error) {
 	return d, nil
 }
 
+// forget gives the memory of a buffer back; it is zeros when it is touched next (madvise(2), MADV_DONTNEED).
+func forget(b []byte) { _ = unix.Madvise(b[:cap(b)], unix.MADV_DONTNEED) }
+
 const hugePage = 2 << 20
 
 // mapBuffers returns n octets aligned to Page outside of the Go heap, and what gives them back. They are on huge pages

@@ -33,7 +33,7 @@ type Config struct {
 	SegmentBytes int64         // a segment is sealed before it would grow beyond this
 	SegmentSpan  time.Duration // packet time after which a segment is sealed; 0 = only by size
 	ChunkBytes   int           // size of a chunk buffer, a multiple of Page: the largest chunk
-	Buffers      int           // chunk buffers: how long a stall of the disk can be bridged. At least 2
+	Buffers      int           // chunk buffers: how long a stall of the disk can be bridged. At least 2. Memory only in a stall
 	Direct       bool          // write past the page cache (O_DIRECT) where the file system can
 	FlushEvery   time.Duration // age after which a chunk that is not full is written; <= 0: only Flush and Close do
 	SyncEvery    time.Duration // fdatasync at most this often while writing; 0 = only at rotation and close
@@ -46,7 +46,7 @@ type Config struct {
 // DefaultConfig returns the configuration for a recording in dir, without its interface.
 func DefaultConfig(dir string) Config {
 	return Config{
-		Dir: dir, SegmentBytes: 256 << 20, ChunkBytes: 4 << 20, Buffers: 12, Direct: true,
+		Dir: dir, SegmentBytes: 256 << 20, ChunkBytes: 4 << 20, Buffers: 32, Direct: true,
 		FlushEvery: time.Second, SyncEvery: 10 * time.Second,
 	}
 }

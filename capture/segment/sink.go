@@ -34,10 +34,14 @@ type sink struct {
 	syncs   uint64
 	begun   uint64
 	index   *indexer // nil: none is written
+
+	chores   chores
+	spare    chan spare // the next segment's file; nil = not asked for
+	dataSync func(*os.File) error
 }
 
 func newSink(cfg *Config, dir *os.File) (*sink, error) {
-	s := &sink{cfg: cfg, dir: dir, page: aligned(maxHead)}
+	s := &sink{cfg: cfg, dir: dir, page: aligned(maxHead), dataSync: dataSync}
 	segments, err := list(cfg.Dir)
 	if err != nil {
 		return nil, err
@@ -63,30 +67,41 @@ func newSink(cfg *Config, dir *os.File) (*sink, error) {
 	return s, nil
 }
 
-// begin makes the next segment: a head under a name of its own, renamed when it is on the disk, so that a file with a
+// begin makes the first segment: a head under a name of its own, renamed when it is on the disk, so that a file with a
 // segment's name always has a head.
 func (s *sink) begin() error {
+	if err := s.open(); err != nil {
+		return err
+	}
+	err := s.sync()
+	if err == nil {
+		err = s.syncDir()
+	}
+	if err != nil {
+		s.file.Close()
+		os.Remove(segmentPath(s.cfg.Dir, s.number))
+		s.file = nil
+		return fmt.Errorf("begin segment %08d: %w", s.number, err)
+	}
+	return nil
+}
+
+// open makes the next segment. After a power failure its file may be empty, or zeros, which Recover knows.
+func (s *sink) open() error {
 	n := s.number + 1
-	path, final := newPath(s.cfg.Dir, n), segmentPath(s.cfg.Dir, n)
+	path := newPath(s.cfg.Dir, n)
 	h := head{recordID: s.recordID, segment: n, limit: s.cfg.ChunkBytes, account: s.lastAcc, Interface: s.cfg.Interface}
 	b, err := appendHead(s.page[:0], &h, s.cfg.Section)
 	if err != nil {
 		return err
 	}
-	f, direct, err := create(path, s.cfg.Direct)
+	f, direct, err := s.take()
 	if err != nil {
 		return fmt.Errorf("begin segment: %w", err)
 	}
 	s.file, s.direct = f, direct
-	err = s.write(b, 0)
-	if err == nil {
-		err = s.sync()
-	}
-	if err == nil {
-		err = os.Rename(path, final)
-	}
-	if err == nil {
-		err = s.syncDir()
+	if err = s.write(b, 0); err == nil {
+		err = os.Rename(path, segmentPath(s.cfg.Dir, n))
 	}
 	if err != nil {
 		f.Close()
@@ -126,8 +141,14 @@ func (s *sink) write(b []byte, offset int64) error {
 
 // chunk writes one chunk, after sealing the segment if it would grow too large with it.
 func (s *sink) chunk(c *buffer) error {
+	if err := s.chores.poll(); err != nil {
+		return err
+	}
 	if !c.finished {
 		c.finish()
+	}
+	if s.offset > s.cfg.SegmentBytes/2 {
+		s.prepare()
 	}
 	if s.offset+int64(len(c.b))+Page > s.cfg.SegmentBytes && s.totals.chunks > 0 || s.spanned(c.h.Latest) {
 		if err := s.rotate(); err != nil {
@@ -146,8 +167,8 @@ func (s *sink) chunk(c *buffer) error {
 	s.index.written(c)
 	s.lastAcc = h.Account
 	s.packets = h.Before + uint64(h.Packets)
-	if e := s.cfg.SyncEvery; e > 0 && time.Since(s.synced) >= e {
-		return s.sync()
+	if e := s.cfg.SyncEvery; e > 0 && time.Since(s.synced) >= e && !s.chores.busy() {
+		s.syncLater()
 	}
 	return nil
 }
@@ -156,20 +177,69 @@ func (s *sink) spanned(latest packet.Timestamp) bool {
 	return s.cfg.SegmentSpan > 0 && s.totals.packets > 0 && latest.Sub(s.totals.earliest) >= s.cfg.SegmentSpan
 }
 
+// rotate seals the segment and begins the next. What it takes the disk to have both for sure is not waited for.
 func (s *sink) rotate() error {
-	if err := s.seal(s.lastAcc); err != nil {
+	if err := s.putSeal(s.lastAcc); err != nil {
 		return err
 	}
-	return s.begin()
+	old, number, t, table := s.file, s.number, s.totals, s.table
+	s.file, s.table = nil, nil
+	if err := s.open(); err != nil {
+		_ = s.chores.wait() // they have the file open
+		old.Close()
+		return err
+	}
+	now := s.file
+	s.chores.add(func() error { return s.finish(old, number, &t, table, now) })
+	s.syncs += 2
+	s.dirty, s.synced = false, time.Now()
+	return nil
 }
 
-// seal ends the open segment with the account a.
-func (s *sink) seal(a ledger.Account) error {
+// finish makes a sealed segment, and the beginning of the one after it, sure.
+func (s *sink) finish(old *os.File, number uint32, t *totals, table []byte, next *os.File) error {
+	var err error
+	if !s.cfg.NoSync {
+		err = s.dataSync(old)
+	}
+	if cerr := old.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("seal segment %08d: %w", number, err)
+	}
+	writeTable(tablePath(s.cfg.Dir, number), s.recordID, number, t, table)
+	if s.cfg.NoSync {
+		return nil
+	}
+	if err = s.dataSync(next); err == nil {
+		err = s.syncDir()
+	}
+	if err != nil {
+		return fmt.Errorf("begin segment %08d: %w", number+1, err)
+	}
+	return nil
+}
+
+// putSeal writes the seal of the open segment.
+func (s *sink) putSeal(a ledger.Account) error {
 	s.index.end()
 	b := s.page[:Page]
 	h := ChunkHeader{Segment: s.number, Offset: s.offset, RecordID: s.recordID, Account: a, Before: s.packets}
 	putSeal(b, &h, &s.totals)
-	err := s.write(b, s.offset)
+	if err := s.write(b, s.offset); err != nil {
+		return fmt.Errorf("seal segment %08d: %w", s.number, err)
+	}
+	return nil
+}
+
+// seal ends the recording with the account a, and waits for all that is under way.
+func (s *sink) seal(a ledger.Account) error {
+	s.dropSpare()
+	err := s.putSeal(a)
+	if cerr := s.chores.wait(); err == nil {
+		err = cerr
+	}
 	if err == nil {
 		err = s.sync()
 	}
@@ -186,6 +256,8 @@ func (s *sink) seal(a ledger.Account) error {
 
 // giveUp ends the segment after an error of the disk: what is whole is kept, cut and, if the disk still can, sealed.
 func (s *sink) giveUp() {
+	s.dropSpare()
+	_ = s.chores.wait() // the files they have open
 	if s.file == nil {
 		return
 	}
@@ -202,13 +274,30 @@ func (s *sink) sync() error {
 	if s.cfg.NoSync || !s.dirty {
 		return nil
 	}
-	if err := dataSync(s.file); err != nil {
+	if err := s.dataSync(s.file); err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
 	s.dirty = false
 	s.synced = time.Now()
 	s.syncs++
 	return nil
+}
+
+// syncLater is sync that nobody waits for. The file stays open: what closes it is a later chore, or comes after them.
+func (s *sink) syncLater() {
+	if s.cfg.NoSync || !s.dirty {
+		return
+	}
+	f := s.file
+	s.chores.add(func() error {
+		if err := s.dataSync(f); err != nil {
+			return fmt.Errorf("sync: %w", err)
+		}
+		return nil
+	})
+	s.dirty = false
+	s.synced = time.Now()
+	s.syncs++
 }
 
 func (s *sink) syncDir() error {
@@ -249,6 +338,7 @@ func (w *Writer) run() {
 				w.handOver()
 			}
 			old, oldHanded = w.open, w.handed
+			w.relax()
 			w.mu.Unlock()
 		case <-w.stop:
 			for {

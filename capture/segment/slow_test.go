@@ -3,7 +3,11 @@ package segment
 import (
 	"errors"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,6 +89,151 @@ func TestRoomIsKept(t *testing.T) {
 		if err := w.Close(ledger.Account{}); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestStallGivesBack: what a stall of the disk took of memory is given back, and the buffers hold packets afterwards.
+func TestStallGivesBack(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.Buffers, cfg.ChunkBytes = 16, 64<<10
+	w, err := prepare(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.sink.begin(); err != nil {
+		t.Fatal(err)
+	}
+	var kept []sample
+	fill := func(n int) {
+		for _, s := range samples(rand.New(rand.NewPCG(1, uint64(n))), n) {
+			if w.Append(s.ts, s.orig, s.data, s.dir) {
+				kept = append(kept, s)
+			}
+		}
+	}
+	fill(2000) // all buffers, while the disk stands still
+	if w.least != 0 || len(w.free) != 0 {
+		t.Fatalf("%d buffers free, %d at least", len(w.free), w.least)
+	}
+	go w.run()
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	w.mu.Lock()
+	w.relax()
+	dirty := 0
+	for _, c := range w.free[:len(w.free)-ready] {
+		for _, o := range c.b[:cap(c.b)] {
+			if o != 0 {
+				dirty++
+				break
+			}
+		}
+	}
+	w.mu.Unlock()
+	if dirty > 0 && runtime.GOOS == "linux" {
+		t.Errorf("%d buffers keep their memory", dirty)
+	}
+	fill(1000)
+	if err := w.Close(ledger.Account{}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Open(cfg.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	sameSamples(t, readAll(t, r), kept)
+}
+
+// TestSyncStalls has a disk that takes what is written and is never done with syncing: segments are sealed and begun all the
+// same, and readable, and Close waits for it.
+func TestSyncStalls(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.NoSync, cfg.SegmentBytes = false, 512<<10
+	w, err := prepare(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.sink.begin(); err != nil {
+		t.Fatal(err)
+	}
+	moves := make(chan struct{})
+	var synced atomic.Int64
+	w.sink.dataSync = func(f *os.File) error {
+		<-moves
+		synced.Add(1)
+		return dataSync(f)
+	}
+	go w.run()
+	all := samples(rand.New(rand.NewPCG(5, 9)), 2500)
+	appendAll(t, w, all)
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if s := w.Stats(); s.Segments < 3 || synced.Load() != 0 {
+		t.Fatalf("%d segments, %d syncs done", s.Segments, synced.Load())
+	}
+	r, err := OpenUpto(cfg.Dir, w.Durable())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameSamples(t, readAll(t, r), all)
+	for _, in := range r.Segments()[:len(r.Segments())-1] {
+		if !in.Sealed {
+			t.Errorf("segment %08d is not sealed", in.Number)
+		}
+	}
+	r.Close()
+	closed := make(chan error)
+	go func() { closed <- w.Close(ledger.Account{}) }()
+	select {
+	case err := <-closed:
+		t.Fatalf("closed without a sync: %v", err)
+	case moves <- struct{}{}: // the first one begins
+	}
+	close(moves)
+	if err := <-closed; err != nil {
+		t.Fatal(err)
+	}
+	if n := synced.Load(); n < 5 {
+		t.Errorf("%d syncs", n)
+	}
+	if left, _ := filepath.Glob(filepath.Join(cfg.Dir, "*.new")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestSyncFails: a disk that cannot sync ends the recording, though nobody waited for it.
+func TestSyncFails(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.NoSync, cfg.SegmentBytes = false, 200<<10
+	w, err := prepare(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.sink.begin(); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("input/output error")
+	w.sink.dataSync = func(*os.File) error { return broken }
+	go w.run()
+	for i, s := range samples(rand.New(rand.NewPCG(5, 9)), 20000) {
+		if !w.Append(s.ts, s.orig, s.data, s.dir) && w.Err() != nil {
+			break
+		}
+		if i%100 == 0 {
+			w.Flush()
+		}
+	}
+	if err := w.Err(); !errors.Is(err, broken) {
+		t.Errorf("error %v", err)
+	}
+	if err := w.Close(ledger.Account{}); !errors.Is(err, broken) {
+		t.Errorf("close: %v", err)
+	}
+	if _, err := Recover(cfg.Dir); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -25,6 +25,7 @@ type Writer struct {
 	moved    sync.Cond // written, err or stopped changed
 	open     *buffer   // being filled; nil = none
 	free     []*buffer // a stack: a slow recording touches one buffer only
+	least    int       // of free buffers, since memory was last given back
 	account  ledger.Account
 	handed   uint64 // buffers handed to the sink
 	written  uint64 // buffers the sink is done with
@@ -144,7 +145,24 @@ func prepare(cfg Config) (*Writer, error) {
 			marks: make([]index.Mark, 0, cfg.ChunkBytes/crcWindow+1),
 		})
 	}
+	w.least = len(w.free)
 	return w, nil
+}
+
+// ready is how many free buffers keep their memory when a stall of the disk is over.
+const ready = 4
+
+// relax gives back the memory of the buffers that a stall of the disk took, once it is over.
+func (w *Writer) relax() {
+	n := len(w.free)
+	if n < w.cfg.Buffers-1 || w.least >= n-ready { // it lasts, or took nothing
+		return
+	}
+	for _, c := range w.free[w.least : n-ready] {
+		forget(c.b)
+		c.keys = index.Keys{}
+	}
+	w.least = n - ready
 }
 
 // aligned returns n octets at an address that is a multiple of Page.
@@ -252,6 +270,7 @@ func (w *Writer) take() *buffer {
 	}
 	c := w.free[n-1]
 	w.free = w.free[:n-1]
+	w.least = min(w.least, n-1)
 	c.b = c.b[:chunkHeaderSize]
 	c.h = ChunkHeader{Header: chunkHeaderSize, Before: w.packets}
 	c.crc, c.summed, c.finished = 0, chunkHeaderSize, false
