@@ -169,7 +169,7 @@ func defaultConfig() config {
 	c.Flow.IdleTimeout, c.Flow.ActiveTimeout = duration(ag.Flow.IdleTimeout), duration(ag.Flow.ActiveTimeout)
 	c.Flow.MaxFlows, c.Flow.Bidirectional = ag.Flow.MaxFlows, ag.Flow.Bidirectional
 	c.Sensors.Sysfs = ag.SysfsRoot
-	c.SSH, c.Fleet = defaultSSH(), defaultFleet()
+	c.SSH, c.Fleet, c.Fabric = defaultSSH(), defaultFleet(), defaultFabric()
 	c.Log.Level, c.Log.Format = "info", "text"
 	return c
 }
