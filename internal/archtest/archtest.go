@@ -23,7 +23,7 @@ type Room struct {
 	MayImport []string // a room, or a room and "/..." for it and all below
 	Unix      bool     // may import golang.org/x/sys/unix: it makes system calls
 	Driver    bool     // must have a README.md in the form of a man page
-	Heavy     bool     // an engine's writer that wraps a library which links net/http and protobuf; engines do not import it
+	Heavy     bool     // wraps a library which links net/http or protobuf; engines do not import it
 }
 
 // Shared are the words everybody may import.
@@ -62,10 +62,12 @@ var Rooms = map[string]Room{
 	"record":            {Layer: Engine},
 	"sensor":            {Layer: Engine, MayImport: []string{"point", "netdev"}},
 	"sensor/ifcount":    {Layer: Engine, MayImport: []string{"sensor", "point", "netdev"}, Unix: true},
-	"sensor/hwmon":      {Layer: Engine, MayImport: []string{"sensor", "point", "netdev"}},
-	"sensor/iio":        {Layer: Engine, MayImport: []string{"sensor", "point"}},
+	"sensor/sysfs":      {Layer: Engine},
+	"sensor/hwmon":      {Layer: Engine, MayImport: []string{"sensor", "sensor/sysfs", "point", "netdev"}},
+	"sensor/iio":        {Layer: Engine, MayImport: []string{"sensor", "sensor/sysfs", "point"}},
 	"sensor/phidget":    {Layer: Engine, MayImport: []string{"sensor", "point"}, Driver: true},
-	"sensor/mqtt":       {Layer: Engine, MayImport: []string{"sensor", "point"}},
+	"sensor/mqtt":       {Layer: Engine, MayImport: []string{"sensor", "point"}, Heavy: true},
+	"sensor/snmp":       {Layer: Engine, MayImport: []string{"sensor", "point"}},
 	"sensor/csvout":     {Layer: Engine, MayImport: []string{"sensor", "sensor/ifcount"}},
 	"sensor/parquetout": {Layer: Engine, MayImport: []string{"sensor", "sensor/ifcount"}, Heavy: true},
 	"netdev":            {Layer: Engine, MayImport: []string{"point"}, Unix: true},
@@ -117,7 +119,7 @@ var Rooms = map[string]Room{
 		"agent", "agentapi", "controller", "api/...", "web", "store", "store/...", "auth", "audit", "filter", "point",
 		"internal/metrics", "client", "flow/export", "flow/collect", "wire/netflow", "cert", "doctor", "fleet", "member",
 	}},
-	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "cert", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
+	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "cert", "tap", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
 
 	"internal/metrics":  {Layer: Aid},
 	"internal/nettest":  {Layer: Aid, Unix: true},

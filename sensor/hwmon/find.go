@@ -2,26 +2,19 @@ package hwmon
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
-	"slices"
-	"strconv"
 	"strings"
+
+	"opentap/sensor/sysfs"
 )
 
-// Bounds of what is believed of a tree, which in a test or a container may be anything.
-const (
-	maxChips    = 1024
-	maxChannels = 1024 // of a chip
-)
+// maxChannels bounds what is believed of a chip, which in a test or a container may be anything.
+const maxChannels = 1024
 
 // findChips finds the channels of class hwmon.
 func findChips(ctx context.Context, root string) ([]channel, error) {
-	dirs, err := numbered(filepath.Join(root, "class", "hwmon"), "hwmon")
+	dirs, err := sysfs.Numbered(filepath.Join(root, "class", "hwmon"), "hwmon")
 	if err != nil {
 		return nil, err
 	}
@@ -32,14 +25,14 @@ func findChips(ctx context.Context, root string) ([]channel, error) {
 			return nil, err
 		}
 		values := dir
-		name, err := readWord(values, "name")
+		name, err := sysfs.ReadWord(values, "name")
 		if err != nil { // drivers of before Linux 3.13 have their files at the device
 			values = filepath.Join(dir, "device")
-			if name, err = readWord(values, "name"); err != nil {
+			if name, err = sysfs.ReadWord(values, "name"); err != nil {
 				continue // unplugged while we looked, or not a chip
 			}
 		}
-		chip := numberedName(seen, "hwmon/"+chipName(name, deviceID(dir)))
+		chip := sysfs.Unique(seen, "hwmon/"+sysfs.ChipName(name, sysfs.DeviceID(filepath.Join(dir, "device"))))
 		found = append(found, channels(values, chip, name)...)
 	}
 	return found, nil
@@ -47,7 +40,7 @@ func findChips(ctx context.Context, root string) ([]channel, error) {
 
 // findZones finds the zones of class thermal.
 func findZones(ctx context.Context, root string) ([]channel, error) {
-	dirs, err := numbered(filepath.Join(root, "class", "thermal"), "thermal_zone")
+	dirs, err := sysfs.Numbered(filepath.Join(root, "class", "thermal"), "thermal_zone")
 	if err != nil {
 		return nil, err
 	}
@@ -57,81 +50,13 @@ func findZones(ctx context.Context, root string) ([]channel, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		typ, err := readWord(dir, "type")
+		typ, err := sysfs.ReadWord(dir, "type")
 		if err != nil {
 			continue
 		}
-		found = append(found, channel{name: numberedName(seen, "thermal/"+typ), dir: dir, file: "temp", kind: &thermalKind})
+		found = append(found, channel{name: sysfs.Unique(seen, "thermal/"+typ), dir: dir, file: "temp", kind: &thermalKind})
 	}
 	return found, nil
-}
-
-// numbered lists the directories of dir named prefix and a number, in the order of the numbers. No dir is an empty list.
-func numbered(dir, prefix string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var nums []int
-	for _, e := range entries {
-		if s, ok := strings.CutPrefix(e.Name(), prefix); ok {
-			if n, err := strconv.Atoi(s); err == nil && n >= 0 && strconv.Itoa(n) == s {
-				nums = append(nums, n)
-			}
-		}
-	}
-	slices.Sort(nums)
-	nums = nums[:min(len(nums), maxChips)]
-	paths := make([]string, len(nums))
-	for i, n := range nums {
-		paths[i] = filepath.Join(dir, prefix+strconv.Itoa(n))
-	}
-	return paths, nil
-}
-
-// numberedName returns name, or name#2, name#3 … when it was given before.
-func numberedName(seen map[string]int, name string) string {
-	seen[name]++
-	if n := seen[name]; n > 1 {
-		return fmt.Sprintf("%s#%d", name, n)
-	}
-	return name
-}
-
-// address is a device name that says where on a bus the device sits: PCI domain:bus:device.function, I²C bus-address, USB.
-var address = regexp.MustCompile(`^([0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]|\d+-[0-9a-f]{4}|\d+-\d+(\.\d+)*:\d+\.\d+)$`)
-
-// deviceID returns what tells a chip's device from others of its driver: the nearest bus address up its path, else the
-// device's name; "" for a chip without a device.
-func deviceID(dir string) string {
-	path, err := filepath.EvalSymlinks(filepath.Join(dir, "device"))
-	if err != nil {
-		return ""
-	}
-	parts := strings.Split(path, string(filepath.Separator))
-	for _, part := range slices.Backward(parts) {
-		if part == "devices" || part == "class" {
-			break
-		}
-		if address.MatchString(part) {
-			return part
-		}
-	}
-	return word(parts[len(parts)-1])
-}
-
-// chipName joins a driver's name and its device's id, without saying anything twice: coretemp and coretemp.0 is coretemp.
-func chipName(name, id string) string {
-	switch {
-	case id == "" || id == name || id == name+".0":
-		return name
-	case strings.HasPrefix(id, name+"."):
-		return id
-	}
-	return name + "-" + id
 }
 
 // channels finds the values in a chip's directory.
@@ -154,7 +79,7 @@ func channels(dir, chip, driver string) []channel {
 		if files[id+"_fault"] {
 			c.fault = id + "_fault"
 		}
-		if label, err := readWord(dir, id+"_label"); err == nil {
+		if label, err := sysfs.ReadWord(dir, id+"_label"); err == nil {
 			c.alias = driver + " " + label
 		}
 		if found = append(found, c); len(found) == maxChannels {

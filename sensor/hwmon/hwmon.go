@@ -11,13 +11,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"opentap/fault"
 	"opentap/packet"
 	"opentap/point"
 	"opentap/sensor"
+	"opentap/sensor/sysfs"
 )
 
 // DefaultRoot is where sysfs is mounted.
@@ -139,7 +139,7 @@ func (s *Source) Read(ctx context.Context, name string) (sensor.Sample, error) {
 	}
 	sample := sensor.Sample{Time: packet.TimestampOf(time.Now()), Point: name}
 	if err != nil {
-		sample.Missing = reason(err)
+		sample.Missing = sysfs.Reason(err)
 		return sample, nil
 	}
 	sample.Value = v
@@ -158,33 +158,14 @@ var errFault = errors.New("the chip reports a broken sensor")
 
 // read reads the value once, in the kind's unit.
 func (c *channel) read() (float64, error) {
-	n, err := readInt(c.dir, c.file)
+	n, err := sysfs.ReadInt(c.dir, c.file)
 	if err != nil {
 		return 0, err
 	}
 	if c.fault != "" {
-		if f, err := readInt(c.dir, c.fault); err == nil && f != 0 {
+		if f, err := sysfs.ReadInt(c.dir, c.fault); err == nil && f != 0 {
 			return 0, errFault
 		}
 	}
 	return float64(n) * c.kind.scale, nil
-}
-
-// reason says why there is no value, in words for people.
-func reason(err error) string {
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
-		return "the sensor is gone"
-	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.ENODATA):
-		return "the sensor has no value now"
-	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.ETIMEDOUT):
-		return "the sensor does not answer"
-	case errors.Is(err, fs.ErrPermission):
-		return "the sensor may not be read by this user"
-	}
-	var p *fs.PathError
-	if errors.As(err, &p) { // people need not know where sysfs has it
-		err = p.Err
-	}
-	return err.Error()
 }

@@ -1,7 +1,6 @@
 package hwmon
 
 import (
-	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"opentap/fault"
 	"opentap/point"
 	"opentap/sensor"
+	"opentap/sensor/sysfs"
 )
 
 // tree builds a sysfs tree: path → content; a path that ends in "@" is a symbolic link to its content.
@@ -189,18 +189,6 @@ func TestFaultyFiles(t *testing.T) {
 	}
 }
 
-func TestReason(t *testing.T) {
-	for errno, want := range map[error]string{
-		syscall.EIO: "does not answer", syscall.EAGAIN: "no value now", syscall.ENODATA: "no value now",
-		syscall.ENODEV: "gone", os.ErrPermission: "may not be read", errors.New("odd"): "odd",
-		&os.PathError{Op: "read", Path: "/sys/secret", Err: syscall.EFAULT}: "bad address",
-	} {
-		if got := reason(errno); !strings.Contains(got, want) || strings.Contains(got, "/sys") {
-			t.Errorf("reason(%v) = %q, want %q", errno, got, want)
-		}
-	}
-}
-
 func TestNoTree(t *testing.T) {
 	points, err := New(filepath.Join(t.TempDir(), "none")).Points(t.Context())
 	if err != nil || len(points) != 0 {
@@ -228,7 +216,7 @@ func FuzzRead(f *testing.F) {
 			t.Fatal(err)
 		}
 		for _, p := range points {
-			if len(p.Name) > 2*maxWord || strings.Contains(p.Name, "\n") {
+			if len(p.Name) > 2*sysfs.MaxWord || strings.Contains(p.Name, "\n") {
 				t.Errorf("unfit name %q", p.Name)
 			}
 			got, err := s.Read(t.Context(), p.Name)

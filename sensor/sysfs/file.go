@@ -1,8 +1,12 @@
-package hwmon
+// Package sysfs reads what drivers tell of sensors below /sys.
+//
+// Runs in: agent | tools
+package sysfs
 
 import (
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -10,16 +14,15 @@ import (
 	"unicode"
 )
 
-// Bounds of what is read of a file and kept of a name, in octets. A sysfs attribute is at most a page; a number or a word
-// is far less.
-const (
-	maxFile = 256
-	maxWord = 64
-)
+// maxFile bounds what is read of a file. Octets: a sysfs attribute is at most a page; a number or a word is far less.
+const maxFile = 256
 
-// readFile reads a small sysfs attribute whole. It makes the system calls itself: package os would hand the file to the
+// MaxWord bounds a name or label. Octets.
+const MaxWord = 64
+
+// ReadText reads a small sysfs attribute whole. It makes the system calls itself: package os would hand the file to the
 // poller, which sysfs accepts, and wait for ever where a driver answers EAGAIN ("not now").
-func readFile(dir, name string) (text string, err error) {
+func ReadText(dir, name string) (text string, err error) {
 	path := filepath.Join(dir, name)
 	fd, err := open(path)
 	if err != nil {
@@ -64,9 +67,9 @@ func open(path string) (fd int, err error) {
 	}
 }
 
-// readInt reads a whole number.
-func readInt(dir, name string) (int64, error) {
-	text, err := readFile(dir, name)
+// ReadInt reads a whole number.
+func ReadInt(dir, name string) (int64, error) {
+	text, err := ReadText(dir, name)
 	if err != nil {
 		return 0, err
 	}
@@ -77,20 +80,33 @@ func readInt(dir, name string) (int64, error) {
 	return n, nil
 }
 
-// readWord reads a name or a label.
-func readWord(dir, name string) (string, error) {
-	text, err := readFile(dir, name)
+// ReadFloat reads a number, which may have a fraction.
+func ReadFloat(dir, name string) (float64, error) {
+	text, err := ReadText(dir, name)
+	if err != nil {
+		return 0, err
+	}
+	v, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+		return 0, fmt.Errorf("%s says %.40q, which is not a number", name, text)
+	}
+	return v, nil
+}
+
+// ReadWord reads a name or a label.
+func ReadWord(dir, name string) (string, error) {
+	text, err := ReadText(dir, name)
 	if err != nil {
 		return "", err
 	}
-	if text = word(text); text == "" {
+	if text = Word(text); text == "" {
 		return "", fmt.Errorf("%s is empty", name)
 	}
 	return text, nil
 }
 
-// word makes text fit for a name: printable, valid UTF-8, bounded, without the slash that divides names.
-func word(text string) string {
+// Word makes text fit for a name: printable, valid UTF-8, bounded, without the slash that divides names.
+func Word(text string) string {
 	text = strings.Map(func(r rune) rune {
 		switch {
 		case r == '/':
@@ -100,7 +116,7 @@ func word(text string) string {
 		}
 		return r
 	}, strings.ToValidUTF8(text, ""))
-	for len(text) > maxWord {
+	for len(text) > MaxWord {
 		runes := []rune(text)
 		text = string(runes[:len(runes)-1])
 	}
