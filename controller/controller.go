@@ -87,6 +87,7 @@ type Controller struct {
 	captures  map[string]*entry               // by UID: the store's content
 	byID      map[captureKey]string           // → UID
 	byNode    map[string]map[string]*entry    // by node ID and UID
+	ahead     map[string]bool                 // IDs of nodes that have taken a revision later than ours: what we sent was refused
 	ended     map[string]bool                 // UIDs whose last word is to be stored
 	named     *point.Set                      // of all points; nil = they have changed
 	revision  int64                           // of the store, up to which captures is true
@@ -144,7 +145,7 @@ const (
 func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
 	return &Controller{
 		cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
-		byID: make(map[captureKey]string), byNode: make(map[string]map[string]*entry), ended: make(map[string]bool), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
+		byID: make(map[captureKey]string), byNode: make(map[string]map[string]*entry), ahead: make(map[string]bool), ended: make(map[string]bool), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
 		records: make(map[want.Kind]uint64),
 		events: events{
 			wake: make(chan struct{}, 1), listeners: make(map[*listener]bool), rates: make(map[ratePoint]want.Rate),
@@ -304,9 +305,10 @@ func (c *Controller) apply(b store.Batch) {
 		}
 	}
 	c.revision = b.Revision
-	for id, n := range c.nodes {
-		if n.ahead && n.revision <= c.revision {
-			n.ahead, kick[id] = false, true
+	for id := range c.ahead {
+		if n := c.nodes[id]; n == nil || n.revision <= c.revision {
+			delete(c.ahead, id)
+			kick[id] = true
 		}
 	}
 	c.tell()

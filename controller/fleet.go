@@ -63,7 +63,9 @@ func (c *Controller) Actual(nodeID string, revision int64, statuses []want.Statu
 		return
 	}
 	n.revision = revision
-	n.ahead = revision > c.revision
+	if revision > c.revision {
+		c.ahead[nodeID] = true
+	}
 	if complete {
 		clear(n.early)
 	}

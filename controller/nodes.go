@@ -188,8 +188,16 @@ func (c *Controller) followMembers(ctx context.Context) {
 			return
 		case <-changed:
 		}
+		select { // thousands may be joining
+		case <-ctx.Done():
+			return
+		case <-time.After(membersPause):
+		}
 	}
 }
+
+// membersPause is how long changes of the fleet's members are gathered.
+const membersPause = 100 * time.Millisecond
 
 // dropStrangers forgets nodes that were members and are no more.
 func (c *Controller) dropStrangers() {
