@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"context"
 	"slices"
 	"strconv"
 	"strings"
@@ -255,4 +256,22 @@ func (c *Controller) moveGap(at place, e *tap.End) []tap.Gap {
 		}
 	}
 	return []tap.Gap{g}
+}
+
+// SettleTap waits a little until it is known what became of a service, flow or mirror.
+func (c *Controller) SettleTap(ctx context.Context, id string) {
+	c.settle(ctx, func() bool {
+		var r tap.Report
+		switch s, f, m := c.taps.services[id], c.taps.flows[id], c.taps.mirrors[id]; {
+		case s != nil:
+			r = c.serviceReport(s)
+		case f != nil:
+			r = c.flowReport(f)
+		case m != nil:
+			r = c.mirrorReport(m)
+		default:
+			return true
+		}
+		return r.Status != tap.Down || len(r.Ends) == 0
+	})
 }

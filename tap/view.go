@@ -86,3 +86,39 @@ type Change struct {
 	Description *string  `json:"description,omitempty"`
 	Options     *Options `json:"options,omitempty"` // all of them
 }
+
+// Estimate is what a flow or mirror would mean for the network, before it is made. Rates are those of the second in which it
+// was asked; a filter can only make them less.
+type Estimate struct {
+	Node      string   `json:"node"`
+	Device    string   `json:"device"`
+	PPS       float64  `json:"pps"`        // packets that pass the source in the direction, per second
+	BPS       float64  `json:"bps"`        // bits of these
+	MirrorPPS float64  `json:"mirror_pps"` // copies, after sampling
+	MirrorBPS float64  `json:"mirror_bps"` // bits per second of copies on their way, the tunnel's headers included
+	Local     bool     `json:"local"`      // source and destination are on one node: no tunnel
+	Encap     Encap    `json:"encap,omitempty"`
+	Overhead  int      `json:"overhead"`  // octets that the tunnel adds to a frame, as an IP packet
+	MTUShort  int      `json:"mtu_short"` // octets by which the longest copy does not fit into the path; 0 = it fits
+	Notes     []string `json:"notes,omitempty"`
+}
+
+// Overhead is how many octets longer than the frame inside the IP packet is that carries it: outer IP header (20 octets, 40
+// of IPv6), then what the encapsulation has.
+func (e Encap) Overhead(ipv6 bool) int {
+	n := 20
+	if ipv6 {
+		n = 40
+	}
+	switch e {
+	case VXLAN: // UDP and VXLAN, RFC 7348 section 5
+		return n + 8 + 8
+	case Geneve: // UDP, Geneve and our option of 8 octets, RFC 8926 section 3
+		return n + 8 + 8 + 8
+	case GRE: // with key, RFC 2890
+		return n + 8
+	case ERSPAN1, ERSPAN2: // GRE with sequence number, and the ERSPAN header
+		return n + 8 + 8
+	}
+	return n
+}

@@ -25,6 +25,7 @@ type Controller interface {
 	Capabilities(ctx context.Context, id auth.Identity) (want.Capabilities, error)
 	Fleet
 	Fabric
+	Taps
 	Doctor(ctx context.Context, id auth.Identity) (want.Examination, error)
 	CreateCapture(ctx context.Context, id auth.Identity, r want.Request) (v want.View, created bool, err error)
 	Captures(ctx context.Context, id auth.Identity) ([]want.View, error)
@@ -112,7 +113,7 @@ type server struct {
 // New returns the door.
 func New(ctl Controller, cfg Config) httpapi.Door {
 	s := &server{ctl, cfg}
-	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), fleetRoutes(s), s.flowRoutes(), fabricRoutes(s), []httpapi.Route{
+	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), fleetRoutes(s), s.flowRoutes(), fabricRoutes(s), tapRoutes(s), []httpapi.Route{
 		{Method: "GET", Path: "/healthz", Open: true, Serve: s.healthy},
 		{Method: "GET", Path: "/readyz", Open: true, Serve: s.ready},
 		{Method: "GET", Path: "/openapi.json", Open: true, Serve: s.openAPI},

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"opentap/client"
+	"opentap/tap"
+)
+
+func named(id, name string) string {
+	if name == "" {
+		return id
+	}
+	return name
+}
+
+func (a *app) tapServiceListCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List tap services", Args: cobra.NoArgs, Example: "  opentap tap service list",
+		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
+			all, err := c.Taps(ctx)
+			if err != nil {
+				return err
+			}
+			rows := make([][]string, 0, len(all.Services))
+			for _, v := range all.Services {
+				rows = append(rows, []string{v.ID, v.Name, named(v.PortID, v.Port), strconv.Itoa(v.Flows), v.Project, string(v.Status), v.Reason})
+			}
+			return a.table([]string{"ID", "NAME", "PORT", "FLOWS", "PROJECT", "STATUS", "REASON"}, rows, map[string]any{"services": all.Services})
+		}),
+	}
+}
+
+func (a *app) tapFlowListCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List tap flows", Args: cobra.NoArgs, Example: "  opentap tap flow list -o json",
+		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
+			all, err := c.Taps(ctx)
+			if err != nil {
+				return err
+			}
+			rows := make([][]string, 0, len(all.Flows))
+			for _, v := range all.Flows {
+				rows = append(rows, []string{
+					v.ID, v.Name, named(v.PortID, v.Port), string(v.Direction), named(v.ServiceID, v.Service), v.Options.Filter, v.Project,
+					strconv.FormatUint(v.Counts.Seen, 10), strconv.FormatUint(v.Counts.Mirrored, 10), string(v.Status), v.Reason,
+				})
+			}
+			return a.table([]string{"ID", "NAME", "PORT", "DIRECTION", "SERVICE", "FILTER", "PROJECT", "SEEN", "MIRRORED", "STATUS", "REASON"}, rows, map[string]any{"flows": all.Flows})
+		}),
+	}
+}
+
+func (a *app) tapMirrorListCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List tap mirrors", Args: cobra.NoArgs, Example: "  opentap tap mirror list",
+		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
+			all, err := c.Taps(ctx)
+			if err != nil {
+				return err
+			}
+			rows := make([][]string, 0, len(all.Mirrors))
+			for _, v := range all.Mirrors {
+				rows = append(rows, []string{
+					v.ID, v.Name, named(v.PortID, v.Port), string(v.Type), v.Remote.String(), directionsText(v.Directions), v.Options.Filter, v.Project,
+					strconv.FormatUint(v.Counts.Mirrored, 10), string(v.Status), v.Reason,
+				})
+			}
+			return a.table([]string{"ID", "NAME", "PORT", "TYPE", "REMOTE", "DIRECTIONS", "FILTER", "PROJECT", "MIRRORED", "STATUS", "REASON"}, rows, map[string]any{"mirrors": all.Mirrors})
+		}),
+	}
+}
+
+func (a *app) tapServiceShowCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "show ID-OR-NAME", Short: "Show a tap service", Args: cobra.ExactArgs(1), Example: "  opentap tap service show monitor",
+		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
+			v, err := c.TapService(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return a.showTapService(&v)
+		}),
+	}
+}
+
+func (a *app) tapFlowShowCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "show ID-OR-NAME", Short: "Show a tap flow with its counters and gaps", Args: cobra.ExactArgs(1), Example: "  opentap tap flow show web",
+		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
+			v, err := c.TapFlow(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return a.showTapFlow(&v)
+		}),
+	}
+}
+
+func (a *app) tapMirrorShowCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "show ID-OR-NAME", Short: "Show a tap mirror with its counters and gaps", Args: cobra.ExactArgs(1), Example: "  opentap tap mirror show web",
+		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
+			v, err := c.TapMirror(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return a.showTapMirror(&v)
+		}),
+	}
+}
+
+func (a *app) showTapService(v *tap.ServiceView) error {
+	list := [][2]string{
+		{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"project", v.Project}, {"port", named(v.PortID, v.Port)}, {"flows", strconv.Itoa(v.Flows)},
+		{"tunnel id", strconv.FormatUint(uint64(v.TunnelID), 10)}, {"encapsulation", string(v.Options.Encap)},
+	}
+	return a.fields(append(append(list, expiry(v.Options)...), report(&v.Report, false)...), v)
+}
+
+func (a *app) showTapFlow(v *tap.FlowView) error {
+	list := [][2]string{
+		{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"project", v.Project}, {"port", named(v.PortID, v.Port)},
+		{"direction", string(v.Direction)}, {"service", named(v.ServiceID, v.Service)},
+	}
+	return a.fields(append(append(list, options(&v.Options, v.Filtering)...), report(&v.Report, true)...), v)
+}
+
+func (a *app) showTapMirror(v *tap.MirrorView) error {
+	list := [][2]string{
+		{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"project", v.Project}, {"port", named(v.PortID, v.Port)},
+		{"directions", directionsText(v.Directions)}, {"type", string(v.Type)}, {"remote", v.Remote.String()},
+	}
+	return a.fields(append(append(list, options(&v.Options, v.Filtering)...), report(&v.Report, true)...), v)
+}
+
+func expiry(o tap.Options) [][2]string {
+	if o.Expires.IsZero() {
+		return nil
+	}
+	return [][2]string{{"until", when(o.Expires)}}
+}
+
+// options shows what was asked for beyond the ordinary.
+func options(o *tap.Options, filtering string) [][2]string {
+	var out [][2]string
+	add := func(name string, given bool, text string) {
+		if given {
+			out = append(out, [2]string{name, text})
+		}
+	}
+	add("filter", o.Filter != "", o.Filter)
+	add("which means", filtering != "", filtering)
+	add("vlans", o.VLANs != "", o.VLANs)
+	add("sample", o.SampleN > 1, "1 in "+strconv.FormatUint(uint64(o.SampleN), 10))
+	add("snap", o.Snap > 0, strconv.FormatUint(uint64(o.Snap), 10)+" octets")
+	add("rate", o.RateBPS > 0, bitRate(float64(o.RateBPS)))
+	add("priority", o.Priority != 0, strconv.Itoa(o.Priority))
+	add("too long", o.OnMTU != "", string(o.OnMTU))
+	return append(out, expiry(*o)...)
+}
+
+// report shows what became of a tap.
+func report(r *tap.Report, counts bool) [][2]string {
+	out := [][2]string{{"status", string(r.Status)}, {"reason", r.Reason}}
+	for _, n := range r.Notes {
+		out = append(out, [2]string{"note", n})
+	}
+	for _, e := range r.Ends {
+		out = append(out, [2]string{e.Role, strings.TrimSpace(fmt.Sprintf("%s %s on %s: %s %s", e.Device, e.Driver, e.Node, e.State, e.Reason))})
+	}
+	if counts {
+		c := &r.Counts
+		for _, x := range []struct {
+			name string
+			n    uint64
+		}{
+			{"seen", c.Seen}, {"mirrored", c.Mirrored}, {"octets", c.Octets}, {"not matched", c.NotMatched}, {"sampled out", c.SampledOut}, {"rate limited", c.RateLimited},
+			{"too long", c.TooLong}, {"truncated", c.Truncated},
+		} {
+			if x.n > 0 || x.name == "seen" || x.name == "mirrored" {
+				out = append(out, [2]string{x.name, strconv.FormatUint(x.n, 10)})
+			}
+		}
+		for _, why := range slices.Sorted(maps.Keys(c.Errors)) {
+			if c.Errors[why] > 0 {
+				out = append(out, [2]string{"lost", strconv.FormatUint(c.Errors[why], 10) + " (" + why + ")"})
+			}
+		}
+	}
+	for _, g := range r.Gaps {
+		to := "now"
+		if !g.To.IsZero() {
+			to = g.To.Format(time.RFC3339Nano)
+		}
+		out = append(out, [2]string{"blind", g.From.Format(time.RFC3339Nano) + " to " + to + ": " + g.Reason})
+	}
+	return out
+}
+
+func (a *app) showEstimate(e tap.Estimate) error {
+	way := "on the same node"
+	if !e.Local {
+		way = fmt.Sprintf("by %s, %d octets more a frame", e.Encap, e.Overhead)
+	}
+	list := [][2]string{
+		{"source", e.Device + " on " + e.Node}, {"passes now", fmt.Sprintf("%s, %.0f packets/s", bitRate(e.BPS), e.PPS)},
+		{"would mirror", fmt.Sprintf("about %s, %.0f packets/s", bitRate(e.MirrorBPS), e.MirrorPPS)}, {"way", way},
+	}
+	if e.MTUShort > 0 {
+		list = append(list, [2]string{"MTU", "short by " + strconv.Itoa(e.MTUShort)})
+	}
+	for _, n := range e.Notes {
+		list = append(list, [2]string{"note", n})
+	}
+	return a.fields(list, e)
+}
