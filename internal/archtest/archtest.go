@@ -119,7 +119,7 @@ var Rooms = map[string]Room{
 		"agent", "agentapi", "controller", "api/...", "web", "store", "store/...", "auth", "audit", "filter", "point",
 		"internal/metrics", "client", "flow/export", "flow/collect", "wire/netflow", "cert", "doctor", "fleet", "member",
 	}},
-	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "cert", "tap", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
+	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "cert", "tap", "tap", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
 
 	"internal/metrics":  {Layer: Aid},
 	"internal/nettest":  {Layer: Aid, Unix: true},
