@@ -123,6 +123,26 @@ func TestIndexedEqualsScanned(t *testing.T) {
 	}
 }
 
+// TestCompressed: a recording that was compressed gives the same octets, indexed, whole and from the middle.
+func TestCompressed(t *testing.T) {
+	dir := t.TempDir()
+	hosts(t, dir, 20000, 1)
+	whole := output(t, filtered(t, dir, "udp", Window{}, false))
+	one := output(t, filtered(t, dir, "host 10.0.0.7", Window{}, true))
+	c, err := segment.Compress(context.Background(), dir, nil)
+	if err != nil || c.Segments < 2 || c.After*2 > c.Before {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	same(t, dir)
+	p := filtered(t, dir, "host 10.0.0.7", Window{}, true)
+	if !bytes.Equal(output(t, p), one) || !bytes.Equal(output(t, filtered(t, dir, "udp", Window{}, false)), whole) {
+		t.Error("other octets than before")
+	}
+	if r := p.Result(); r.Explain.NotIndexed != 0 || r.Explain.SkippedByIndex == 0 {
+		t.Errorf("%+v", r.Explain)
+	}
+}
+
 // TestIndexDamaged: an index that is missing, cut, changed or another segment's changes how long it takes, and nothing else.
 func TestIndexDamaged(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()

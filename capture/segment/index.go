@@ -147,8 +147,10 @@ func Reindex(ctx context.Context, dir string, all bool) (built int, err error) {
 			}
 			return built, err
 		}
-		if _, err := os.Stat(in.Path); errors.Is(err, os.ErrNotExist) {
+		if f, err := openSegment(dir, n); errors.Is(err, os.ErrNotExist) {
 			removeIndex(dir, n)
+		} else if err == nil {
+			f.Close()
 		}
 		built++
 	}
@@ -217,7 +219,7 @@ func eachPart(path string, in *Info, fn func(*index.Part) error) error {
 
 // buildIndex writes the index of a segment anew from its chunks. It takes its place when it is whole.
 func buildIndex(ctx context.Context, dir string, in *Info) error {
-	f, err := os.Open(in.Path)
+	f, err := openSegment(dir, in.Number)
 	if err != nil {
 		return fmt.Errorf("build index: %w", err)
 	}
@@ -450,10 +452,10 @@ func (r *Recording) Expect(h *ChunkHeader, spans []Span) {
 		return // told when it is read
 	}
 	if len(spans) == 0 {
-		willRead(f, h.Offset, int64(h.Length))
+		f.expect(h.Offset, int64(h.Length))
 	}
 	for _, s := range spans {
-		willRead(f, h.Offset+int64(s.From), int64(s.To-s.From))
+		f.expect(h.Offset+int64(s.From), int64(s.To-s.From))
 	}
 }
 

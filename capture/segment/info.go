@@ -1,11 +1,13 @@
 package segment
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 
+	"opentap/capture/zseek"
 	"opentap/ledger"
 	"opentap/packet"
 )
@@ -18,6 +20,8 @@ type Info struct {
 	Recovered bool   // sealed by Recover after a crash
 	Bytes     int64  // of the file; of one that is being written, what is readable
 	Damaged   string // what is wrong with the head; ""
+
+	Compressed bool // the file is
 
 	IndexBytes int64 // of the index beside it
 
@@ -47,27 +51,30 @@ func list(dir string) ([]uint32, error) {
 	}
 	var numbers []uint32
 	for _, e := range names {
-		if n, ok := parseName(e.Name(), segmentSuffix); ok && e.Type().IsRegular() {
+		n, ok := parseName(e.Name(), segmentSuffix)
+		if !ok {
+			n, ok = parseName(e.Name(), packedSuffix)
+		}
+		if ok && e.Type().IsRegular() {
 			numbers = append(numbers, n)
 		}
 	}
 	slices.Sort(numbers)
-	return numbers, nil
+	return slices.Compact(numbers), nil
 }
 
 // inspect reads the head and the seal of a segment.
 func inspect(dir string, n uint32) (Info, error) {
-	path := segmentPath(dir, n)
-	f, err := os.Open(path)
+	f, err := openSegment(dir, n)
 	if err != nil {
 		return Info{}, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return Info{}, err
+	in, err := inspectFile(f, f.size, n, f.path)
+	in.Bytes, in.Compressed = f.disk, f.packed()
+	if f.bad != "" {
+		in.Damaged = f.bad
 	}
-	in, err := inspectFile(f, st.Size(), n, path)
 	if st, serr := os.Stat(indexPath(dir, n)); serr == nil {
 		in.IndexBytes = st.Size()
 	}
@@ -123,10 +130,10 @@ func (in *Info) setTotals(t *totals) {
 	in.Earliest, in.Latest, in.chain = t.earliest, t.latest, t.chain
 }
 
-// readFull reads as much of b as the file has.
+// readFull reads as much of b as the file has, of a compressed one as much as can be decompressed.
 func readFull(f io.ReaderAt, b []byte, offset int64) (int, error) {
 	n, err := f.ReadAt(b, offset)
-	if err == io.EOF {
+	if err == io.EOF || errors.Is(err, zseek.ErrDamaged) {
 		err = nil
 	}
 	return n, err

@@ -25,7 +25,7 @@ type Recording struct {
 
 type openFile struct {
 	number uint32
-	f      *os.File
+	f      *file
 }
 
 const maxOpenFiles = 8
@@ -117,7 +117,9 @@ func (r *Recording) survey(in *Info, check bool) error {
 	if t.chunks > 0 {
 		in.end = last.End()
 	}
-	in.Bytes = in.end
+	if !in.Compressed {
+		in.Bytes = in.end
+	}
 	in.setTotals(&t)
 	in.Account, in.before = last.Account, last.Before+uint64(last.Packets)
 	return nil
@@ -261,7 +263,7 @@ func (h *ChunkHeader) corrupt(dir, msg string) error {
 }
 
 // file returns the open file of a segment.
-func (r *Recording) file(n uint32) (*os.File, error) {
+func (r *Recording) file(n uint32) (*file, error) {
 	for i := len(r.files) - 1; i >= 0; i-- {
 		if o := r.files[i]; o.number == n {
 			if i != len(r.files)-1 {
@@ -270,7 +272,7 @@ func (r *Recording) file(n uint32) (*os.File, error) {
 			return o.f, nil
 		}
 	}
-	f, err := os.Open(segmentPath(r.dir, n))
+	f, err := openSegment(r.dir, n)
 	if err != nil {
 		return nil, fmt.Errorf("open segment: %w", err)
 	}

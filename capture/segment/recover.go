@@ -72,7 +72,7 @@ func Recover(dir string) (Report, error) {
 		if err != nil {
 			return rep, fmt.Errorf("recover: %w", err)
 		}
-		if in.Sealed {
+		if in.Sealed || in.Compressed { // a compressed one was whole, and is not ours to change
 			rep.Next = n
 			rep.Account, before = in.Account, in.before
 			continue
@@ -104,7 +104,11 @@ func Recover(dir string) (Report, error) {
 	rep.Next++
 	unfinished, err := filepath.Glob(filepath.Join(dir, "*"+newSuffix))
 	for _, path := range unfinished {
-		if _, ok := parseName(filepath.Base(path), newSuffix); ok {
+		_, ok := parseName(filepath.Base(path), newSuffix)
+		if !ok {
+			_, ok = parseName(filepath.Base(path), packingSuffix)
+		}
+		if ok {
 			os.Remove(path)
 		}
 	}

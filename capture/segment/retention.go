@@ -17,8 +17,11 @@ func (r *Recording) DropOldest() (Info, error) {
 	in := r.segments[0]
 	os.Remove(tablePath(r.dir, in.Number))
 	removeIndex(r.dir, in.Number)
-	if err := os.Remove(in.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return Info{}, fmt.Errorf("drop segment %08d: %w", in.Number, err)
+	// Both files: one may be taking the other's place just now.
+	for _, path := range []string{segmentPath(r.dir, in.Number), packedPath(r.dir, in.Number)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return Info{}, fmt.Errorf("drop segment %08d: %w", in.Number, err)
+		}
 	}
 	r.segments = r.segments[1:]
 	return in, nil

@@ -116,9 +116,13 @@ const (
 	segmentSuffix = ".pcapng"
 	tableSuffix   = ".chunks"
 	newSuffix     = ".new"
+	packedSuffix  = ".pcapng.zst"
+	packingSuffix = ".zst.new"
 )
 
 func segmentPath(dir string, n uint32) string { return numbered(dir, n, segmentSuffix) }
+func packedPath(dir string, n uint32) string  { return numbered(dir, n, packedSuffix) }
+func packingPath(dir string, n uint32) string { return numbered(dir, n, packingSuffix) }
 func tablePath(dir string, n uint32) string   { return numbered(dir, n, tableSuffix) }
 func newPath(dir string, n uint32) string     { return numbered(dir, n, newSuffix) }
 

@@ -51,7 +51,7 @@ func newSink(cfg *Config, dir *os.File) (*sink, error) {
 		if err != nil {
 			return nil, fmt.Errorf("continue recording: %w", err)
 		}
-		if !in.Sealed {
+		if !in.Sealed && !in.Compressed {
 			return nil, fmt.Errorf("continue recording: segment %s: %w", in.Path, ErrNotRecovered)
 		}
 		s.number, s.recordID, s.account, s.before = in.Number, in.recordID, in.Account, in.before

@@ -230,7 +230,7 @@ func (r *Recording) Interface() (pcap.Interface, error) {
 		if err != nil {
 			return pcap.Interface{}, err
 		}
-		p, err := pcap.NewReader(io.NewSectionReader(f, 0, in.Bytes))
+		p, err := pcap.NewReader(io.NewSectionReader(f, 0, f.size))
 		if err != nil {
 			return pcap.Interface{}, fmt.Errorf("read segment %s: %w", in.Path, err)
 		}

@@ -49,7 +49,8 @@ var Rooms = map[string]Room{
 
 	"capture/ring":      {Layer: Engine, Unix: true},
 	"capture/xdpring":   {Layer: Engine, MayImport: []string{"capture/ring"}, Unix: true},
-	"capture/segment":   {Layer: Engine, MayImport: []string{"pcap", "capture/index"}, Unix: true},
+	"capture/segment":   {Layer: Engine, MayImport: []string{"pcap", "capture/index", "capture/zseek"}, Unix: true},
+	"capture/zseek":     {Layer: Engine},
 	"capture/index":     {Layer: Engine, MayImport: []string{"filter"}},
 	"capture/query":     {Layer: Engine, MayImport: []string{"filter", "pcap", "capture/segment", "capture/index"}},
 	"capture":           {Layer: Engine, MayImport: []string{"capture/...", "filter", "filter/cbpf", "point", "pcap"}},
@@ -82,7 +83,7 @@ var Rooms = map[string]Room{
 	"fabric":           {Layer: Pipe, MayImport: []string{"filter", "point", "wire/of13"}},
 	"fabric/session":   {Layer: Pipe, MayImport: []string{"fabric", "wire/of13"}},
 	"fabric/reconcile": {Layer: Pipe, MayImport: []string{"fabric", "fabric/session", "wire/of13"}},
-	"detect":           {Layer: Pipe, MayImport: []string{"wire/sflow", "filter", "point"}},
+	"detect":           {Layer: Pipe, MayImport: []string{"wire/sflow", "filter", "filter/cbpf", "point"}},
 
 	"store":            {Layer: Pipe},
 	"store/mem":        {Layer: Pipe, MayImport: []string{"store"}},
@@ -99,7 +100,7 @@ var Rooms = map[string]Room{
 
 	"agent": {Layer: Place, Unix: true, MayImport: []string{
 		"capture", "capture/...", "flow", "flow/...", "record", "sensor", "sensor/...",
-		"netdev", "netdev/...", "filter", "filter/cbpf", "pcap", "point", "tap", "tap/...", "agentapi", "wire/netflow", "wire/sflow",
+		"netdev", "netdev/...", "filter", "filter/cbpf", "pcap", "point", "tap", "tap/...", "agentapi", "wire/netflow", "wire/sflow", "detect",
 	}},
 	"controller": {Layer: Place, MayImport: []string{
 		"agentapi", "store", "auth", "audit", "filter", "filter/cbpf", "point", "pcap",
@@ -119,7 +120,7 @@ var Rooms = map[string]Room{
 		"agent", "agentapi", "controller", "api/...", "web", "store", "store/...", "auth", "audit", "filter", "point",
 		"internal/metrics", "client", "flow/export", "flow/collect", "wire/netflow", "cert", "doctor", "fleet", "member",
 	}},
-	"cmd/opentap": {Layer: Main, MayImport: []string{"client", "cert", "tap", "tap", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
+	"cmd/opentap": {Layer: Main, MayImport: []string{"detect", "wire/sflow", "client", "cert", "tap", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
 
 	"internal/metrics":  {Layer: Aid},
 	"internal/nettest":  {Layer: Aid, Unix: true},
