@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // attacher puts programs at hooks. What it attaches has a path in the BPF file system and stays without us.
@@ -20,10 +21,14 @@ type attacher interface {
 	at(path string) int
 }
 
-// tcxHook attaches by links (Linux 6.6), which are pinned.
-type tcxHook struct{}
+// tcxHook attaches by links (Linux 6.6), which are pinned. A hook holds 64 programs, BPF_MPROG_MAX of linux
+// include/linux/bpf_mprog.h; those beyond are at clsact, which runs after it.
+type tcxHook struct{ beyond *clsactHook }
 
-func (tcxHook) attach(path string, p *ebpf.Program, ifindex int, ingress bool) error {
+// atClsact is the path of a program for which there was no room.
+func atClsact(path string) string { return path + "-clsact" }
+
+func (h *tcxHook) attach(path string, p *ebpf.Program, ifindex int, ingress bool) error {
 	old, err := link.LoadPinnedLink(path, nil)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("open the pinned link %s: %w", path, err)
@@ -33,7 +38,7 @@ func (tcxHook) attach(path string, p *ebpf.Program, ifindex int, ingress bool) e
 		if linkedTo(old) == ifindex {
 			return old.Update(p)
 		}
-		if err := old.Unpin(); err != nil { // of a device that is gone, or not the one any more
+		if err := release(old); err != nil { // of a device that is gone, or not the one any more
 			return err
 		}
 	}
@@ -41,7 +46,13 @@ func (tcxHook) attach(path string, p *ebpf.Program, ifindex int, ingress bool) e
 	if ingress {
 		attach = ebpf.AttachTCXIngress
 	}
+	if h.isBeyond(path) {
+		return h.beyond.attach(atClsact(path), p, ifindex, ingress)
+	}
 	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: p, Attach: attach, Anchor: link.Head()})
+	if errors.Is(err, unix.ERANGE) {
+		return h.beyond.attach(atClsact(path), p, ifindex, ingress)
+	}
 	if err != nil {
 		return err
 	}
@@ -49,15 +60,38 @@ func (tcxHook) attach(path string, p *ebpf.Program, ifindex int, ingress bool) e
 	return l.Pin(path)
 }
 
-func (tcxHook) detach(path string) error {
-	// The pin may be all that holds it: without a pin and a descriptor a link is no more.
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+func (h *tcxHook) isBeyond(path string) bool {
+	_, err := os.Lstat(atClsact(path))
+	return err == nil
 }
 
-func (tcxHook) at(path string) int {
+func (h *tcxHook) detach(path string) error {
+	if h.isBeyond(path) {
+		return h.beyond.detach(atClsact(path))
+	}
+	l, err := link.LoadPinnedLink(path, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open the pinned link %s: %w", path, err)
+	}
+	defer l.Close()
+	return release(l)
+}
+
+// release detaches a link at once. Without this the kernel does it some time after the last pin and descriptor are gone.
+func release(l link.Link) error {
+	if err := l.Detach(); err != nil && linkedTo(l) != 0 {
+		return fmt.Errorf("detach: %w", err)
+	}
+	return l.Unpin()
+}
+
+func (h *tcxHook) at(path string) int {
+	if h.isBeyond(path) {
+		return h.beyond.at(atClsact(path))
+	}
 	l, err := link.LoadPinnedLink(path, nil)
 	if err != nil {
 		return 0

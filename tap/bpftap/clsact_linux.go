@@ -18,6 +18,9 @@ type clsactHook struct {
 	dir string
 }
 
+// clsactMark begins the names of what stands for a queueing discipline that we made.
+const clsactMark = "clsact-"
+
 // clsactPriority is that of our filters; direct action lets the next one have the packet.
 const clsactPriority = 1
 
@@ -124,7 +127,7 @@ func (h *clsactHook) detach(path string) error {
 }
 
 func (h *clsactHook) made(ifindex int) string {
-	return filepath.Join(h.dir, fmt.Sprintf("clsact-%d", ifindex))
+	return filepath.Join(h.dir, fmt.Sprint(clsactMark, ifindex))
 }
 
 // sweep removes a queueing discipline that we made and that holds nothing any more.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
@@ -23,13 +24,16 @@ import (
 // Driver mirrors packets in the network namespace it was opened in: whoever calls it must be on a thread in there.
 // Its calls come one at a time, but for Counts.
 type Driver struct {
-	log  *slog.Logger
-	name string // of this agent
-	dir  string // of our pins
-	nl   *netlink.Handle
-	hook attacher
+	log    *slog.Logger
+	name   string // of this agent
+	dir    string // of our pins
+	cookie uint64 // of our network namespace
+	nl     *netlink.Handle
+	hook   attacher
 
 	shared    map[string]*ebpf.Map // by name in the objects
+	types     *btf.Cache           // of the kernel: they take long to read
+	tapSpec   *ebpf.CollectionSpec // to be copied
 	muxIn     string               // its devices
 	muxOut    string
 	muxReady  bool
@@ -66,16 +70,24 @@ func Open(cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
+	cookie, err := netnsCookie()
+	if err != nil {
+		return nil, err
+	}
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	d := &Driver{log: log, name: cfg.Instance, dir: dir, nl: nl, muxIn: muxIn, muxOut: muxOut, items: make(map[string]*item), next: 1}
+	tapSpec, err := loadTap()
+	if err != nil {
+		return nil, err
+	}
+	d := &Driver{types: btf.NewCache(), tapSpec: tapSpec, log: log, name: cfg.Instance, dir: dir, cookie: cookie, nl: nl, muxIn: muxIn, muxOut: muxOut, items: make(map[string]*item), next: 1}
 	switch cfg.Hook {
 	case Clsact:
 		d.hook = &clsactHook{nl: nl, dir: dir}
 	case TCX, "":
-		d.hook = &tcxHook{}
+		d.hook = &tcxHook{beyond: &clsactHook{nl: nl, dir: dir}}
 		if err := haveTCX(); err != nil {
 			if cfg.Hook == TCX || !errors.Is(err, ebpf.ErrNotSupported) {
 				return nil, errors.Join(fmt.Errorf("%w: tcx: %w", tap.ErrUnsupported, err), d.Close())
@@ -205,7 +217,7 @@ func (d *Driver) Prune(ctx context.Context, keep func(id string) bool) (removed 
 	}
 	err = errors.Join(err, d.syncTunnels(), d.syncUnderlays())
 	if left == 0 && err == nil {
-		err = d.removeMux()
+		err = errors.Join(d.removeMux(), d.unpin())
 	}
 	if err != nil {
 		return removed, fmt.Errorf("prune taps: %w", err)

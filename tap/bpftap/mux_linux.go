@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -43,8 +45,44 @@ func (d *Driver) makeMux() error {
 	if err := d.hook.attach(d.muxPath(), c.Programs[muxProgMux], out.Attrs().Index, true); err != nil {
 		return fmt.Errorf("attach the multiplexer's program: %w", err)
 	}
+	if err := d.ownQueue(out); err != nil {
+		// Copies then share the host's backlog (net.core.netdev_max_backlog) with everything else.
+		d.log.Warn("copies have no queue of their own", "device", d.muxOut, "err", err)
+	}
 	d.muxReady = true
 	return nil
+}
+
+// ownQueue has the multiplexer's receiving end poll a ring of its own (NAPI), which a veth does while it has an XDP program
+// (linux drivers/net/veth.c). Otherwise a burst of copies fills the processor's backlog, and packets that are none are dropped.
+func (d *Driver) ownQueue(out netlink.Link) error {
+	path := filepath.Join(d.dir, "queue")
+	if l, err := link.LoadPinnedLink(path, nil); err == nil {
+		defer l.Close()
+		if info, err := l.Info(); err == nil && info.XDP() != nil && int(info.XDP().Ifindex) == out.Attrs().Index {
+			return nil
+		}
+		if err := release(l); err != nil {
+			return err
+		}
+	}
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "opentap_pass", Type: ebpf.XDP, Flags: unix.BPF_F_XDP_HAS_FRAGS,
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}, // XDP_PASS
+	})
+	if err != nil {
+		return fmt.Errorf("load a program that passes all: %w", err)
+	}
+	defer p.Close()
+	l, err := link.AttachXDP(link.XDPOptions{Program: p, Interface: out.Attrs().Index, Flags: link.XDPDriverMode})
+	if err != nil {
+		return fmt.Errorf("attach a program that passes all: %w", err)
+	}
+	defer l.Close()
+	if err := l.Pin(path); err != nil {
+		return err
+	}
+	return offloadsOff(d.muxOut) // attaching turns receive offload on, which would join segments
 }
 
 func (d *Driver) muxPath() string { return filepath.Join(d.dir, "mux") }
@@ -133,6 +171,9 @@ func (d *Driver) muxPair() (out netlink.Link, err error) {
 // removeMux takes the multiplexer away.
 func (d *Driver) removeMux() error {
 	if err := d.hook.detach(d.muxPath()); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(d.dir, "queue")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	d.muxReady = false

@@ -39,6 +39,7 @@ type tapTapConfig struct {
 	Out    uint32
 	Sample uint32
 	Snap   uint32
+	Cookie uint64
 }
 
 type tapTapStats struct {

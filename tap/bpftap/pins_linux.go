@@ -145,6 +145,9 @@ func (d *Driver) adopt() error {
 			if err := d.wipe(); err != nil {
 				return err
 			}
+			for _, m := range d.shared {
+				_ = m.Close() // made anew
+			}
 			return d.adopt()
 		}
 		if errors.Is(err, os.ErrNotExist) {
@@ -180,6 +183,52 @@ func (d *Driver) adopt() error {
 	}
 	if d.next > maxIndex {
 		d.next = 1
+	}
+	return nil
+}
+
+// unpin removes the directory when nothing is in it but the shared maps. They are pinned again when something is made.
+func (d *Driver) unpin() error {
+	var err error
+	for name, m := range d.shared {
+		if m.IsPinned() {
+			if e := m.Unpin(); e != nil {
+				err = errors.Join(err, fmt.Errorf("unpin %s: %w", name, e))
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	marks, err := filepath.Glob(filepath.Join(d.dir, clsactMark+"*"))
+	if err != nil {
+		return err
+	}
+	for _, m := range marks { // of devices that are gone
+		if err := os.Remove(m); err != nil {
+			return err
+		}
+	}
+	for dir := d.dir; filepath.Base(dir) != "opentap"; dir = filepath.Dir(dir) {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// pin takes back what unpin did.
+func (d *Driver) pin() error {
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return err
+	}
+	for name, m := range d.shared {
+		if m.IsPinned() {
+			continue
+		}
+		if err := m.Pin(filepath.Join(d.dir, name)); err != nil {
+			return fmt.Errorf("pin %s: %w", name, err)
+		}
 	}
 	return nil
 }

@@ -38,15 +38,11 @@ const maxRate = 1 << 34
 // leastBurst is the least size of a token bucket: a super-packet must fit. Octets.
 const leastBurst = 64 << 10
 
-// describe makes the program of one direction of a source, with the source's options as constants and its filter in place of
+// describe makes of a copy of the tap's objects the program of one direction of a source, with the source's options as constants and its filter in place of
 // the stub.
-func describe(p *plan, index uint32, device int, out bool) (*ebpf.CollectionSpec, error) {
-	spec, err := loadTap()
-	if err != nil {
-		return nil, err
-	}
+func describe(spec *ebpf.CollectionSpec, p *plan, index uint32, device int, out bool, cookie uint64) error {
 	o := p.Source.Options
-	c := tapTapConfig{Device: uint32(device), Mark: copyDelivered, Sample: o.SampleN, Snap: o.Snap}
+	c := tapTapConfig{Cookie: cookie, Device: uint32(device), Mark: copyDelivered, Sample: o.SampleN, Snap: o.Snap}
 	if p.Mux {
 		c.Mark = copyMagic | index
 		c.Flags |= toMux
@@ -66,23 +62,20 @@ func describe(p *plan, index uint32, device int, out bool) (*ebpf.CollectionSpec
 	if o.VLANs != "" {
 		bits, err := vlanBits(o.VLANs)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		c.Flags |= hasVLANs
 		if err := spec.Variables[tapVarVlans].Set(bits); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if strings.TrimSpace(o.Filter) != "" {
 		c.Flags |= hasFilter
 		if err := splice(spec.Programs[tapProgTap], o.Filter); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if err := spec.Variables[tapVarConfig].Set(c); err != nil {
-		return nil, err
-	}
-	return spec, nil
+	return spec.Variables[tapVarConfig].Set(c)
 }
 
 // splice puts a filter in the place of the stub.

@@ -62,7 +62,7 @@ func (d *Driver) makeSink(s tap.Sink) error {
 	}
 	dir := d.itemDir(s.ID, true)
 	if it == nil {
-		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+		if err := errors.Join(d.pin(), os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
 			return err
 		}
 		it = &item{memo: next}
@@ -274,6 +274,9 @@ func (d *Driver) syncUnderlays() error {
 		}
 	}
 	entries, err := os.ReadDir(d.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // nothing is pinned
+	}
 	if err != nil {
 		return err
 	}

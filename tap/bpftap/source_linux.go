@@ -270,14 +270,10 @@ func (d *Driver) makeSource(id, dir string, it *item, p *plan, print string) (er
 
 // newItem makes a source's directory and counters.
 func (d *Driver) newItem(dir string) (*item, error) {
-	if err := errors.Join(d.detachAll(dir), os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+	if err := errors.Join(d.pin(), d.detachAll(dir), os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
 		return nil, err
 	}
-	spec, err := loadTap()
-	if err != nil {
-		return nil, err
-	}
-	stats, err := ebpf.NewMap(spec.Maps[tapMapTapStats])
+	stats, err := ebpf.NewMap(d.tapSpec.Maps[tapMapTapStats])
 	if err != nil {
 		return nil, fmt.Errorf("make counters: %w", err)
 	}
@@ -297,11 +293,12 @@ func (d *Driver) attachTap(path string, p *plan, index uint32, stats *ebpf.Map, 
 		}
 		device = mux.Attrs().Index
 	}
-	spec, err := describe(p, index, device, out)
+	spec := d.tapSpec.Copy()
+	err := describe(spec, p, index, device, out, d.cookie)
 	if err != nil {
 		return err
 	}
-	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: d.types, MapReplacements: map[string]*ebpf.Map{
 		tapMapTapStats: stats, tapMapTapDepth: d.shared[tapMapTapDepth], tapMapTapHeaders: d.shared[tapMapTapHeaders], tapMapOwnTunnels: d.shared[tapMapOwnTunnels],
 	}})
 	if err != nil {

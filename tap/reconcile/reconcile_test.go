@@ -30,6 +30,20 @@ func newKernel() *kernel {
 	return &kernel{sources: map[string]tap.Source{}, sinks: map[string]tap.Sink{}, counts: map[string]uint64{}, broken: map[string]bool{}}
 }
 
+// with has fn look at it or change it.
+func (k *kernel) with(fn func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	fn()
+}
+
+// made is how many sources there are.
+func (k *kernel) made() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.sources)
+}
+
 // fake is a driver in it.
 type fake struct{ *kernel }
 
@@ -191,7 +205,7 @@ func TestDevicesComeAndGo(t *testing.T) {
 		if st.Device != "eth1" || st.Driver != "fake" || st.Note != "note of eth1" {
 			t.Errorf("status %+v", st)
 		}
-		k.counts["a"] = 5
+		k.with(func() { k.counts["a"] = 5 })
 		time.Sleep(1500 * time.Millisecond)
 		from := time.Now()
 		p.device("eth1", 0)
@@ -200,14 +214,14 @@ func TestDevicesComeAndGo(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second)
 		p.device("eth1", 9)
-		k.counts["a"] = 2
+		k.with(func() { k.counts["a"] = 2 })
 		time.Sleep(1500 * time.Millisecond)
 		if st := p.want("a", tap.Active, 1); st.Gaps[0].To.Sub(from) != 3*time.Second || st.Counts.Seen != 7 {
 			t.Errorf("with its device again: %+v", st)
 		}
 		p.device("mon", 0)
 		p.want("a", tap.Pending, 2)
-		if len(k.sources) != 0 {
+		if k.made() != 0 {
 			t.Error("copies go on though their destination is gone")
 		}
 	})
@@ -218,39 +232,46 @@ func TestWishesChange(t *testing.T) {
 		k := newKernel()
 		k.sources["stranger"] = src("stranger", "eth1")
 		p := start(t, k, set(src("a", "eth1")), nil, time.Time{}, "eth1", "mon")
-		if _, ok := k.sources["stranger"]; ok {
-			t.Error("what an earlier process left stays")
-		}
-		n := k.updates
+		n := 0
+		k.with(func() {
+			if _, ok := k.sources["stranger"]; ok {
+				t.Error("what an earlier process left stays")
+			}
+			n = k.updates
+		})
 		p.Set(set(src("a", "eth1"), src("b", "eth1"), src("c", "tun0")))
 		synctest.Wait()
 		p.want("a", tap.Active, 0)
 		p.want("b", tap.Active, 0)
-		if k.updates != n+1 {
-			t.Errorf("%d updates for one new tap", k.updates-n)
-		}
+		k.with(func() {
+			if k.updates != n+1 {
+				t.Errorf("%d updates for one new tap", k.updates-n)
+			}
+		})
 		p.device("tun0", 3)
 		if st := p.want("c", tap.Failed, 0); st.Reason != "fake: not supported here: no Ethernet" {
 			t.Errorf("reason %q", st.Reason)
 		}
-		k.fail = errors.New("the kernel refuses")
+		k.with(func() { k.fail = errors.New("the kernel refuses") })
 		changed := src("a", "eth1")
 		changed.Options.Snap = 64
 		p.Set(set(changed, src("b", "eth1")))
 		synctest.Wait()
 		p.want("a", tap.Failed, 1)
-		if _, ok := k.sources["a"]; ok {
-			t.Error("what is not wished for any more goes on")
-		}
-		k.fail = nil
+		k.with(func() {
+			if _, ok := k.sources["a"]; ok {
+				t.Error("what is not wished for any more goes on")
+			}
+		})
+		k.with(func() { k.fail = nil })
 		time.Sleep(time.Second)
 		if st := p.want("a", tap.Active, 1); st.Gaps[0].To.IsZero() {
 			t.Errorf("the gap is open: %+v", st)
 		}
 		p.Set(tap.Set{})
 		synctest.Wait()
-		if len(k.sources) != 0 || len(p.Statuses()) != 0 {
-			t.Errorf("left: %v, %v", k.sources, p.Statuses())
+		if k.made() != 0 || len(p.Statuses()) != 0 {
+			t.Errorf("%d are left, %v", k.made(), p.Statuses())
 		}
 	})
 }
@@ -262,13 +283,13 @@ func TestExpiry(t *testing.T) {
 		s.Options.Expires = time.Now().Add(time.Minute)
 		p := start(t, k, set(s), nil, time.Time{}, "eth1", "mon")
 		p.want("a", tap.Active, 0)
-		k.counts["a"] = 3
+		k.with(func() { k.counts["a"] = 3 })
 		time.Sleep(time.Minute + time.Millisecond)
 		synctest.Wait()
 		if st := p.want("a", tap.Expired, 0); st.Counts.Seen != 3 {
 			t.Errorf("expired as %+v", st)
 		}
-		if len(k.sources) != 0 {
+		if k.made() != 0 {
 			t.Error("a tap outlived its expiry")
 		}
 		s.Options.Expires = time.Now().Add(time.Minute)
@@ -286,8 +307,8 @@ func TestRestart(t *testing.T) {
 		alive := time.Now()
 		p.stop()
 		time.Sleep(time.Minute)
-		delete(k.sources, "b")
-		k.broken["c"] = true
+		k.with(func() { delete(k.sources, "b") })
+		k.with(func() { k.broken["c"] = true })
 		k.counts["a"] = 4
 		q := start(t, k, set(src("a", "eth1"), src("b", "eth1"), src("c", "eth1")), p.memos, alive, "eth1", "mon")
 		if st := q.want("a", tap.Active, 0); !st.Since.Equal(since) || st.Counts.Seen != 4 {
@@ -306,13 +327,15 @@ func TestWhatFallsOffIsFound(t *testing.T) {
 		k := newKernel()
 		p := start(t, k, set(src("a", "eth1")), nil, time.Time{}, "eth1", "mon")
 		p.want("a", tap.Active, 0)
-		k.broken["a"] = true
+		k.with(func() { k.broken["a"] = true })
 		time.Sleep(2 * verifyEvery)
 		if st := p.want("a", tap.Active, 1); st.Gaps[0].To.IsZero() || st.Gaps[0].To.Sub(st.Gaps[0].From) > verifyEvery {
 			t.Errorf("gaps %+v", st.Gaps)
 		}
-		if k.broken["a"] {
-			t.Error("it was not made again")
-		}
+		k.with(func() {
+			if k.broken["a"] {
+				t.Error("it was not made again")
+			}
+		})
 	})
 }

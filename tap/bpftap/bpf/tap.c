@@ -19,6 +19,7 @@ struct tap_config {
 	__u32 out;    /* COPY_OUT or 0 */
 	__u32 sample; /* one in so many; 0 and 1 = all */
 	__u32 snap;   /* octets of a frame that are kept; 0 = all */
+	__u64 cookie; /* of our network namespace */
 };
 
 volatile const struct tap_config config;
@@ -195,6 +196,44 @@ INLINE int own_tunnel(struct __sk_buff *skb)
 	return !!bpf_map_lookup_elem(&own_tunnels, &k);
 }
 
+/*
+ * Of the kernel's own structures these fields are read, wherever this kernel has them (CO-RE).
+ */
+#define KERNELS __attribute__((preserve_access_index))
+
+struct net {
+	__u64 net_cookie;
+} KERNELS;
+
+typedef struct {
+	struct net *net;
+} KERNELS possible_net_t;
+
+struct net_device {
+	possible_net_t nd_net;
+} KERNELS;
+
+struct sk_buff {
+	struct net_device *dev;
+} KERNELS;
+
+/* Linux 6.2 has it. */
+extern void *bpf_cast_to_kern_ctx(void *ctx) __attribute__((section(".ksyms"), weak));
+
+/*
+ * Whether the device was moved to another network namespace: programs move with it. There the destination's index is
+ * somebody else's device.
+ */
+INLINE int elsewhere(struct __sk_buff *skb)
+{
+	struct sk_buff *k;
+
+	if (!bpf_cast_to_kern_ctx)
+		return 0;
+	k = bpf_cast_to_kern_ctx(skb);
+	return k->dev->nd_net.net->net_cookie != config.cookie;
+}
+
 SEC("tc/tap")
 int tap(struct __sk_buff *skb)
 {
@@ -207,7 +246,7 @@ int tap(struct __sk_buff *skb)
 		return NEXT;
 	depth = bpf_map_lookup_elem(&tap_depth, &zero);
 	s = bpf_map_lookup_elem(&tap_stats, &zero);
-	if (!depth || !s || *depth)
+	if (!depth || !s || *depth || elsewhere(skb))
 		return NEXT;
 	s->seen++;
 	if (((config.flags & HAS_VLANS) && !in_vlans(skb)) || ((config.flags & HAS_FILTER) && !matches(skb))) {
