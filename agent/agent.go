@@ -89,8 +89,9 @@ type Agent struct {
 	recorders  atomic.Pointer[map[string]*recording] // by point; see allRecorders
 	exporters  []*exporting                          // never changes
 	flows      *flowStores
-	meterings  []*metering   // never changes
-	collectors []*collecting // never changes
+	meterings  []*metering                  // never changes
+	collectors []*collecting                // never changes
+	detects    atomic.Pointer[[]*detecting] // read for every sample
 	owners     owners
 	devices    atomic.Pointer[[]point.Point] // read by the sources' goroutines, which must not wait for mu
 

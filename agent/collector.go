@@ -220,10 +220,14 @@ func (c *collecting) Record(addr netip.Addr, r *flow.Record) {
 }
 
 // Sample implements collect.Sink.
-func (c *collecting) Sample(packet.Timestamp, *sflow.Datagram, *sflow.FlowSample, *packet.Parsed) {}
+func (c *collecting) Sample(at packet.Timestamp, d *sflow.Datagram, s *sflow.FlowSample, p *packet.Parsed) {
+	c.a.sample(at, d, s, p)
+}
 
 // Counters implements collect.Sink.
-func (c *collecting) Counters(packet.Timestamp, *sflow.Datagram, *sflow.CounterSample) {}
+func (c *collecting) Counters(_ packet.Timestamp, d *sflow.Datagram, s *sflow.CounterSample) {
+	c.a.sampledCounters(d, s)
+}
 
 // collectorViews tells how all collectors fare.
 func (a *Agent) collectorViews() (out []want.Collector) {

@@ -15,6 +15,8 @@ import (
 // show streams what is asked for besides packets.
 func (a *Agent) show(ctx context.Context, end <-chan struct{}, l want.Look, w io.Writer) error {
 	switch {
+	case l.Detect != nil:
+		return a.showDetections(ctx, end, l.Detect, w)
 	case l.Rates:
 		return a.showRates(ctx, end, w)
 	case l.Flows != nil:

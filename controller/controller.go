@@ -32,16 +32,17 @@ import (
 
 // Config is what an administrator decides about captures.
 type Config struct {
-	Name         string        // of this installation, shown in capabilities
-	Version      string        // of the program
-	Retention    time.Duration // how long data is kept when a request does not say
-	RetentionMax time.Duration // 0 = no limit
-	DurationMax  time.Duration // of one capture; 0 = no limit
-	CapturesMax  int           // that exist at one time, per project
-	DefaultPoint string        // "" = the device of the default route
-	Aliases      []point.Alias // the names people use
-	SettleWait   time.Duration // how long an answer waits for the agent to take a change
-	Taps         TapQuota      // that exist at one time, per project
+	Name         string            // of this installation, shown in capabilities
+	Version      string            // of the program
+	Retention    time.Duration     // how long data is kept when a request does not say
+	RetentionMax time.Duration     // 0 = no limit
+	DurationMax  time.Duration     // of one capture; 0 = no limit
+	CapturesMax  int               // that exist at one time, per project
+	DefaultPoint string            // "" = the device of the default route
+	Aliases      []point.Alias     // the names people use
+	SettleWait   time.Duration     // how long an answer waits for the agent to take a change
+	Taps         TapQuota          // that exist at one time, per project
+	Webhooks     map[string]string // targets that rules may tell, by name: URLs
 }
 
 // DefaultConfig is what holds unless the administrator says otherwise.
@@ -98,7 +99,8 @@ type Controller struct {
 	packets   ledger.Account                  // see Tally
 	records   map[want.Kind]uint64
 
-	events events
+	events    events
+	detection *detection
 }
 
 // captureKey names a capture as its project does.
@@ -144,7 +146,8 @@ const (
 // New makes a controller; Run brings it to life. SetHub must be called before Run.
 func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
 	return &Controller{
-		cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
+		detection: newDetection(),
+		cfg:       cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
 		byID: make(map[captureKey]string), byNode: make(map[string]map[string]*entry), ahead: make(map[string]bool), ended: make(map[string]bool), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
 		records: make(map[want.Kind]uint64),
 		events: events{
@@ -167,6 +170,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	wg.Go(func() { c.expireTaps(ctx) })
 	wg.Go(func() { c.followMembers(ctx) })
 	wg.Go(func() { c.broadcast(ctx) })
+	wg.Go(func() { c.runDetect(ctx) })
 	defer wg.Wait()
 	for ctx.Err() == nil {
 		if err := c.follow(ctx); err != nil && ctx.Err() == nil {

@@ -51,6 +51,7 @@ type Controller struct {
 	views  map[string]*want.View
 	asked  map[string]want.Request
 	lives  []want.LiveRequest
+	rules  map[string]want.Rule
 	left   map[string]int
 	opened int
 	closed int

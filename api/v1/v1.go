@@ -45,6 +45,7 @@ type Controller interface {
 	Visitors
 	Teller
 	Flows
+	Detector
 }
 
 // Config is what the door needs besides the controller.
@@ -113,7 +114,7 @@ type server struct {
 // New returns the door.
 func New(ctl Controller, cfg Config) httpapi.Door {
 	s := &server{ctl, cfg}
-	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), fleetRoutes(s), s.flowRoutes(), fabricRoutes(s), tapRoutes(s), []httpapi.Route{
+	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), fleetRoutes(s), s.flowRoutes(), s.detectRoutes(), fabricRoutes(s), tapRoutes(s), []httpapi.Route{
 		{Method: "GET", Path: "/healthz", Open: true, Serve: s.healthy},
 		{Method: "GET", Path: "/readyz", Open: true, Serve: s.ready},
 		{Method: "GET", Path: "/openapi.json", Open: true, Serve: s.openAPI},

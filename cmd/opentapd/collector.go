@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -120,4 +121,28 @@ func checkCollector(c *agent.Collector) error {
 	}
 	_, err := collect.New(c.Collect, nil, nil, slog.New(slog.DiscardHandler))
 	return err
+}
+
+// webhookConfig is a target that rules may tell.
+type webhookConfig struct {
+	Name string `yaml:"name"`
+	URL  string `yaml:"url"`
+}
+
+// webhooks returns the targets by name.
+func (c *config) webhooks() (map[string]string, error) {
+	out := make(map[string]string)
+	for i, h := range c.Webhooks {
+		u, err := url.Parse(h.URL)
+		switch {
+		case h.Name == "":
+			return nil, fmt.Errorf("webhooks[%d]: name is missing", i)
+		case out[h.Name] != "":
+			return nil, fmt.Errorf("webhooks[%d]: there is a %s already", i, h.Name)
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+			return nil, fmt.Errorf("webhooks[%d]: url: %q is no http:// or https:// address", i, h.URL)
+		}
+		out[h.Name] = h.URL
+	}
+	return out, nil
 }

@@ -92,6 +92,7 @@ type config struct {
 
 	Flows      []flowStoreConfig `yaml:"flows"`      // whose flow records are kept at all times
 	Collectors []collectorConfig `yaml:"collectors"` // where exporters of flow records send to
+	Webhooks   []webhookConfig   `yaml:"webhooks"`   // targets that rules may tell
 
 	Governor struct {
 		CPU    float64 `yaml:"cpu"`    // cores; 0 = no bound
@@ -296,6 +297,9 @@ func (c *config) check() error {
 	if _, err = c.collectors(); err != nil {
 		return err
 	}
+	if _, err = c.webhooks(); err != nil {
+		return err
+	}
 	if _, err = c.scrapers(); err != nil {
 		return err
 	}
@@ -375,6 +379,7 @@ func (c *config) controller(version string) controller.Config {
 	out.Retention, out.RetentionMax = time.Duration(c.Retention.Default), time.Duration(c.Retention.Max)
 	out.DurationMax, out.CapturesMax = time.Duration(c.Captures.MaxDuration), c.Captures.MaxPerProject
 	out.DefaultPoint = c.Points.Default
+	out.Webhooks, _ = c.webhooks() // check has seen them
 	for _, a := range c.Points.Aliases {
 		out.Aliases = append(out.Aliases, point.Alias{Name: a.Name, Target: a.Point})
 	}

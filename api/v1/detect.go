@@ -1,0 +1,175 @@
+package v1
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strconv"
+
+	"opentap/api/httpapi"
+	"opentap/auth"
+	"opentap/fault"
+	"opentap/want"
+)
+
+// Detector is what the door asks of the controller about rules and what they found.
+type Detector interface {
+	Rules(ctx context.Context, id auth.Identity) ([]want.Rule, error)
+	Rule(ctx context.Context, id auth.Identity, name string) (want.Rule, error)
+	SetRule(ctx context.Context, id auth.Identity, r want.Rule) (v want.Rule, created bool, err error)
+	DeleteRule(ctx context.Context, id auth.Identity, name string) error
+	TopDetect(ctx context.Context, id auth.Identity, rule string) (want.DetectTop, error)
+	Detections(ctx context.Context, id auth.Identity, rule string, active bool) ([]want.Detection, error)
+	FollowDetections(ctx context.Context, id auth.Identity, rule string) (next func(context.Context, auth.Identity) ([]want.Detection, error), err error)
+	DecideDetection(ctx context.Context, id auth.Identity, event string, agree bool) (want.Detection, error)
+}
+
+func (s *server) detectRoutes() []httpapi.Route {
+	return []httpapi.Route{
+		{Method: "GET", Path: "/v1/detect/rules", Serve: s.rules},
+		{Method: "GET", Path: "/v1/detect/rules/{name}", Serve: s.rule},
+		{Method: "PUT", Path: "/v1/detect/rules/{name}", Serve: s.setRule},
+		{Method: "DELETE", Path: "/v1/detect/rules/{name}", Serve: s.deleteRule},
+		{Method: "GET", Path: "/v1/detect/rules/{name}/top", Serve: s.topDetect},
+		{Method: "GET", Path: "/v1/detect/events", Serve: s.detections},
+		{Method: "GET", Path: "/v1/detect/events/stream", Serve: s.followDetections},
+		{Method: "POST", Path: "/v1/detect/events/{id}/confirm", Serve: s.decide(true)},
+		{Method: "POST", Path: "/v1/detect/events/{id}/refuse", Serve: s.decide(false)},
+	}
+}
+
+func (s *server) rules(w http.ResponseWriter, r *http.Request) error {
+	if err := noQuery(r); err != nil {
+		return err
+	}
+	list, err := s.ctl.Rules(r.Context(), httpapi.Identity(r.Context()))
+	if err != nil {
+		return err
+	}
+	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"rules": notNil(list)})
+}
+
+func (s *server) rule(w http.ResponseWriter, r *http.Request) error {
+	if err := noQuery(r); err != nil {
+		return err
+	}
+	v, err := s.ctl.Rule(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	return httpapi.WriteJSON(w, http.StatusOK, v)
+}
+
+// RuleBody is the body of PUT /v1/detect/rules/{name}.
+type RuleBody struct {
+	Flow      want.RuleFlow      `json:"flow"`
+	Threshold want.RuleThreshold `json:"threshold"`
+	Then      *want.RuleAction   `json:"then"`
+	Disabled  bool               `json:"disabled"`
+}
+
+func (s *server) setRule(w http.ResponseWriter, r *http.Request) error {
+	if err := noQuery(r); err != nil {
+		return err
+	}
+	var body RuleBody
+	if err := httpapi.DecodeJSON(w, r, &body); err != nil {
+		return err
+	}
+	v, created, err := s.ctl.SetRule(r.Context(), httpapi.Identity(r.Context()),
+		want.Rule{Name: r.PathValue("name"), Flow: body.Flow, Threshold: body.Threshold, Then: body.Then, Disabled: body.Disabled})
+	if err != nil {
+		return err
+	}
+	status := http.StatusOK
+	if created {
+		status = http.StatusCreated
+	}
+	return httpapi.WriteJSON(w, status, v)
+}
+
+func (s *server) deleteRule(w http.ResponseWriter, r *http.Request) error {
+	if err := noQuery(r); err != nil {
+		return err
+	}
+	if err := s.ctl.DeleteRule(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name")); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *server) topDetect(w http.ResponseWriter, r *http.Request) error {
+	if err := noQuery(r); err != nil {
+		return err
+	}
+	v, err := s.ctl.TopDetect(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	return httpapi.WriteJSON(w, http.StatusOK, v)
+}
+
+func (s *server) detections(w http.ResponseWriter, r *http.Request) error {
+	if err := noQuery(r, "rule", "active"); err != nil {
+		return err
+	}
+	q, err := parseQuery(r)
+	if err != nil {
+		return err
+	}
+	active := false
+	if v := q.Get("active"); v != "" {
+		if active, err = strconv.ParseBool(v); err != nil {
+			return fault.Field("active", "%q is neither true nor false", v)
+		}
+	}
+	list, err := s.ctl.Detections(r.Context(), httpapi.Identity(r.Context()), q.Get("rule"), active)
+	if err != nil {
+		return err
+	}
+	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"events": notNil(list)})
+}
+
+func (s *server) followDetections(w http.ResponseWriter, r *http.Request) error {
+	if err := noQuery(r, "rule"); err != nil {
+		return err
+	}
+	q, err := parseQuery(r)
+	if err != nil {
+		return err
+	}
+	next, err := s.ctl.FollowDetections(r.Context(), httpapi.Identity(r.Context()), q.Get("rule"))
+	if err != nil {
+		return err
+	}
+	return httpapi.ServeEvents(w, r, func(ctx context.Context, who auth.Identity) ([]httpapi.Event, error) {
+		told, err := next(ctx, who)
+		if err != nil || told == nil {
+			return nil, err
+		}
+		out := make([]httpapi.Event, len(told))
+		for i := range told {
+			b, err := json.Marshal(told[i])
+			if err != nil {
+				return nil, err
+			}
+			out[i] = httpapi.Event{Name: "detection", Data: b}
+		}
+		return out, nil
+	})
+}
+
+// decide answers an action that waits for somebody to agree.
+func (s *server) decide(agree bool) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if err := noQuery(r); err != nil {
+			return err
+		}
+		v, err := s.ctl.DecideDetection(r.Context(), httpapi.Identity(r.Context()), r.PathValue("id"), agree)
+		if err != nil {
+			return err
+		}
+		return httpapi.WriteJSON(w, http.StatusOK, v)
+	}
+}

@@ -1,0 +1,409 @@
+// Package detect finds flows that are remarkable: their rate, as packet samples show it, is over a threshold.
+//
+// Runs in: agent | tools
+//
+// Time is the samples' alone, and all that is compared are whole numbers: the same samples with the same times decide the same,
+// live and in replay. A rate is of a window that slides in eighths. Each data source of each agent is added up apart, and a
+// flow is told once however many sources see it: the same packet on its way through two switches, or a copy that a tap made of
+// it, does not count twice, and a tap cannot keep alive what caused it.
+package detect
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"opentap/packet"
+	"opentap/want"
+	"opentap/wire/sflow"
+)
+
+// Sample is a packet, or some, that somebody saw.
+type Sample struct {
+	At      packet.Timestamp
+	Agent   netip.Addr
+	Sub     uint32
+	Source  sflow.Source
+	In, Out uint32         // ifIndex; 0 = not known, or several
+	Packet  *packet.Parsed // what is known of it
+	Header  []byte         // its octets, from an Ethernet header on; nil = they are made up from Packet for filters
+	Octets  uint64         // of one packet
+	Rate    uint32         // the packets this stands for
+}
+
+// SampleOf makes a Sample of a flow sample of sFlow, of which p was made.
+func SampleOf(at packet.Timestamp, d *sflow.Datagram, f *sflow.FlowSample, p *packet.Parsed) Sample {
+	s := Sample{At: at, Agent: d.Agent, Sub: d.SubAgent, Source: f.Source, Packet: p, Octets: uint64(f.Octets()), Rate: max(f.Rate, 1)}
+	s.In, _ = f.Input.Known()
+	s.Out, _ = f.Output.Known()
+	if f.Protocol == 1 {
+		s.Header = f.Header
+	}
+	return s
+}
+
+// Bounds of an Engine.
+const (
+	slices8    = 8       // parts of a window
+	maxFlows   = 1 << 16 // of a rule
+	maxPorts   = 1 << 14 // interfaces whose OpenFlow port is known
+	giveUpLook = 8       // flows that are looked at when one has to go
+)
+
+// Engine runs rules over samples. Not safe for concurrent use.
+type Engine struct {
+	rules []*rule
+	emit  func(want.Crossing)
+	now   packet.Timestamp
+	ports map[portKey]sflow.OpenFlowPort
+	buf   []byte
+	frame []byte // made up for filters
+	want.DetectCounts
+}
+
+type portKey struct {
+	agent netip.Addr
+	sub   uint32
+	index uint32
+}
+
+// slot is one flow at one source.
+type slot struct {
+	key     string // source and flow
+	newest  int64  // the part of the window that was added to last, in parts since 1970
+	sums    [slices8]uint64
+	counts  [slices8]uint32
+	sum     uint64
+	samples uint64
+
+	state state
+	since packet.Timestamp // active: below clear since, 0 = it is not; cooling: until
+	peak  uint64
+	agent netip.Addr
+}
+
+type state uint8
+
+const (
+	quiet state = iota
+	active
+	cooling
+)
+
+// New makes an Engine of rules that Compile has taken. emit is called from Sample and Advance, and must not call the Engine.
+func New(rules []*Compiled, emit func(want.Crossing)) *Engine {
+	e := &Engine{emit: emit, ports: make(map[portKey]sflow.OpenFlowPort)}
+	for _, c := range rules {
+		e.rules = append(e.rules, &rule{
+			Compiled: c, index: make(map[string]int32), told: make(map[string]int32), step: packet.Timestamp(c.Window / slices8),
+		})
+	}
+	return e
+}
+
+// rule is a rule at work.
+type rule struct {
+	*Compiled
+	step  packet.Timestamp
+	slots []slot
+	free  []int32
+	index map[string]int32 // by source and flow
+	told  map[string]int32 // by flow: the slot that is active
+	turn  packet.Timestamp // when the window moves next; 0 = no sample has come
+	hand  int              // where the search for one to give up goes on
+	turns uint64
+}
+
+// sourceLen is how many octets of a key are its source: address, sub-agent, type, index.
+const sourceLen = 16 + 4 + 4 + 4
+
+// Counters notes which port of a switch an interface is.
+func (e *Engine) Counters(d *sflow.Datagram, s *sflow.CounterSample) {
+	if !s.HasPort || s.Source.Type != 0 {
+		return
+	}
+	k := portKey{d.Agent, d.SubAgent, s.Source.Index}
+	if _, ok := e.ports[k]; ok || len(e.ports) < maxPorts {
+		e.ports[k] = s.Port
+	}
+}
+
+// Sample takes a sample. Nothing of it is kept.
+func (e *Engine) Sample(s *Sample) {
+	e.Advance(s.At)
+	e.Samples++
+	filled := false
+	for _, r := range e.rules {
+		if len(r.Sources) > 0 && !slices.Contains(r.Sources, s.Agent) {
+			continue
+		}
+		if r.match != nil {
+			frame, length := s.Header, uint32(s.Octets)
+			if frame == nil {
+				if !filled {
+					e.frame, filled = appendFrame(e.frame[:0], s.Packet), true
+				}
+				frame = e.frame
+			}
+			if !r.match.Match(frame, max(length, uint32(len(frame)))) {
+				continue
+			}
+		}
+		var ok bool
+		if e.buf, ok = e.appendKey(e.buf[:0], r, s); !ok {
+			continue // it has not what the rule looks at
+		}
+		value := uint64(s.Rate)
+		if r.Bits {
+			value *= 8 * s.Octets
+		}
+		e.add(r, s, value)
+	}
+}
+
+// appendKey appends source and flow. false: the packet has no such thing.
+func (e *Engine) appendKey(b []byte, r *rule, s *Sample) ([]byte, bool) {
+	a := s.Agent.As16()
+	b = append(b, a[:]...)
+	b = binary.BigEndian.AppendUint32(b, s.Sub)
+	b = binary.BigEndian.AppendUint32(b, s.Source.Type)
+	b = binary.BigEndian.AppendUint32(b, s.Source.Index)
+	for _, k := range r.keys {
+		var ok bool
+		if b, ok = k.append(b, e, s); !ok {
+			return b, false
+		}
+	}
+	return b, true
+}
+
+// add adds to the flow in e.buf, and tells when it has come to be remarkable.
+func (e *Engine) add(r *rule, s *Sample, value uint64) {
+	i, ok := r.index[string(e.buf)]
+	if !ok {
+		if i = r.place(e); i < 0 {
+			e.Untracked++
+			return
+		}
+		r.slots[i] = slot{key: string(e.buf), agent: s.Agent}
+		r.index[r.slots[i].key] = i
+	}
+	f := &r.slots[i]
+	part := int64(s.At) / int64(r.step)
+	switch {
+	case f.newest-part >= slices8:
+		e.Late++
+		return
+	case part > f.newest:
+		f.move(part)
+	}
+	k := part % slices8
+	f.sums[k] += value
+	f.counts[k]++
+	f.sum += value
+	f.samples++
+	if f.state != active {
+		if f.state == quiet && f.sum >= r.aboveSum && f.samples >= uint64(r.MinSamples) {
+			e.begin(r, i, s.At)
+		}
+		return
+	}
+	f.peak = max(f.peak, f.sum)
+}
+
+// move has the window end with part.
+func (f *slot) move(part int64) {
+	if part-f.newest >= slices8 {
+		f.sums, f.counts, f.sum, f.samples = [slices8]uint64{}, [slices8]uint32{}, 0, 0
+	} else {
+		for p := f.newest + 1; p <= part; p++ {
+			k := p % slices8
+			f.sum -= f.sums[k]
+			f.samples -= uint64(f.counts[k])
+			f.sums[k], f.counts[k] = 0, 0
+		}
+	}
+	f.newest = part
+}
+
+// begin tells of a flow, unless another source has told of it or there are too many.
+func (e *Engine) begin(r *rule, i int32, at packet.Timestamp) {
+	f := &r.slots[i]
+	flow := f.key[sourceLen:]
+	if _, told := r.told[flow]; told {
+		return
+	}
+	if len(r.told) >= r.Top {
+		e.Suppressed++
+		return
+	}
+	f.state, f.since, f.peak = active, 0, f.sum
+	r.told[flow] = i
+	e.emit(r.crossing(f, at, false))
+}
+
+// crossing is what is told of a flow.
+func (r *rule) crossing(f *slot, at packet.Timestamp, over bool) want.Crossing {
+	src := f.key[16:]
+	return want.Crossing{
+		Rule: r.Name, Keys: r.Text(f.key[sourceLen:]), Agent: f.agent.String(), Over: over, Value: r.perSecond(f.sum), Peak: r.perSecond(f.peak),
+		Samples: f.samples, At: at.Time(),
+		Source: fmt.Sprintf("%d/%d/%d", binary.BigEndian.Uint32([]byte(src[0:4])), binary.BigEndian.Uint32([]byte(src[4:8])), binary.BigEndian.Uint32([]byte(src[8:12]))),
+	}
+}
+
+// Advance moves time on to at, which the samples to come are not before.
+func (e *Engine) Advance(at packet.Timestamp) {
+	if at <= e.now {
+		return
+	}
+	e.now = at
+	for _, r := range e.rules {
+		if r.turn == 0 {
+			r.turn = (at/r.step + 1) * r.step
+			continue
+		}
+		for r.turn <= at {
+			if len(r.told) == 0 && len(r.index) == 0 { // nothing that time could change
+				r.turn = (at/r.step + 1) * r.step
+				break
+			}
+			e.turn(r, r.turn)
+			r.turn += r.step
+		}
+	}
+}
+
+// turn looks after all flows that are told when the window has moved to end at at, and once a window after all others.
+func (e *Engine) turn(r *rule, at packet.Timestamp) {
+	part := int64(at)/int64(r.step) - 1
+	if len(r.told) > 0 {
+		for _, flow := range sortedKeys(r.told) {
+			i := r.told[flow]
+			f := &r.slots[i]
+			if part > f.newest {
+				f.move(part)
+			}
+			switch {
+			case f.sum >= r.clearSum:
+				f.since = 0
+			case f.since == 0:
+				f.since = at
+			}
+			if f.since != 0 && at.Sub(f.since) >= r.Hold {
+				e.end(r, i, at)
+			}
+		}
+	}
+	if r.turns++; r.turns%slices8 != 0 {
+		return
+	}
+	for i := range r.slots {
+		f := &r.slots[i]
+		if f.key == "" || f.state == active {
+			continue
+		}
+		if part > f.newest {
+			f.move(part)
+		}
+		if f.state == cooling && at >= f.since {
+			f.state, f.since = quiet, 0
+		}
+		if f.state == quiet && f.samples == 0 {
+			r.drop(int32(i))
+		}
+	}
+}
+
+func sortedKeys(m map[string]int32) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// end tells that a flow is not remarkable any more.
+func (e *Engine) end(r *rule, i int32, at packet.Timestamp) {
+	f := &r.slots[i]
+	delete(r.told, f.key[sourceLen:])
+	e.emit(r.crossing(f, at, true))
+	f.state, f.since = quiet, 0
+	if r.CoolDown > 0 {
+		f.state, f.since = cooling, at.Add(r.CoolDown)
+	}
+}
+
+func (r *rule) drop(i int32) {
+	delete(r.index, r.slots[i].key)
+	r.slots[i] = slot{}
+	r.free = append(r.free, i)
+}
+
+// place finds room for a flow: of the next few that are not told, the smallest goes. Negative: there is none.
+func (r *rule) place(e *Engine) int32 {
+	if n := len(r.free); n > 0 {
+		i := r.free[n-1]
+		r.free = r.free[:n-1]
+		return i
+	}
+	if len(r.slots) < maxFlows {
+		r.slots = append(r.slots, slot{})
+		return int32(len(r.slots) - 1)
+	}
+	least := -1
+	for range giveUpLook {
+		r.hand = (r.hand + 1) % len(r.slots)
+		if f := &r.slots[r.hand]; f.state == quiet && (least < 0 || f.sum < r.slots[least].sum) {
+			least = r.hand
+		}
+	}
+	if least < 0 {
+		return -1
+	}
+	e.Untracked++
+	r.drop(int32(least))
+	r.free = r.free[:len(r.free)-1]
+	return int32(least)
+}
+
+// Top returns the n largest flows of each rule as of now, each as the source sees it that sees most of it.
+func (e *Engine) Top(n int) map[string][]want.Ranked {
+	out := make(map[string][]want.Ranked, len(e.rules))
+	for _, r := range e.rules {
+		part := int64(e.now) / int64(r.step)
+		best := make(map[string]int32)
+		for i := range r.slots {
+			f := &r.slots[i]
+			if f.key == "" {
+				continue
+			}
+			if part > f.newest {
+				f.move(part)
+			}
+			flow := f.key[sourceLen:]
+			if k, ok := best[flow]; f.sum > 0 && (!ok || f.sum > r.slots[k].sum) {
+				best[flow] = int32(i)
+			}
+		}
+		flows := sortedKeys(best)
+		slices.SortStableFunc(flows, func(a, b string) int { return cmp.Compare(r.slots[best[b]].sum, r.slots[best[a]].sum) })
+		list := []want.Ranked{}
+		for _, flow := range flows[:min(n, len(flows))] {
+			f := &r.slots[best[flow]]
+			_, on := r.told[flow]
+			list = append(list, want.Ranked{Keys: r.Text(flow), Agent: f.agent.String(), Value: r.perSecond(f.sum), Samples: f.samples, Active: on})
+		}
+		out[r.Name] = list
+	}
+	return out
+}
+
+// perSecond is a sum over the window as a rate.
+func (c *Compiled) perSecond(sum uint64) uint64 {
+	return mulDiv(sum, uint64(time.Second), uint64(c.Window))
+}
