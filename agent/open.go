@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"opentap/capture/query"
@@ -175,29 +174,14 @@ func ledgerOf(plan *query.Plan) (total ledger.Account) {
 
 // interfaceOf reads the description from the first segment with packets of from or later, or else the last segment.
 func interfaceOf(rec *segment.Recording, from packet.Timestamp) (pcap.Interface, error) {
-	path := ""
+	n := uint32(0)
 	for _, info := range rec.Segments() {
-		if path = info.Path; info.Packets > 0 && info.Latest >= from {
+		if n = info.Number; info.Packets > 0 && info.Latest >= from {
 			break
 		}
 	}
-	if path == "" {
+	if n == 0 {
 		return pcap.Interface{}, notYet()
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return pcap.Interface{}, err
-	}
-	defer f.Close()
-	r, err := pcap.NewReader(f)
-	if err != nil {
-		return pcap.Interface{}, err
-	}
-	var p pcap.Packet
-	for len(r.Interfaces()) == 0 {
-		if err := r.Next(&p); err != nil && len(r.Interfaces()) == 0 { // a recording without packets ends behind its interface
-			return pcap.Interface{}, fmt.Errorf("read the interface of %s: %w", f.Name(), err)
-		}
-	}
-	return r.Interfaces()[0], nil
+	return rec.InterfaceOf(n)
 }

@@ -23,6 +23,8 @@ type Recorder struct {
 	Snap   int           // octets kept of each packet; 0 = all
 	Bytes  int64         // the oldest segments go when it holds more
 	Age    time.Duration // and when they are older; 0 = any age
+
+	Compress bool // sealed segments, with zstd
 }
 
 // recordingsDir is where recordings live, beside the captures. It is no UID.
@@ -74,6 +76,11 @@ func (r *recording) trouble(text string) {
 
 // run records until ctx ends. A recording that fails is tried again.
 func (r *recording) run(ctx context.Context) {
+	if r.cfg.Compress {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() { r.compress(ctx) })
+	}
 	for {
 		err := r.record(ctx)
 		if ctx.Err() != nil {

@@ -11,6 +11,9 @@ type Restraint struct {
 // Restrain holds all consumers to r from their next block on, until told otherwise.
 func (e *Engine) Restrain(r Restraint) { e.restraint.Store(&r) }
 
+// Restrained reports whether consumers are held to anything.
+func (e *Engine) Restrained() bool { return *e.restraint.Load() != Restraint{} }
+
 // show gives one packet that the consumer wants to it, as far as the restraint allows.
 func (a *Attachment) show(f *Frame, r *Restraint) {
 	if r.Pause {

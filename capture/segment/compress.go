@@ -42,7 +42,7 @@ func Compress(ctx context.Context, dir string, more func() error) (Compressed, e
 		if err != nil {
 			return c, err
 		}
-		if in.Compressed || !in.Sealed || in.Damaged != "" || in.Bytes < leastPacked {
+		if in.Compressed || !in.Sealed || in.Damaged != "" {
 			continue
 		}
 		after, err := p.pack(&in)
@@ -58,9 +58,6 @@ func Compress(ctx context.Context, dir string, more func() error) (Compressed, e
 	}
 	return c, nil
 }
-
-// leastPacked is the octets of the smallest segment that is worth it.
-const leastPacked = 64 << 10
 
 // errKeep says that a segment stays as it is.
 var errKeep = errors.New("segment stays as it is")

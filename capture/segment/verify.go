@@ -226,23 +226,32 @@ func (r *Recording) Interface() (pcap.Interface, error) {
 		if in.Damaged != "" {
 			continue
 		}
-		f, err := r.file(in.Number)
-		if err != nil {
-			return pcap.Interface{}, err
-		}
-		p, err := pcap.NewReader(io.NewSectionReader(f, 0, f.size))
-		if err != nil {
-			return pcap.Interface{}, fmt.Errorf("read segment %s: %w", in.Path, err)
-		}
-		var k pcap.Packet
-		if len(p.Interfaces()) == 0 {
-			if err := p.Next(&k); err != nil && !errors.Is(err, io.EOF) {
-				return pcap.Interface{}, fmt.Errorf("read segment %s: %w", in.Path, err)
-			}
-		}
-		if faces := p.Interfaces(); len(faces) > 0 {
-			return faces[0], nil
+		face, err := r.InterfaceOf(in.Number)
+		if !errors.Is(err, io.EOF) {
+			return face, err
 		}
 	}
 	return pcap.Interface{}, io.EOF
+}
+
+// InterfaceOf reads how the segment with a number describes the point. io.EOF: it does not.
+func (r *Recording) InterfaceOf(n uint32) (pcap.Interface, error) {
+	f, err := r.file(n)
+	if err != nil {
+		return pcap.Interface{}, err
+	}
+	p, err := pcap.NewReader(io.NewSectionReader(f, 0, f.size))
+	if err != nil {
+		return pcap.Interface{}, fmt.Errorf("read segment %s: %w", f.path, err)
+	}
+	var k pcap.Packet
+	for len(p.Interfaces()) == 0 {
+		if err := p.Next(&k); err != nil && len(p.Interfaces()) == 0 { // a segment without packets ends behind its interface
+			if errors.Is(err, io.EOF) {
+				return pcap.Interface{}, io.EOF
+			}
+			return pcap.Interface{}, fmt.Errorf("read segment %s: %w", f.path, err)
+		}
+	}
+	return p.Interfaces()[0], nil
 }

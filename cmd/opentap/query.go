@@ -173,8 +173,8 @@ func openSources(name string) ([]querySource, error) {
 		return []querySource{{name: name, file: name}}, nil
 	}
 	dirs := []string{name}
-	if m, _ := filepath.Glob(filepath.Join(name, "[0-9]*.pcapng")); len(m) == 0 { // the pattern is right
-		m, _ = filepath.Glob(filepath.Join(name, "*", "00*.pcapng"))
+	if m, _ := filepath.Glob(filepath.Join(name, "[0-9]*.pcapng*")); len(m) == 0 { // the pattern is right
+		m, _ = filepath.Glob(filepath.Join(name, "*", "00*.pcapng*"))
 		dirs = nil
 		for _, path := range m {
 			if d := filepath.Dir(path); len(dirs) == 0 || dirs[len(dirs)-1] != d {

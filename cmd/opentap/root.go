@@ -177,7 +177,7 @@ and known from then on (opentap/known_hosts in your configuration directory); wh
 	}
 	root.AddCommand(a.pointsCmd(), a.captureCmd(), a.capturesCmd(), a.showCmd(), a.retrieveCmd(), a.liveCmd(), a.extcapCmd(), a.stopCmd(), a.deleteCmd(),
 		a.capabilitiesCmd(), a.nodesCmd(), a.doctorCmd(), a.tokensCmd(), a.filterCmd(), a.meterCmd(), a.flowsCmd(), a.versionCmd(),
-		a.queryCmd(), a.importCmd(), a.verifyCmd(), a.repairCmd())
+		a.queryCmd(), a.importCmd(), a.verifyCmd(), a.repairCmd(), a.compressCmd())
 	root.InitDefaultCompletionCmd()
 	root.AddCommand(a.recordersCmd(), a.fabricCmd(), a.storeCmd(), a.dashboardCmd(), a.tapCmd(), a.portsCmd())
 	return root

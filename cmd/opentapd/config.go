@@ -72,6 +72,8 @@ type config struct {
 		Snap   int      `yaml:"snap"`
 		Bytes  size     `yaml:"bytes"`
 		Age    duration `yaml:"age"`
+
+		Compress string `yaml:"compress"` // zstd; "" = not at all
 	} `yaml:"recorders"`
 
 	Exporters []struct {
@@ -321,9 +323,15 @@ func (c *config) checkRecorders() error {
 		if r.Bytes <= 0 {
 			return fmt.Errorf("recorders[%d]: bytes is missing: say how much of the disk %s may take, such as 2GiB", i, r.Point)
 		}
+		if r.Compress != "" && r.Compress != compressZstd {
+			return fmt.Errorf("recorders[%d]: compress is %q; %q or nothing", i, r.Compress, compressZstd)
+		}
 	}
 	return nil
 }
+
+// compressZstd is the one way to compress recordings.
+const compressZstd = "zstd"
 
 func (c *config) captureDir() string {
 	if c.CaptureDir != "" {
@@ -399,7 +407,9 @@ func (c *config) agent(version, node string) agent.Config {
 	out.Flow.MaxFlows, out.Flow.Bidirectional = c.Flow.MaxFlows, c.Flow.Bidirectional
 	out.Quota = agent.Quota{Bytes: int64(c.Retention.Quota), MinFree: int64(c.Retention.MinFree)}
 	for _, r := range c.Recorders {
-		out.Recorders = append(out.Recorders, agent.Recorder{Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age)})
+		out.Recorders = append(out.Recorders, agent.Recorder{
+			Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age), Compress: r.Compress == compressZstd,
+		})
 	}
 	out.Exporters, _ = c.exporters() // check has seen them
 	out.Flows, _ = c.flowStores()
