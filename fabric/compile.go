@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -126,7 +127,7 @@ type entry struct {
 	policies []int // in the order of the layout
 }
 
-// ingresses are the ports that policies look at, sorted.
+// ingresses are the ports that policies look at.
 func (c *compiler) ingresses() []entry {
 	at := make(map[Endpoint][]int)
 	for i := range c.l.Fabric.Policies {
@@ -151,7 +152,8 @@ func (c *compiler) ingresses() []entry {
 	for e, list := range at {
 		out = append(out, entry{e, list})
 	}
-	slices.SortFunc(out, func(a, b entry) int { return a.at.compare(b.at) })
+	// Who is named first has the first choice of services.
+	slices.SortFunc(out, func(a, b entry) int { return cmp.Or(cmp.Compare(a.policies[0], b.policies[0]), a.at.compare(b.at)) })
 	return out
 }
 
@@ -161,11 +163,10 @@ type cell struct {
 	policies []int
 }
 
-func sameCell(a, b cell) bool            { return slices.Equal(a.policies, b.policies) }
-func matchOfCell(x cell) of13.Match      { return x.match }
-func (c *compiler) policy(i int) *policy { return (*policy)(&c.l.Fabric.Policies[i]) }
+func sameCell(a, b cell) bool       { return slices.Equal(a.policies, b.policies) }
+func matchOfCell(x cell) of13.Match { return x.match }
 
-type policy want.FabricPolicy
+func (c *compiler) policy(i int) *want.FabricPolicy { return &c.l.Fabric.Policies[i] }
 
 // cells cuts the traffic of a port into parts that the same policies want: the product of the policies' decisions.
 func (c *compiler) cells(in entry) []cell {
@@ -336,7 +337,7 @@ func (c *compiler) copies(at Endpoint, r *Rule, dests []dest, alone bool) {
 			if d.kbps > 0 {
 				r.Do.Meter = h.meter(&Limit{uint32(d.kbps), r.Why + ": " + d.String()})
 			}
-			r.Do.Apply = append(r.Do.Apply, c.deliver(h, d)...)
+			r.Do.Apply = append(r.Do.Apply, c.deliver(h, d, 0)...)
 			c.serve(at, r, d, nil)
 		}
 	}
@@ -460,11 +461,12 @@ func (c *compiler) place(d dest) (uint64, bool) {
 	return e.Switch, ok
 }
 
-// deliver is what gives a destination at this switch its copy, without tag.
-func (c *compiler) deliver(h *Holding, d dest) []of13.Action {
+// deliver is what gives a destination at this switch its copy, without tag. popped is the length of a tag that was taken off just
+// before: Open vSwitch takes it off after it has measured what to cut (lib/odp-execute.c: OVS_ACTION_ATTR_TRUNC). Octets.
+func (c *compiler) deliver(h *Holding, d dest, popped int) []of13.Action {
 	out := func(port uint32) of13.Action {
 		if d.truncate > 0 {
-			return of13.Truncate{Port: uint16(port), MaxLen: uint32(d.truncate)}
+			return of13.Truncate{Port: uint16(port), MaxLen: uint32(d.truncate + popped)}
 		}
 		return of13.Output{Port: port}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"opentap/fault"
 	"opentap/filter"
+	"opentap/want"
 	"opentap/wire/of13"
 )
 
@@ -134,6 +135,15 @@ func lowerText(text string) (decision, error) {
 		f.Pos = at.pos + 1
 	}
 	return nil, f
+}
+
+// Weight is how many rules a policy takes at a port by itself.
+func Weight(p *want.FabricPolicy) int {
+	d, err := lowerText(p.Filter)
+	if err != nil {
+		return 0
+	}
+	return len(d)
 }
 
 // cannot is a condition that OpenFlow does not have.

@@ -218,7 +218,7 @@ func (c *compiler) pass(w *way, at uint64, dests []dest) {
 		if d.kbps > 0 {
 			do.Meter = h.meter(&Limit{uint32(d.kbps), fmt.Sprintf("tag %d: %s", w.tag, d)})
 		}
-		do.Apply = append(do.Apply, c.deliver(h, d)...)
+		do.Apply = append(do.Apply, c.deliver(h, d, 4)...)
 		here = append(here, strings.TrimPrefix(d.tool, servicePrefix))
 	}
 	why := fmt.Sprintf("copies with tag %d from %s", w.tag, c.l.SwitchName(w.tree.root))

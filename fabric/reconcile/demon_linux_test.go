@@ -177,7 +177,6 @@ func TestNetnsSeedScenario(t *testing.T) {
 	c.Want(layout(t, seed()))
 	d.connect(c)
 	c.active(t)
-	t.Log(d.ovs.Ofctl("dump-flows", "s1"), d.ovs.Ofctl("dump-groups", "s1"), d.ovs.Ofctl("dump-flows", "s3"))
 	r, err := c.Verify(context.Background())
 	if err != nil || !r.OK {
 		t.Errorf("%v %+v", err, r)

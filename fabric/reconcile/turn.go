@@ -246,7 +246,7 @@ func (e *Engine) apply(ctx context.Context, l *fabric.Layout, sessions map[uint6
 		}
 		wg.Wait()
 		for dpid, err := range errs {
-			policies := blame(err, st.of(steps[dpid]))
+			policies := e.blame(l, err, st.of(steps[dpid]))
 			if len(policies) == 0 {
 				e.setProblem(dpid, err.Error())
 				return false, fmt.Errorf("%s: %w", l.SwitchName(dpid), err)
@@ -273,11 +273,49 @@ func firstMod(err error) *session.ModError {
 	return &session.ModError{Index: -1, Err: err}
 }
 
-// blame names the policies of the first message that a switch refused.
-func blame(err error, of [][]string) []string {
+// blame names the policies that must go because a switch refused a message. When it has no room it is the one that takes the most,
+// if possible of those that are new; when it does not know an action, those that need one beyond the standard.
+func (e *Engine) blame(l *fabric.Layout, err error, of [][]string) []string {
 	m := firstMod(err)
 	if m.Index < 0 || m.Index >= len(of) {
 		return nil
+	}
+	e.mu.Lock()
+	before := e.intent
+	e.mu.Unlock()
+	var refusal *of13.Error
+	errors.As(m.Err, &refusal)
+	switch {
+	case refusal != nil && refusal.TableFull():
+		name, most := "", -1
+		for i := range l.Fabric.Policies {
+			p := &l.Fabric.Policies[i]
+			if !slices.ContainsFunc(of, func(names []string) bool { return slices.Contains(names, p.Name) }) {
+				continue
+			}
+			weight := fabric.Weight(p)
+			if before != nil {
+				if o, ok := before.Outcome(p.Name); !ok || o.State == want.PolicyInfeasible {
+					weight += 1 << 20
+				}
+			}
+			if weight >= most {
+				name, most = p.Name, weight
+			}
+		}
+		if name != "" {
+			return []string{name}
+		}
+	case refusal != nil && refusal.Class == of13.ErrBadAction:
+		var special []string
+		for i := range l.Fabric.Policies {
+			if p := &l.Fabric.Policies[i]; p.Truncate > 0 && slices.Contains(of[m.Index], p.Name) {
+				special = append(special, p.Name)
+			}
+		}
+		if len(special) > 0 {
+			return special
+		}
 	}
 	return of[m.Index]
 }

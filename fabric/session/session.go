@@ -185,9 +185,17 @@ func (s *Session) hello(in *bufio.Reader) error {
 	if _, err := s.Send(&of13.Hello{Versions: []uint8{of13.Version}}); err != nil {
 		return err
 	}
-	h, m, err := readMessage(in)
+	head, err := in.Peek(of13.HeaderLen)
 	if err != nil {
 		return fmt.Errorf("wait for the switch's hello: %w", err)
+	}
+	// Whoever speaks another protocol would be waited for: what looks like a length may be anything.
+	if h := of13.ParseHeader(head); h.Version == 0 || h.Version > 0x3f || h.Length > 1024 || h.Type != of13.TypeHello && h.Type != of13.TypeError {
+		return fmt.Errorf("the connection begins with octets %x, not with a hello: this is no OpenFlow switch", head)
+	}
+	h, m, err := readMessage(in)
+	if err != nil {
+		return fmt.Errorf("read the switch's hello: %w", err)
 	}
 	if e, ok := m.(*of13.Error); ok {
 		return e
