@@ -42,6 +42,7 @@ type Config struct {
 	Underlay   []netip.Addr // where other nodes reach this one with tapped packets; none = all its addresses
 	Capture    capture.Config
 	Segment    segment.Config // sizes and policies; the rest is set per capture
+	Sensors    Sensors
 	Flow       flow.Config
 	Quota      Quota
 	Budgets    Budgets
@@ -132,7 +133,9 @@ func New(cfg Config, log *slog.Logger) (*Agent, error) {
 	a.cfg.Capture.Told = a.reading
 	a.engine = capture.NewEngine(a.cfg.Capture, log)
 	a.netdevs = netdev.New(log)
-	a.sensors = openSensors(cfg)
+	if a.sensors, err = openSensors(cfg, log); err != nil {
+		return nil, errors.Join(err, k.close())
+	}
 	if err := a.loadRecorders(); err != nil {
 		return nil, errors.Join(err, k.close())
 	}
@@ -231,6 +234,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { a.guard(ctx) })
 	wg.Go(func() { a.govern(ctx) })
+	wg.Go(func() { a.runSensors(ctx) })
 	wg.Go(func() { a.taps.run(ctx) })
 	wg.Go(func() { a.followOwners(ctx) })
 	err := a.netdevs.Run(ctx, func(devices []point.Point) {

@@ -12,10 +12,8 @@ import (
 	"opentap/capture"
 	"opentap/fault"
 	"opentap/packet"
-	"opentap/point"
 	"opentap/record"
 	"opentap/sensor"
-	"opentap/sensor/hwmon"
 	"opentap/sensor/ifcount"
 	"opentap/tap/bpftap"
 	"opentap/want"
@@ -190,43 +188,6 @@ func (s *samples[T]) end(m *memo) (want.State, string) {
 	return want.Failed, err.Error()
 }
 
-// openSensors lists the kinds of sensors that this program can read.
-func openSensors(cfg Config) []sensor.Source {
-	root := cfg.SysfsRoot
-	if root == "" {
-		root = "/sys"
-	}
-	return []sensor.Source{hwmon.New(root)}
-}
-
-// lookSensors lists the sensors.
-func (a *Agent) lookSensors(ctx context.Context) {
-	var points []point.Point
-	for _, src := range a.sensors {
-		found, err := src.Points(ctx)
-		if err != nil {
-			a.trouble("sensors", "sensors cannot be listed: "+err.Error())
-			continue
-		}
-		points = append(points, found...)
-	}
-	a.mu.Lock()
-	a.sensorPts = points
-	a.mu.Unlock()
-}
-
-// readSensor asks the source that knows the name.
-func (a *Agent) readSensor(ctx context.Context, name string) (sensor.Sample, error) {
-	var err error
-	for _, src := range a.sensors {
-		var s sensor.Sample
-		if s, err = src.Read(ctx, name); err == nil || !fault.Is(err, fault.NotFound) {
-			return s, err
-		}
-	}
-	return sensor.Sample{Missing: "the sensor is not known here"}, nil
-}
-
 // probe finds out what cannot be captured on this host, and why.
 func (a *Agent) probe() {
 	missing := make(map[string]string)
@@ -240,7 +201,7 @@ func (a *Agent) probe() {
 	}
 	a.mu.Lock()
 	if len(a.sensorPts) == 0 {
-		missing[string(want.Sensor)] = "this host shows no sensors (hwmon, thermal zones)"
+		missing[string(want.Sensor)] = "this host shows no sensors (hwmon, thermal zones, iio), and none are configured"
 	}
 	a.missing = missing
 	a.mu.Unlock()

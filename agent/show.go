@@ -21,6 +21,8 @@ func (a *Agent) show(ctx context.Context, end <-chan struct{}, l want.Look, w io
 		return a.showRates(ctx, end, w)
 	case l.Flows != nil:
 		return a.showFlows(ctx, *l.Flows, w)
+	case l.Sensors:
+		return a.showSensors(ctx, w)
 	}
 	return fault.New(fault.Unsupported, "node %s does not know what it is asked to show: it is older than the controller", a.cfg.NodeName)
 }

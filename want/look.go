@@ -4,9 +4,10 @@ import "time"
 
 // Look asks a node to stream something that is prepared for showing, in place of packets. One field says what.
 type Look struct {
-	Rates  bool       `json:"rates,omitempty"`  // once a second a line with Rates, until the stream is ended
-	Flows  *FlowQuery `json:"flows,omitempty"`  // flow records, or a line with FlowTop
-	Detect []Rule     `json:"detect,omitempty"` // lines of Detections, until the stream is ended
+	Rates   bool       `json:"rates,omitempty"`   // once a second a line with Rates, until the stream is ended
+	Flows   *FlowQuery `json:"flows,omitempty"`   // flow records, or a line with FlowTop
+	Detect  []Rule     `json:"detect,omitempty"`  // lines of Detections, until the stream is ended
+	Sensors bool       `json:"sensors,omitempty"` // a line with Sensors
 }
 
 // Rate is what passes a point, per second, over the last interval.

@@ -275,3 +275,10 @@ func (s *Source) missing(st *state, now time.Time) string {
 	}
 	return ""
 }
+
+// Trouble says why the broker gives nothing; "" = it does.
+func (s *Source) Trouble() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.away
+}

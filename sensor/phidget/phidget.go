@@ -171,3 +171,10 @@ func (s *Source) missing(in *input, now time.Time) string {
 	}
 	return in.reading.Missing
 }
+
+// Trouble says why there are no readings; "" = there are.
+func (s *Source) Trouble() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.broken
+}

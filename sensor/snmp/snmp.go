@@ -310,3 +310,6 @@ func (s *Source) Read(ctx context.Context, name string) (sensor.Sample, error) {
 	}
 	return sample, nil
 }
+
+// Trouble says why the device gives nothing; "" = it does.
+func (s *Source) Trouble() string { return s.whyAway() }
