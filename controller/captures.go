@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"sort"
 	"strconv"
@@ -144,19 +145,16 @@ func (c *Controller) room(project string) error {
 	if err := c.refusedForRoom(); err != nil {
 		return err
 	}
+	limits := c.limits(project)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := 0
-	for _, e := range c.captures {
-		if e.Capture.Project == project {
-			n++
-		}
-	}
-	if c.cfg.CapturesMax > 0 && n >= c.cfg.CapturesMax {
-		return &fault.Error{
-			Kind: fault.Exhausted, Msg: "the project has " + strconv.Itoa(n) + " captures, as many as it may",
-			Hint: "delete captures that are no longer needed",
-		}
+	u := c.used(project)
+	const hint = "delete captures that are no longer needed"
+	switch {
+	case limits.Captures > 0 && u.Captures >= limits.Captures:
+		return &fault.Error{Kind: fault.Exhausted, Msg: "the project has " + strconv.Itoa(u.Captures) + " captures, as many as it may", Hint: hint}
+	case limits.Bytes > 0 && u.Bytes >= limits.Bytes:
+		return &fault.Error{Kind: fault.Exhausted, Msg: fmt.Sprintf("the captures of the project hold %d octets, and it may have %d", u.Bytes, limits.Bytes), Hint: hint}
 	}
 	return nil
 }

@@ -38,6 +38,7 @@ type Config struct {
 	RetentionMax time.Duration     // 0 = no limit
 	DurationMax  time.Duration     // of one capture; 0 = no limit
 	CapturesMax  int               // that exist at one time, per project
+	Projects     []want.Project    // that the configuration declares
 	DefaultPoint string            // "" = the device of the default route
 	Aliases      []point.Alias     // the names people use
 	SettleWait   time.Duration     // how long an answer waits for the agent to take a change
@@ -90,6 +91,7 @@ type Controller struct {
 	byNode    map[string]map[string]*entry    // by node ID and UID
 	ahead     map[string]bool                 // IDs of nodes that have taken a revision later than ours: what we sent was refused
 	ended     map[string]bool                 // UIDs whose last word is to be stored
+	projects  map[string]want.Project         // by name: the store's content; nil = not known yet
 	named     *point.Set                      // of all points; nil = they have changed
 	revision  int64                           // of the store, up to which captures is true
 	status    map[string]want.Status          // by UID: as last reported
@@ -169,6 +171,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	wg.Go(func() { c.keepPlaces(ctx) })
 	wg.Go(func() { c.expireTaps(ctx) })
 	wg.Go(func() { c.followMembers(ctx) })
+	wg.Go(func() { c.followProjects(ctx) })
 	wg.Go(func() { c.broadcast(ctx) })
 	wg.Go(func() { c.runDetect(ctx) })
 	defer wg.Wait()
@@ -186,7 +189,7 @@ func (c *Controller) Run(ctx context.Context) error {
 
 // Ready waits until the store's content is known, or ctx ends.
 func (c *Controller) Ready(ctx context.Context) error {
-	return c.await(ctx, func() bool { return c.revision > 0 })
+	return c.await(ctx, func() bool { return c.revision > 0 && c.projects != nil })
 }
 
 // Reached reports whether a node is connected and has told what it has: before that its points are unknown here.

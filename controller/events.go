@@ -105,7 +105,7 @@ func (c *Controller) Events(ctx context.Context, id auth.Identity) (next func(co
 	case e.wake <- struct{}{}:
 	default:
 	}
-	return func(ctx context.Context, id auth.Identity) ([]want.Event, error) { return c.nextEvents(ctx, id, l) },
+	return func(ctx context.Context, id auth.Identity) ([]want.Event, error) { return c.eventsFor(ctx, id, l) },
 		func() {
 			e.mu.Lock()
 			defer e.mu.Unlock()

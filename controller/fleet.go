@@ -139,7 +139,7 @@ func (c *Controller) Nodes(ctx context.Context, id auth.Identity) ([]want.Node, 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.nodeList(), nil
+	return c.nodesFor(id), nil
 }
 
 // nodeList shows the nodes, sorted by name. c.mu is held.
@@ -174,6 +174,11 @@ func (c *Controller) points() []point.Point {
 			out = append(out, p)
 		}
 	}
+	sortPoints(out)
+	return out
+}
+
+func sortPoints(out []point.Point) {
 	sort.Slice(out, func(i, j int) bool {
 		if out[i].Node != out[j].Node {
 			return out[i].Node < out[j].Node
@@ -183,7 +188,6 @@ func (c *Controller) points() []point.Point {
 		}
 		return out[i].Name < out[j].Name
 	})
-	return out
 }
 
 // Points lists the observation points of all nodes.
@@ -191,7 +195,7 @@ func (c *Controller) Points(ctx context.Context, id auth.Identity) ([]point.Poin
 	if !id.May(auth.SeeMetadata) {
 		return nil, c.refuse(ctx, id, "point.list", "", auth.SeeMetadata)
 	}
-	return c.set().Points(), nil
+	return c.setFor(id).Points(), nil
 }
 
 // set resolves names as of now. It is made again when points have changed: those of thousands of nodes take a while.
@@ -209,7 +213,7 @@ func (c *Controller) Capabilities(ctx context.Context, id auth.Identity) (want.C
 	if !id.May(auth.SeeMetadata) {
 		return want.Capabilities{}, c.refuse(ctx, id, "capabilities", "", auth.SeeMetadata)
 	}
-	set := c.set()
+	set := c.setFor(id)
 	out := want.Capabilities{
 		Name: c.cfg.Name, Version: c.cfg.Version, RetentionDefault: want.Duration(c.cfg.Retention),
 		RetentionMax: want.Duration(c.cfg.RetentionMax), MaxDuration: want.Duration(c.cfg.DurationMax), Missing: make(map[string]string),

@@ -13,6 +13,7 @@ import (
 
 	"opentap/auth"
 	"opentap/fault"
+	"opentap/point"
 	"opentap/want"
 )
 
@@ -171,7 +172,7 @@ func (c *Controller) planFlows(ctx context.Context, id auth.Identity, q *want.Fl
 			return nil, err
 		}
 	}
-	nodes, err := c.flowNodes(q.Points)
+	nodes, err := c.flowNodes(id, q.Points)
 	if err != nil {
 		return nil, err
 	}
@@ -192,10 +193,10 @@ func (c *Controller) planFlows(ctx context.Context, id auth.Identity, q *want.Fl
 	})
 }
 
-// flowNodes resolves points, none meaning all that keep flow records; sorted by node.
-func (c *Controller) flowNodes(names []string) ([]*flowNode, error) {
+// flowNodes resolves points, none meaning all that keep flow records and the caller sees; sorted by node.
+func (c *Controller) flowNodes(id auth.Identity, names []string) ([]*flowNode, error) {
 	wanted := make(map[string][]string) // node → points; used when names are given
-	set := c.set()
+	set := c.setFor(id)
 	for _, name := range names {
 		p, err := set.Resolve(name)
 		if err != nil {
@@ -212,10 +213,14 @@ func (c *Controller) flowNodes(names []string) ([]*flowNode, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []*flowNode
+	project, narrow := c.restricted(id)
 	for nodeID, n := range c.nodes {
 		f := &flowNode{id: nodeID, name: n.id.NodeName, away: !n.connected}
 		for _, s := range n.facts.FlowStores {
 			if len(names) > 0 && !slices.Contains(wanted[f.name], s.Point) {
+				continue
+			}
+			if narrow && !c.seesPoint(&project, nodeID, &point.Point{Node: f.name, Name: s.Point, Kind: point.Netdev}) {
 				continue
 			}
 			f.points = append(f.points, s.Point)

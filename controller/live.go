@@ -34,7 +34,7 @@ func (c *Controller) OpenLive(ctx context.Context, id auth.Identity, r want.Live
 			return nil, c.refuse(ctx, id, "live.start", strings.Join(r.Points, ","), right)
 		}
 	}
-	nodes, err := c.planLive(&r)
+	nodes, err := c.planLive(id, &r)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func (c *Controller) OpenLive(ctx context.Context, id auth.Identity, r want.Live
 }
 
 // planLive resolves the points and checks the rest, as for a capture.
-func (c *Controller) planLive(r *want.LiveRequest) ([]liveNode, error) {
+func (c *Controller) planLive(id auth.Identity, r *want.LiveRequest) ([]liveNode, error) {
 	switch {
 	case r.Duration < 0:
 		return nil, fault.Field("duration", "is negative")
@@ -86,7 +86,7 @@ func (c *Controller) planLive(r *want.LiveRequest) ([]liveNode, error) {
 	if len(names) > maxPoints {
 		return nil, fault.Field("point", "names %d points, a stream has at most %d", len(names), maxPoints)
 	}
-	set := c.set()
+	set := c.setFor(id)
 	var nodes []liveNode
 	for _, name := range names {
 		p, err := set.Resolve(name)

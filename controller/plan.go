@@ -45,7 +45,7 @@ func (c *Controller) plan(id auth.Identity, r want.Request, now time.Time) (*sto
 	if err := planID(k, r); err != nil {
 		return nil, err
 	}
-	if err := c.planPoints(s, r); err != nil {
+	if err := c.planPoints(id, s, r); err != nil {
 		return nil, err
 	}
 	if err := c.planWindow(s, r, now); err != nil {
@@ -97,7 +97,7 @@ func planID(k *want.Capture, r want.Request) error {
 }
 
 // planPoints resolves the names. All points of a capture are on one node.
-func (c *Controller) planPoints(s *stored, r want.Request) error {
+func (c *Controller) planPoints(id auth.Identity, s *stored, r want.Request) error {
 	names := r.Points
 	if len(names) == 0 {
 		names = []string{""}
@@ -106,7 +106,7 @@ func (c *Controller) planPoints(s *stored, r want.Request) error {
 		return fault.Field("points", "names %d points, a capture has at most %d", len(names), maxPoints)
 	}
 	k := &s.Capture
-	set := c.set()
+	set := c.setFor(id)
 	sensor := k.Kind == want.Sensor
 	for _, name := range names {
 		var p point.Point
@@ -250,7 +250,7 @@ func (c *Controller) planWindow(s *stored, r want.Request, now time.Time) error 
 			}
 		}
 	}
-	if limit := c.cfg.DurationMax; limit > 0 {
+	if limit := time.Duration(c.limits(k.Project).MaxDuration); limit > 0 {
 		if to.IsZero() {
 			to = from.Add(limit)
 			k.Note = appendNote(k.Note, "ends after "+limit.String()+", the longest capture allowed here")
@@ -341,10 +341,14 @@ func (c *Controller) planRetention(k *want.Capture, r want.Request) error {
 	if k.Retain < 0 {
 		return fault.Field("retain", "is negative")
 	}
+	most := time.Duration(c.limits(k.Project).MaxRetain)
 	if k.Retain == 0 {
 		k.Retain = want.Duration(c.cfg.Retention)
+		if most > 0 {
+			k.Retain = min(k.Retain, want.Duration(most))
+		}
 	}
-	if most := c.cfg.RetentionMax; most > 0 && time.Duration(k.Retain) > most {
+	if most > 0 && time.Duration(k.Retain) > most {
 		return fault.Field("retain", "is %s, the longest retention allowed here is %s", time.Duration(k.Retain), most)
 	}
 	if time.Duration(k.Retain) > maxRetained {

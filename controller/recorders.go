@@ -129,8 +129,9 @@ func (c *Controller) Recorders(ctx context.Context, id auth.Identity) ([]want.Re
 		}
 	}
 	var out []want.RecorderView
+	project, narrow := c.restricted(id)
 	for k := range keys {
-		if v := c.recorderView(k); v != nil {
+		if v := c.recorderView(k); v != nil && (!narrow || c.seesPoint(&project, k.nodeID, &point.Point{Node: v.Node, Name: v.Point, Kind: point.Netdev})) {
 			out = append(out, *v)
 		}
 	}
@@ -143,9 +144,9 @@ func (c *Controller) Recorders(ctx context.Context, id auth.Identity) ([]want.Re
 	return out, nil
 }
 
-// pointKey finds the point that a name means, and its node. The key is that of its recorder.
-func (c *Controller) pointKey(name string) (recorderKey, point.Point, error) {
-	p, err := c.set().Resolve(name)
+// pointKey finds the point that a name means to the caller, and its node. The key is that of its recorder.
+func (c *Controller) pointKey(id auth.Identity, name string) (recorderKey, point.Point, error) {
+	p, err := c.setFor(id).Resolve(name)
 	if err != nil {
 		return recorderKey{}, p, err
 	}
@@ -164,7 +165,7 @@ func (c *Controller) Recorder(ctx context.Context, id auth.Identity, name string
 	if !id.May(auth.SeeMetadata) {
 		return want.RecorderView{}, c.refuse(ctx, id, "recorder.show", name, auth.SeeMetadata)
 	}
-	k, p, err := c.pointKey(name)
+	k, p, err := c.pointKey(id, name)
 	if err != nil {
 		return want.RecorderView{}, err
 	}
@@ -189,7 +190,7 @@ func (c *Controller) SetRecorder(ctx context.Context, id auth.Identity, name str
 	if err := c.refusedForRoom(); err != nil {
 		return want.RecorderView{}, false, err
 	}
-	k, p, err := c.pointKey(name)
+	k, p, err := c.pointKey(id, name)
 	if err != nil {
 		return want.RecorderView{}, false, err
 	}
@@ -279,7 +280,7 @@ func (c *Controller) DeleteRecorder(ctx context.Context, id auth.Identity, name 
 	if !id.May(auth.Administer) {
 		return c.refuse(ctx, id, "recorder.delete", name, auth.Administer)
 	}
-	k, p, err := c.pointKey(name)
+	k, p, err := c.pointKey(id, name)
 	if err != nil {
 		return err
 	}

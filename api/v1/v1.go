@@ -24,6 +24,7 @@ type Controller interface {
 	Points(ctx context.Context, id auth.Identity) ([]point.Point, error)
 	Capabilities(ctx context.Context, id auth.Identity) (want.Capabilities, error)
 	Fleet
+	Tenants
 	Fabric
 	Taps
 	Doctor(ctx context.Context, id auth.Identity) (want.Examination, error)
@@ -114,7 +115,7 @@ type server struct {
 // New returns the door.
 func New(ctl Controller, cfg Config) httpapi.Door {
 	s := &server{ctl, cfg}
-	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), fleetRoutes(s), s.flowRoutes(), s.detectRoutes(), fabricRoutes(s), tapRoutes(s), []httpapi.Route{
+	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), fleetRoutes(s), tenantRoutes(s), s.flowRoutes(), s.detectRoutes(), fabricRoutes(s), tapRoutes(s), []httpapi.Route{
 		{Method: "GET", Path: "/healthz", Open: true, Serve: s.healthy},
 		{Method: "GET", Path: "/readyz", Open: true, Serve: s.ready},
 		{Method: "GET", Path: "/openapi.json", Open: true, Serve: s.openAPI},

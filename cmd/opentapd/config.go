@@ -136,6 +136,8 @@ type config struct {
 	Fabric fabricConfig `yaml:"fabric"`
 	Fleet  fleetConfig  `yaml:"fleet"`
 
+	Projects []projectConfig `yaml:"projects"` // tenants
+
 	Metrics struct {
 		AnonymousRanges []string `yaml:"anonymous_ranges"` // addresses that may scrape without a token
 	} `yaml:"metrics"`
@@ -280,6 +282,9 @@ func (c *config) check() error {
 	if err := c.checkFleet(); err != nil {
 		return err
 	}
+	if _, err := c.projects(); err != nil {
+		return err
+	}
 	if err := c.checkRecorders(); err != nil {
 		return err
 	}
@@ -388,6 +393,7 @@ func (c *config) controller(version string) controller.Config {
 	out.DurationMax, out.CapturesMax = time.Duration(c.Captures.MaxDuration), c.Captures.MaxPerProject
 	out.DefaultPoint = c.Points.Default
 	out.Webhooks, _ = c.webhooks() // check has seen them
+	out.Projects, _ = c.projects() // check has seen them
 	for _, a := range c.Points.Aliases {
 		out.Aliases = append(out.Aliases, point.Alias{Name: a.Name, Target: a.Point})
 	}

@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"opentap/audit"
+	"opentap/controller"
 	"opentap/fleet"
 	"opentap/store/etcd"
+	"opentap/want"
 )
 
 // fleetConfig is the key fleet: how agents on other hosts and further controllers are reached, and reach this one.
@@ -26,6 +28,38 @@ type fleetConfig struct {
 	CertificateLife duration `yaml:"certificate_life"` // of a member
 	Controllers     []string `yaml:"controllers"`      // of an agent: whom to dial
 	JoinTokenFile   string   `yaml:"join_token_file"`  // of an agent: how it joins
+}
+
+// projectConfig is an element of the key projects: a tenant.
+type projectConfig struct {
+	Name        string   `yaml:"name"`
+	Description string   `yaml:"description"`
+	Points      []string `yaml:"points"`
+	Captures    int      `yaml:"captures"`
+	Bytes       size     `yaml:"bytes"`
+	MaxDuration duration `yaml:"max_duration"`
+	MaxRetain   duration `yaml:"max_retention"`
+}
+
+// projects are those of the configuration.
+func (c *config) projects() ([]want.Project, error) {
+	var out []want.Project
+	seen := make(map[string]bool)
+	for i, p := range c.Projects {
+		w := want.Project{Name: p.Name, ProjectRequest: want.ProjectRequest{
+			Description: p.Description, Points: p.Points, Captures: p.Captures, Bytes: int64(p.Bytes),
+			MaxDuration: want.Duration(p.MaxDuration), MaxRetain: want.Duration(p.MaxRetain),
+		}}
+		if err := controller.CheckProject(w.Name, &w.ProjectRequest); err != nil {
+			return nil, fmt.Errorf("projects[%d]: %w", i, err)
+		}
+		if seen[p.Name] {
+			return nil, fmt.Errorf("projects[%d]: %s is declared already", i, p.Name)
+		}
+		seen[p.Name] = true
+		out = append(out, w)
+	}
+	return out, nil
 }
 
 // defaultFleetListen is where a controller waits for agents; role all waits for nobody unless it is told to.

@@ -57,7 +57,7 @@ func open(t *testing.T, st store.Store, id, address string) *place {
 		t.Fatal(err)
 	}
 	cfg := controller.DefaultConfig()
-	cfg.CapturesMax = 0
+	cfg.CapturesMax, cfg.SettleWait = 0, 30*time.Second // what takes long is told, not failed
 	p.Controller = controller.New(cfg, st, paper{}, log)
 	board := agentapi.NewBoard(p.Controller, log)
 	p.hub = agentapi.NewHub(board, log)
