@@ -89,6 +89,7 @@ type Controller struct {
 	captures  map[string]*entry               // by UID: the store's content
 	byID      map[captureKey]string           // → UID
 	byNode    map[string]map[string]*entry    // by node ID and UID
+	moved     map[string]bool                 // IDs of nodes whose devices may not be where the store says
 	ahead     map[string]bool                 // IDs of nodes that have taken a revision later than ours: what we sent was refused
 	ended     map[string]bool                 // UIDs whose last word is to be stored
 	projects  map[string]want.Project         // by name: the store's content; nil = not known yet
@@ -134,7 +135,7 @@ type node struct {
 	points    []point.Point
 	facts     want.Node
 	taps      map[string]tap.Status // of all its sources and sinks, by their ids
-	relooked  bool                  // its devices may not be where the store says
+	told      bool                  // it has said what devices it has
 }
 
 const (
@@ -150,7 +151,7 @@ func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
 	return &Controller{
 		detection: newDetection(),
 		cfg:       cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
-		byID: make(map[captureKey]string), byNode: make(map[string]map[string]*entry), ahead: make(map[string]bool), ended: make(map[string]bool), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
+		byID: make(map[captureKey]string), byNode: make(map[string]map[string]*entry), ahead: make(map[string]bool), moved: make(map[string]bool), ended: make(map[string]bool), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
 		records: make(map[want.Kind]uint64),
 		events: events{
 			wake: make(chan struct{}, 1), listeners: make(map[*listener]bool), rates: make(map[ratePoint]want.Rate),
@@ -244,7 +245,9 @@ func (c *Controller) follow(ctx context.Context) error {
 	all := make([]string, 0, len(c.nodes))
 	for id, n := range c.nodes {
 		all = append(all, id)
-		n.relooked = true
+		if n.told {
+			c.moved[id] = true
+		}
 	}
 	c.mu.Unlock()
 	for _, id := range all {

@@ -49,7 +49,8 @@ func (c *Controller) Inventory(nodeID string, points []point.Point, facts want.N
 	for i := range points {
 		points[i].Node = n.id.NodeName
 	}
-	n.points, n.facts, n.relooked = points, facts, true
+	n.points, n.facts, n.told = points, facts, true
+	c.moved[nodeID] = true
 	c.named = nil
 	c.tell()
 }

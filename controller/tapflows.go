@@ -113,11 +113,9 @@ func (c *Controller) mayFlow(id auth.Identity, f *tap.Flow) ([]store.Compare, er
 		r := &tap.Refusal{Cause: tap.ServiceOfOther, ID: s.Service.ID, Field: "tap_service_id"}
 		return nil, refused(fault.Forbidden, r, "the service belongs to another project than the flow", "make the flow for the project "+s.Service.Project)
 	}
-	if why := c.taps.serviceRefused(s); why == "" {
-		if dst := c.taps.port(s.Service.PortID); dst.Project != src.Project {
-			r := &tap.Refusal{Cause: tap.PortOfOther, ID: src.ID, Field: "source_port"}
-			return nil, refused(fault.Forbidden, r, "the source port and the service's port belong to different projects", "")
-		}
+	if why := c.taps.serviceRefused(s); c.taps.port(s.Service.PortID) != nil && (why != "" || c.taps.port(s.Service.PortID).Project != src.Project) {
+		r := &tap.Refusal{Cause: tap.PortOfOther, ID: s.Service.PortID, Field: "tap_service_id"}
+		return nil, refused(fault.Forbidden, r, "the source port and the service's port belong to different projects", "")
 	}
 	if s.Service.PortID == src.ID {
 		return nil, fault.Field("source_port", "is the service's own port: its copies would be copied")

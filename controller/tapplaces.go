@@ -28,8 +28,11 @@ func (c *Controller) keepPlaces(ctx context.Context) {
 		var dirty []*storedPlaces
 		pick := func() bool {
 			dirty = dirty[:0]
-			for id, n := range c.nodes {
-				if n.relooked && n.connected && c.revision > 0 {
+			for id := range c.moved {
+				n := c.nodes[id]
+				if n == nil || !n.connected {
+					delete(c.moved, id) // it tells again when it is back
+				} else if c.revision > 0 {
 					p := c.placesOf(id, n, time.Now().UTC().Round(0))
 					if old := c.taps.nodes[id]; old == nil || !samePlaces(old, p) {
 						p.rev = 0
@@ -40,7 +43,7 @@ func (c *Controller) keepPlaces(ctx context.Context) {
 							dirty = append(dirty, p)
 						}
 					} else {
-						n.relooked = false
+						delete(c.moved, id)
 					}
 				}
 			}
