@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"opentap/sensor/phidget"
 )
 
 // classicConfigFile is the first OpenTap's configuration. It is read when there is no defaultConfigFile.
@@ -62,9 +64,15 @@ func loadClassic(path string, b []byte, c *config) error {
 	if o.sensors, err = parseClassicSensors(text); err != nil {
 		return fmt.Errorf("%s: %w", sensors, err)
 	}
-	if n := len(o.sensors); n > 0 {
-		o.problems = append(o.problems, fmt.Sprintf("%s names %d Phidget sensors, which this version does not read", sensors, n))
+	known := o.sensors[:0]
+	for _, s := range o.sensors {
+		if _, ok := phidget.Types[s.id]; !ok {
+			o.problems = append(o.problems, fmt.Sprintf("%s: sensors of type %q are not known; %s is not read", sensors, s.id, s.name))
+			continue
+		}
+		known = append(known, s)
 	}
+	o.sensors = known
 	return nil
 }
 

@@ -118,9 +118,7 @@ type config struct {
 		Bidirectional bool     `yaml:"bidirectional"`
 	} `yaml:"flow"`
 
-	Sensors struct {
-		Sysfs string `yaml:"sysfs"` // where hwmon and thermal are looked for
-	} `yaml:"sensors"`
+	Sensors sensorConfig `yaml:"sensors"`
 
 	Auth struct {
 		Anonymous []struct {
@@ -295,6 +293,9 @@ func (c *config) check() error {
 	if _, err := newLogger(*c, io.Discard); err != nil {
 		return err
 	}
+	if _, err = c.sensors(""); err != nil {
+		return err
+	}
 	if _, err = c.exporters(); err != nil {
 		return err
 	}
@@ -417,7 +418,8 @@ func (c *config) agent(version, node string) agent.Config {
 			Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age), Compress: r.Compress == compressZstd,
 		})
 	}
-	out.Exporters, _ = c.exporters() // check has seen them
+	out.Sensors, _ = c.sensors(node) // check has seen them
+	out.Exporters, _ = c.exporters()
 	out.Flows, _ = c.flowStores()
 	out.Collectors, _ = c.collectors()
 	return out

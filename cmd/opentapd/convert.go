@@ -76,8 +76,11 @@ func (c *config) modern() []byte {
 	for _, a := range c.Auth.Anonymous {
 		fmt.Fprintf(&b, "    - {role: %s, ranges: [%s]}\n", q(a.Role), q(a.Ranges[0]))
 	}
+	if len(c.classic.sensors) > 0 {
+		b.WriteString("sensors:\n  phidgets:\n    inputs:\n")
+	}
 	for _, s := range c.classic.sensors {
-		fmt.Fprintf(&b, "# not converted: sensor %s (%s, %s) at port %d of Phidget board %d\n", q(s.name), q(s.id), q(s.kind), s.port, s.serial)
+		fmt.Fprintf(&b, "      - {serial: %d, port: %d, type: %s, name: %s, quantity: %s}\n", s.serial, s.port, q(s.id), q(s.name), q(s.kind))
 	}
 	return b.Bytes()
 }

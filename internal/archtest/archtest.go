@@ -118,7 +118,7 @@ var Rooms = map[string]Room{
 
 	"cmd/opentapd": {Layer: Main, Unix: true, MayImport: []string{
 		"agent", "agentapi", "controller", "api/...", "web", "store", "store/...", "auth", "audit", "filter", "point",
-		"internal/metrics", "client", "flow/export", "flow/collect", "wire/netflow", "cert", "doctor", "fleet", "member",
+		"internal/metrics", "client", "flow/export", "flow/collect", "wire/netflow", "cert", "doctor", "fleet", "member", "sensor/mqtt", "sensor/snmp", "sensor/phidget",
 	}},
 	"cmd/opentapd-phidget": {Layer: Main, MayImport: []string{"sensor/phidget"}},
 	"cmd/opentap":          {Layer: Main, MayImport: []string{"detect", "wire/sflow", "client", "cert", "tap", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
