@@ -122,11 +122,11 @@ type pulled struct {
 
 // Describe implements prometheus.Collector.
 func (p *pulled) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{
+	for _, d := range append([]*prometheus.Desc{
 		buildInfo, captures, seen, captured, filtered, sampledOut, rateLimited, dropped, wireOctets, keptOctets, records,
 		desired, connected, behind, taken, problems, diskUsed, diskFree, diskQuota, expRecords, expDropped, expWaiting, expConnected, expReconnects,
 		auditEntries, certExpiry,
-	} {
+	}, collectorDescs...) {
 		ch <- d
 	}
 }
@@ -188,6 +188,7 @@ func (p *pulled) Collect(ch chan<- prometheus.Metric) {
 			gauge(expConnected, bit(e.Connected), name, e.Name)
 			counter(expReconnects, e.Reconnects, name, e.Name)
 		}
+		showCollectors(n, name, gauge, counter)
 	}
 	counter(auditEntries, s.Audit)
 	if !s.Expires.IsZero() {

@@ -29,7 +29,9 @@ func full() *Metrics {
 		Nodes: []want.Node{
 			{
 				Name: "a", ID: "1", Connected: true, Revision: 11, Behind: true, DiskFree: 5, Problems: []string{"x"},
-				Exporters: []want.Exporter{{Name: "x", Records: 3, Dropped: map[string]uint64{"queue_full": 2}}},
+				Exporters:  []want.Exporter{{Name: "x", Records: 3, Dropped: map[string]uint64{"queue_full": 2}}},
+				Collectors: []want.Collector{{Name: "c", Messages: 4, Exporters: []want.Collected{{Point: "192.0.2.1", Records: 9, Lost: map[string]uint64{"records": 2}}}}},
+				FlowStores: []want.FlowStore{{Point: "192.0.2.1", Held: 5, Records: 6, Lost: 7}},
 			},
 			{Name: "a", ID: "2"},
 		},

@@ -1,0 +1,128 @@
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"opentap/want"
+)
+
+// Rules lists the rules of detection.
+func (c *Client) Rules(ctx context.Context) ([]want.Rule, error) {
+	var a struct {
+		Rules []want.Rule `json:"rules"`
+	}
+	_, err := c.do(ctx, "GET", "/v1/detect/rules", nil, &a)
+	return a.Rules, err
+}
+
+// Rule shows one.
+func (c *Client) Rule(ctx context.Context, name string) (r want.Rule, err error) {
+	_, err = c.do(ctx, "GET", "/v1/detect/rules/"+escape(name), nil, &r)
+	return r, err
+}
+
+// SetRule makes or changes a rule; whose it is and when it was changed is the server's to say.
+func (c *Client) SetRule(ctx context.Context, r want.Rule) (v want.Rule, created bool, err error) {
+	body := struct {
+		Flow      want.RuleFlow      `json:"flow"`
+		Threshold want.RuleThreshold `json:"threshold"`
+		Then      *want.RuleAction   `json:"then,omitempty"`
+		Disabled  bool               `json:"disabled,omitempty"`
+	}{r.Flow, r.Threshold, r.Then, r.Disabled}
+	status, err := c.do(ctx, "PUT", "/v1/detect/rules/"+escape(r.Name), body, &v)
+	return v, status == http.StatusCreated, err
+}
+
+// DeleteRule takes a rule away.
+func (c *Client) DeleteRule(ctx context.Context, name string) error {
+	_, err := c.do(ctx, "DELETE", "/v1/detect/rules/"+escape(name), nil, nil)
+	return err
+}
+
+// TopDetect shows the largest flows of a rule now.
+func (c *Client) TopDetect(ctx context.Context, rule string) (t want.DetectTop, err error) {
+	_, err = c.do(ctx, "GET", "/v1/detect/rules/"+escape(rule)+"/top", nil, &t)
+	return t, err
+}
+
+// Detections lists what rules found, the newest first; rule "" = of all.
+func (c *Client) Detections(ctx context.Context, rule string, active bool) ([]want.Detection, error) {
+	var a struct {
+		Events []want.Detection `json:"events"`
+	}
+	v := url.Values{"active": {strconv.FormatBool(active)}}
+	if rule != "" {
+		v.Set("rule", rule)
+	}
+	_, err := c.do(ctx, "GET", "/v1/detect/events?"+v.Encode(), nil, &a)
+	return a.Events, err
+}
+
+// DecideDetection lets an action that waits be done, or not.
+func (c *Client) DecideDetection(ctx context.Context, id string, agree bool) (e want.Detection, err error) {
+	verb := "/refuse"
+	if agree {
+		verb = "/confirm"
+	}
+	_, err = c.do(ctx, "POST", "/v1/detect/events/"+escape(id)+verb, nil, &e)
+	return e, err
+}
+
+// maxEvent bounds a line of a stream of events.
+const maxEvent = 1 << 20
+
+// FollowDetections calls fn with what rules found and find, until fn fails, ctx ends, or the server ends it, when nil is returned.
+func (c *Client) FollowDetections(ctx context.Context, rule string, fn func(want.Detection) error) error {
+	path := "/v1/detect/events/stream"
+	if rule != "" {
+		path += "?" + url.Values{"rule": {rule}}.Encode()
+	}
+	req, err := c.request(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	resp, err := c.send(ctx, req)
+	if err != nil {
+		return err
+	}
+	body := &liveBody{resp.Body, ctx, c.base}
+	defer body.Close()
+	in := bufio.NewScanner(body)
+	in.Buffer(make([]byte, 0, 4096), maxEvent)
+	name := ""
+	for in.Scan() {
+		line := in.Bytes()
+		if v, ok := bytes.CutPrefix(line, []byte("event: ")); ok {
+			name = string(v)
+			continue
+		}
+		data, ok := bytes.CutPrefix(line, []byte("data: "))
+		if !ok {
+			continue
+		}
+		if name == "end" {
+			return fmt.Errorf("the server ended it: %s", data)
+		}
+		var e want.Detection
+		if err := json.Unmarshal(data, &e); err != nil {
+			return fmt.Errorf("read an event: %w", err)
+		}
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+	if err := in.Err(); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
