@@ -28,6 +28,7 @@ type Controller interface {
 	Fabric
 	Taps
 	Doctor(ctx context.Context, id auth.Identity) (want.Examination, error)
+	Sensors
 	CreateCapture(ctx context.Context, id auth.Identity, r want.Request) (v want.View, created bool, err error)
 	Captures(ctx context.Context, id auth.Identity) ([]want.View, error)
 	Capture(ctx context.Context, id auth.Identity, captureID string) (want.View, error)
@@ -124,6 +125,7 @@ func New(ctl Controller, cfg Config) httpapi.Door {
 		{Method: "GET", Path: "/v1/points/{name}", Serve: s.point},
 		{Method: "GET", Path: "/v1/capabilities", Serve: s.capabilities},
 		{Method: "GET", Path: "/v1/doctor", Serve: s.doctor},
+		{Method: "GET", Path: "/v1/sensors", Serve: s.sensors},
 		{Method: "POST", Path: "/v1/captures", Serve: s.create},
 		{Method: "GET", Path: "/v1/captures", Serve: s.captures},
 		{Method: "GET", Path: "/v1/captures/{id}", Serve: s.capture},

@@ -176,7 +176,7 @@ and known from then on (opentap/known_hosts in your configuration directory); wh
 		return usagef("-o %s: table, json or csv", a.output)
 	}
 	root.AddCommand(a.pointsCmd(), a.captureCmd(), a.capturesCmd(), a.showCmd(), a.retrieveCmd(), a.liveCmd(), a.extcapCmd(), a.stopCmd(), a.deleteCmd(),
-		a.capabilitiesCmd(), a.nodesCmd(), a.doctorCmd(), a.tokensCmd(), a.filterCmd(), a.meterCmd(), a.flowsCmd(), a.versionCmd(),
+		a.capabilitiesCmd(), a.nodesCmd(), a.doctorCmd(), a.sensorsCmd(), a.tokensCmd(), a.filterCmd(), a.meterCmd(), a.flowsCmd(), a.versionCmd(),
 		a.queryCmd(), a.importCmd(), a.verifyCmd(), a.repairCmd(), a.compressCmd())
 	root.InitDefaultCompletionCmd()
 	root.AddCommand(a.recordersCmd(), a.detectCmd(), a.fabricCmd(), a.storeCmd(), a.projectsCmd(), a.dashboardCmd(), a.tapCmd(), a.portsCmd())
