@@ -22,7 +22,7 @@ fi
 # --- what the tests need: program or file → Debian package ------------------------------------------------------------
 needs=(
   tcpdump:tcpdump tshark:tshark capinfos:wireshark-common nfdump:nfdump softflowd:softflowd ip:iproute2 ethtool:ethtool
-  ovs-vswitchd:openvswitch-switch jq:jq curl:curl ssh:openssh-client python3:python3 protoc:protobuf-compiler gcc:gcc clang:clang llvm-strip:llvm node:nodejs npm:npm chromium:chromium
+  ovs-vswitchd:openvswitch-switch jq:jq curl:curl ssh:openssh-client python3:python3 openstack:python3-openstackclient protoc:protobuf-compiler gcc:gcc clang:clang llvm-strip:llvm node:nodejs npm:npm chromium:chromium
   rpm:rpm man:man-db setpriv:util-linux systemd-analyze:systemd qemu-aarch64-static:qemu-user-static
 )
 missing() { # prints the packages that are missing
@@ -32,6 +32,7 @@ missing() { # prints the packages that are missing
   done
   [[ -e /usr/include/stdlib.h ]] || echo libc6-dev
   compgen -G '/usr/lib/python3*/*-packages/pandas' >/dev/null || compgen -G '/usr/local/lib/python3*/*-packages/pandas' >/dev/null || echo python3-pandas
+  [[ -d /usr/lib/python3/dist-packages/neutron_taas ]] || echo python3-neutron-taas
 }
 export PATH="$PATH:/usr/sbin:/sbin"
 mapfile -t packages < <(missing)
