@@ -19,15 +19,17 @@ help: ## show what can be made
 run: build ## start the daemon here, capture ten seconds, show what was seen (asks for sudo to open raw sockets)
 	@./scripts/run.sh
 
-build: ## build bin/opentapd with its dashboard, and bin/opentap: static, no cgo
+build: ## build bin/opentapd with its dashboard, and bin/opentap, static; and bin/opentapd-phidget: no cgo
 	@./scripts/web.sh
 	@mkdir -p bin
-	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/opentapd ./cmd/opentap
+	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/opentapd ./cmd/opentap ./cmd/opentapd-phidget
 
 release: ## archives with checksums in dist/: the command line for Linux, macOS and Windows, the daemon for Linux
+	@./scripts/web.sh
 	@./scripts/release.sh
 
 packages: ## deb and rpm in dist/, for amd64 and arm64
+	@./scripts/web.sh
 	@./scripts/packages.sh
 
 test: ## install what the tests need, run them all with the race detector, count the skips with their reasons

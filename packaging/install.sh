@@ -164,6 +164,7 @@ if [[ -x $home/bin/stop_opentap.sh ]]; then "$home/bin/stop_opentap.sh" >/dev/nu
 install -d -m 0755 "$home" "$home/bin" /etc/opentap
 install -d -m 0700 "$home/log"
 install -m 0755 "$from/opentapd" "$from/opentap" "$home/bin/"
+if [[ -x $from/opentapd-phidget ]]; then install -m 0755 "$from/opentapd-phidget" "$home/bin/"; fi
 install -m 0755 "$here/start_opentap.sh" "$here/stop_opentap.sh" "$home/bin/"
 install -m 0755 "$here/uninstall.sh" "$home/"
 if ! cmp -s "$new/opentap.conf" "$conf"; then

@@ -32,7 +32,7 @@ if [[ -e $unit ]] && grep -q "$home/bin/opentapd" "$unit"; then
   rm -f "$unit"
   if [[ -d /run/systemd/system ]]; then systemctl daemon-reload; fi
 fi
-rm -f "$home/bin/opentapd" "$home/bin/opentap" "$home/bin/start_opentap.sh" "$home/bin/stop_opentap.sh" "$home/uninstall.sh"
+rm -f "$home/bin/opentapd" "$home/bin/opentapd-phidget" "$home/bin/opentap" "$home/bin/start_opentap.sh" "$home/bin/stop_opentap.sh" "$home/uninstall.sh"
 if [[ -n $purge ]]; then
   rm -rf "$home/log"
   rm -f /etc/opentap/opentap.conf /etc/opentap/opentap.conf.old /etc/opentap/opentapSensorConf.csv

@@ -35,7 +35,7 @@ GOBIN=$tools CGO_ENABLED=0 go -C tools/nfpm install github.com/goreleaser/nfpm/v
 # What is the same for every architecture. Completions and manual pages are told by the programs of this machine.
 here=$(go env GOHOSTARCH)
 host=${bin:-$stage/host}
-[[ -n $bin ]] || scripts/program.sh "$(go env GOHOSTOS)" "$here" "$version" "$host" opentapd opentap
+[[ -n $bin ]] || scripts/program.sh "$(go env GOHOSTOS)" "$here" "$version" "$host" opentapd opentap opentapd-phidget
 common=$stage/common
 mkdir -p "$common"/{completions,doc,man/man1,man/man5,man/man8}
 "$host/opentap" completion bash >"$common/completions/opentap.bash"
@@ -57,7 +57,7 @@ License: Apache-2.0
  .
  The programs contain works of others; /usr/share/doc/opentap/THIRD-PARTY has their licences.
 TEXT
-GOOS=linux GOARCH=amd64 scripts/licences.sh ./cmd/opentapd ./cmd/opentap >"$common/doc/THIRD-PARTY"
+GOOS=linux GOARCH=amd64 scripts/licences.sh ./cmd/opentapd ./cmd/opentap ./cmd/opentapd-phidget >"$common/doc/THIRD-PARTY"
 
 for arch in $arches; do
   export ARCH=$arch STAGE=$stage/$arch TRIPLET
@@ -68,9 +68,9 @@ for arch in $arches; do
   esac
   cp -a "$common" "$STAGE"
   if [[ $arch == "$here" ]]; then
-    install -D -t "$STAGE/bin" "$host/opentapd" "$host/opentap"
+    install -D -t "$STAGE/bin" "$host/opentapd" "$host/opentap" "$host/opentapd-phidget"
   else
-    scripts/program.sh linux "$arch" "$version" "$STAGE/bin" opentapd opentap
+    scripts/program.sh linux "$arch" "$version" "$STAGE/bin" opentapd opentap opentapd-phidget
   fi
   find "$STAGE" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
   for format in $formats; do

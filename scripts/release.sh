@@ -27,7 +27,7 @@ CGO_ENABLED=0 go build -o "$stage/archive" ./packaging/archive
 made=()
 for target in $targets; do
   os=${target%/*} arch=${target#*/} programs=(opentap) extension=tar.gz
-  [[ $os != linux ]] || programs+=(opentapd)
+  [[ $os != linux ]] || programs+=(opentapd opentapd-phidget)
   [[ $os != windows ]] || extension=zip
   name=opentap_${version}_${os}_$arch
   mkdir "$stage/$name"
