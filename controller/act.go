@@ -2,13 +2,16 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"opentap/auth"
 	"opentap/detect"
 	"opentap/fault"
+	"opentap/tap"
 	"opentap/want"
 )
 
@@ -22,7 +25,7 @@ const (
 )
 
 // checkAction refuses an action that could not be done, and fills in its defaults.
-func (c *Controller) checkAction(id auth.Identity, r *want.Rule, compiled *detect.Compiled) error {
+func (c *Controller) checkAction(ctx context.Context, id auth.Identity, r *storedRule) error {
 	a := r.Then
 	if a == nil {
 		return nil
@@ -45,29 +48,71 @@ func (c *Controller) checkAction(id auth.Identity, r *want.Rule, compiled *detec
 			Hint: "an administrator names targets under webhooks in the server's configuration",
 		}
 	}
-	if a.Capture == nil {
-		return nil
-	}
-	values := make([]string, len(compiled.Keys))
-	for i, name := range compiled.Keys {
-		v, err := detect.Example("{"+name+"}", compiled.Keys)
+	names := r.compiled.Keys
+	values := make([]string, len(names))
+	for i, name := range names {
+		v, err := detect.Example("{"+name+"}", names)
 		if err != nil {
 			return err
 		}
 		values[i] = v
 	}
-	req, err := captureOf(r, compiled.Keys, values, time.Now().UTC())
-	if err != nil {
+	if a.Capture != nil {
+		if a.Capture.Past < 0 || a.Capture.Duration < 0 {
+			return fault.Field("then.capture", "a time is negative")
+		}
+		req, err := captureOf(&r.Rule, names, values, time.Now().UTC())
+		if err != nil {
+			return err
+		}
+		if _, err = c.plan(id, req, time.Now().UTC()); err != nil && !fault.Is(err, fault.Unavailable) { // it may be there when it is needed
+			return inThen("then.capture", err)
+		}
+	}
+	if a.Tap != nil {
+		f, err := tapOf(&r.Rule, names, values, time.Now().UTC())
+		if err == nil && f.Options.Filter != "" {
+			_, err = parseFilter(f.Options.Filter, false)
+		}
+		if err == nil {
+			_, err = c.TapService(ctx, id, a.Tap.Service)
+		}
+		if err != nil {
+			return inThen("then.tap", err)
+		}
+	}
+	if a.Policy != nil {
+		if !id.May(auth.Administer) {
+			return c.refuse(ctx, id, "detect.rule.set", r.Name, auth.Administer)
+		}
+		if _, _, _, err := c.fabricFor(ctx, id, "detect.rule.set", r.Name, auth.Administer); err != nil {
+			return inThen("then.policy", err)
+		}
+		p, err := c.policyOf(&r.Rule, names, values, false)
+		if err == nil && p.Filter != "" {
+			_, err = parseFilter(p.Filter, false)
+		}
+		if err == nil && (len(p.From) == 0 || len(p.To) == 0) {
+			err = fault.New(fault.Invalid, "a policy has from and to")
+		}
+		if err != nil {
+			return inThen("then.policy", err)
+		}
+	}
+	return nil
+}
+
+// inThen says where in a rule an error is.
+func inThen(where string, err error) error {
+	var f *fault.Error
+	if !errors.As(err, &f) {
 		return err
 	}
-	if a.Capture.Past < 0 || a.Capture.Duration < 0 {
-		return fault.Field("then.capture", "a time is negative")
+	e := *f
+	if e.Field = where; f.Field != "" && !strings.HasPrefix(f.Field, "then") {
+		e.Field += "." + f.Field
 	}
-	_, err = c.plan(id, req, time.Now().UTC())
-	if fault.Is(err, fault.Unavailable) { // it may be there when it is needed
-		return nil
-	}
-	return err
+	return &e
 }
 
 // captureOf is the capture that a rule starts for the values of its keys.
@@ -86,14 +131,78 @@ func captureOf(r *want.Rule, names, values []string, at time.Time) (want.Request
 	if q.Filter, err = detect.Fill(t.Filter, names, values); err != nil {
 		return q, err
 	}
-	for _, p := range t.Points {
-		name, err := detect.Fill(p, names, values)
+	q.Points, err = fillAll(t.Points, names, values)
+	return q, err
+}
+
+func fillAll(templates, names, values []string) (out []string, err error) {
+	for _, t := range templates {
+		text, err := detect.Fill(t, names, values)
 		if err != nil {
-			return q, err
+			return nil, err
 		}
-		q.Points = append(q.Points, name)
+		out = append(out, text)
 	}
-	return q, nil
+	return out, nil
+}
+
+// tapOf is the tap flow that a rule makes for the values of its keys.
+func tapOf(r *want.Rule, names, values []string, at time.Time) (f tap.Flow, err error) {
+	t := r.Then.Tap
+	f = tap.Flow{
+		Name: "trigger-" + r.Name, Description: "made by the rule " + r.Name, ServiceID: t.Service, Direction: tap.Direction(t.Direction),
+		Options: tap.Options{Snap: t.Snap, RateBPS: t.RateBPS, Expires: at.Add(time.Duration(r.Then.TTL))},
+	}
+	if f.Direction == "" {
+		f.Direction = tap.Both
+	}
+	if f.PortID, err = detect.Fill(t.Port, names, values); err != nil {
+		return f, err
+	}
+	f.Options.Filter, err = detect.Fill(t.Filter, names, values)
+	return f, err
+}
+
+// policyOf is the policy that a rule sets for the values of its keys. With place, ports of switches become the filter ports that
+// are there.
+func (c *Controller) policyOf(r *want.Rule, names, values []string, place bool) (p want.FabricPolicy, err error) {
+	t := r.Then.Policy
+	p = want.FabricPolicy{
+		Direction: t.Direction, To: t.To, Priority: t.Priority, Truncate: t.Truncate, RateKbps: t.RateKbps, TTL: r.Then.TTL,
+	}
+	if p.Filter, err = detect.Fill(t.Filter, names, values); err != nil {
+		return p, err
+	}
+	if p.From, err = fillAll(t.From, names, values); err != nil || !place {
+		return p, err
+	}
+	_, f, _, err := c.theFabric()
+	if err != nil {
+		return p, err
+	}
+	for i, from := range p.From {
+		dpid, port, ok := strings.Cut(from, "/")
+		if !ok {
+			continue
+		}
+		found := ""
+		for name, fp := range f.Ports {
+			sw, at, _ := strings.Cut(fp.At, "/")
+			if s, known := f.Switches[sw]; known && fp.Role == want.RoleFilter && at == port && fmt.Sprintf("%016x", uint64(s.DPID)) == dpid {
+				found = name
+			}
+		}
+		if found == "" {
+			return p, fault.New(fault.NotFound, "the fabric has no filter port at %s", from)
+		}
+		p.From[i] = found
+	}
+	return p, nil
+}
+
+// acts reports whether the rule does more than tell.
+func acts(a *want.RuleAction) bool {
+	return a != nil && (a.Capture != nil || a.Tap != nil || a.Policy != nil)
 }
 
 // beginAct does what a rule says for a new detection. d.mu is held.
@@ -105,18 +214,18 @@ func (c *Controller) beginAct(r *storedRule, e *want.Detection) {
 	if a.Webhook != "" {
 		c.enqueueHook(a.Webhook, e)
 	}
-	if a.Capture == nil {
+	if !acts(a) {
 		return
 	}
 	busy := 0
 	for _, other := range c.detection.recent {
-		if other.Rule == r.Name && (other.Action.State == "running" || other.Action.State == "pending") {
+		if other.Rule == r.Name && (other.Action.State == "running" || other.Action.State == "ending" || other.Action.State == "pending") {
 			busy++
 		}
 	}
 	switch {
 	case busy >= a.MaxActive:
-		e.Action = want.DetectionAction{State: "refused", Reason: fmt.Sprintf("%d acts of the rule are active, as many as it may have", busy), Webhook: e.Action.Webhook}
+		e.Action.State, e.Action.Reason = "refused", fmt.Sprintf("%d acts of the rule are active, as many as it may have", busy)
 	case a.Confirm:
 		e.Action.State = "pending"
 	default:
@@ -124,45 +233,89 @@ func (c *Controller) beginAct(r *storedRule, e *want.Detection) {
 	}
 }
 
-// act starts the capture, on a goroutine of its own. d.mu is held.
+// act begins what the rule says, on a goroutine of its own. d.mu is held.
 func (c *Controller) act(r *storedRule, e *want.Detection) {
-	e.Action.State = "running"
-	rule, names := r.Rule, r.compiled.Keys
-	values := make([]string, len(names))
-	for i, n := range names {
+	at := time.Now().UTC()
+	e.Action.State, e.Action.Until = "running", at.Add(time.Duration(r.Then.TTL))
+	rule := *r
+	values := make([]string, len(r.compiled.Keys))
+	for i, n := range r.compiled.Keys {
 		values[i] = e.Keys[n]
 	}
-	id, at := e.ID, e.Began
+	id, began := e.ID, e.Began
 	c.detection.acts.Go(func() {
 		ctx, cancel := context.WithTimeout(c.detection.ctx, actPatience)
 		defer cancel()
-		req, err := captureOf(&rule, names, values, at)
-		req.ID = "trigger-" + rule.Name + "-" + id
-		var v want.View
-		if err == nil {
-			v, _, err = c.CreateCapture(ctx, ruleIdentity(&rule), req)
-		}
+		done, err := c.actNow(ctx, &rule, id, values, began, at)
 		d := c.detection
 		d.mu.Lock()
 		defer d.mu.Unlock()
+		e.Action.Capture, e.Action.Tap, e.Action.Policy = done.Capture, done.Tap, done.Policy
 		if err != nil {
-			e.Action.State, e.Action.Reason = "failed", err.Error()
-		} else {
-			e.Action.Capture = v.ID
-			if v.Status.State == want.Failed {
-				e.Action.State, e.Action.Reason = "failed", v.Status.Reason
+			e.Action.Reason = err.Error()
+			if done.Capture == "" && done.Tap == "" && done.Policy == "" {
+				e.Action.State = "failed"
 			}
-			if !e.Ended.IsZero() { // it was over before it had begun
-				c.stopAct(&rule, e)
-			}
+		}
+		if !e.Ended.IsZero() && e.Action.State == "running" { // it was over before it had begun
+			c.stopAct(&rule, e)
 		}
 		d.tell()
 	})
 }
 
-// ruleIdentity is whose name a rule acts in.
-func ruleIdentity(r *want.Rule) auth.Identity {
-	return auth.Identity{Name: r.Owner, Project: r.Project, Role: "rule", Rights: auth.SeeMetadata | auth.Start, Via: "rule " + r.Name}
+// actNow begins everything the rule says. What could not be begun is in err; the rest goes on.
+func (c *Controller) actNow(ctx context.Context, r *storedRule, event string, values []string, began, at time.Time) (done want.DetectionAction, err error) {
+	names := r.compiled.Keys
+	if r.Then.Capture != nil {
+		req, e := captureOf(&r.Rule, names, values, began)
+		req.ID = "trigger-" + r.Name + "-" + event
+		var v want.View
+		if e == nil {
+			v, _, e = c.CreateCapture(ctx, r.identity(auth.Start), req)
+		}
+		if done.Capture = v.ID; e == nil && v.Status.State == want.Failed {
+			e = errors.New(v.Status.Reason)
+		}
+		if e != nil {
+			err = errors.Join(err, fmt.Errorf("capture: %w", e))
+		}
+	}
+	if r.Then.Tap != nil {
+		f, e := tapOf(&r.Rule, names, values, at)
+		f.Project = r.Project
+		var made []tap.FlowView
+		if e == nil {
+			made, e = c.CreateTapFlows(ctx, r.identity(makeTap), []tap.Flow{f})
+		}
+		if e != nil {
+			err = errors.Join(err, fmt.Errorf("tap: %w", e))
+		} else {
+			done.Tap = made[0].ID
+		}
+	}
+	if r.Then.Policy != nil {
+		p, e := c.policyOf(&r.Rule, names, values, true)
+		name := "trigger-" + strings.ToLower(strings.ReplaceAll(r.Name+"-"+event, ".", "-"))
+		if e == nil {
+			_, _, e = c.SetFabricPolicy(ctx, r.identity(auth.Administer), name, p)
+		}
+		if e != nil {
+			err = errors.Join(err, fmt.Errorf("policy: %w", e))
+		} else {
+			done.Policy = name
+		}
+	}
+	return done, err
+}
+
+// identity is whose name a rule acts in, with the rights that one act takes and those of an administrator if one made it.
+func (r *storedRule) identity(rights auth.Right) auth.Identity {
+	id := auth.Identity{Name: r.Owner, Project: r.Project, Role: "rule", Rights: auth.SeeMetadata | rights, Via: "rule " + r.Name}
+	if r.Admin {
+		id.Rights |= auth.Administer
+	}
+	return id
 }
 
 // finishAct ends what was begun. d.mu is held.
@@ -173,25 +326,46 @@ func (c *Controller) finishAct(r *storedRule, e *want.Detection) {
 	switch {
 	case e.Action.State == "pending":
 		e.Action.State, e.Action.Reason = "refused", "it was over before anybody agreed"
-	case e.Action.State == "running" && e.Action.Capture != "":
-		c.stopAct(&r.Rule, e)
+	case e.Action.State == "running":
+		c.stopAct(r, e)
 	}
 }
 
-// stopAct stops the capture of a detection, on a goroutine of its own. d.mu is held.
-func (c *Controller) stopAct(r *want.Rule, e *want.Detection) {
-	id := ruleIdentity(r)
-	id.Project = e.Project
-	capture := e.Action.Capture
+// stopAct ends what a detection had begun, on a goroutine of its own; what has not begun yet is ended when it has. d.mu is held.
+func (c *Controller) stopAct(r *storedRule, e *want.Detection) {
+	a := e.Action
+	if a.Capture == "" && a.Tap == "" && a.Policy == "" {
+		return
+	}
+	e.Action.State = "ending"
+	rule := *r
+	if rule.Project == "" { // the rule is gone
+		rule.Project, rule.Owner = e.Project, "rule "+e.Rule
+	}
 	c.detection.acts.Go(func() {
 		ctx, cancel := context.WithTimeout(c.detection.ctx, actPatience)
 		defer cancel()
-		_, err := c.StopCapture(ctx, id, capture)
+		var err error
+		note := func(what string, e error) {
+			if e != nil && !fault.Is(e, fault.NotFound) {
+				err = errors.Join(err, fmt.Errorf("%s could not be ended: %w", what, e))
+			}
+		}
+		if a.Capture != "" {
+			_, e := c.StopCapture(ctx, rule.identity(auth.Start), a.Capture)
+			note("its capture", e)
+		}
+		if a.Tap != "" {
+			note("its tap", c.DeleteTapFlow(ctx, rule.identity(makeTap), a.Tap))
+		}
+		if a.Policy != "" {
+			note("its policy", c.DeleteFabricPolicy(ctx, rule.identity(auth.Administer), a.Policy))
+		}
 		d := c.detection
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if e.Action.State = "done"; err != nil && !fault.Is(err, fault.NotFound) {
-			e.Action.State, e.Action.Reason = "failed", "its capture could not be stopped: "+err.Error()
+		if e.Action.State = "done"; err != nil {
+			e.Action.State, e.Action.Reason = "failed", err.Error()
 		}
 		d.tell()
 	})

@@ -44,11 +44,14 @@ type detection struct {
 	recent  []*want.Detection                   // the oldest first; those in active as well
 	tops    map[string]map[string][]want.Ranked // by node, by rule
 	counts  map[string]want.DetectCounts        // by node
+	seen    map[string]time.Time                // by ID of those in active: when it was last known to go on
 	hooks   chan hookCall
 }
 
+// storedRule is a rule as the store holds it, by its name.
 type storedRule struct {
 	want.Rule
+	Admin    bool `json:"admin,omitempty"` // an administrator changed it last
 	rev      int64
 	compiled *detect.Compiled
 }
@@ -56,7 +59,7 @@ type storedRule struct {
 func newDetection() *detection {
 	return &detection{
 		changed: make(chan struct{}), rules: make(map[string]*storedRule), active: make(map[string]*want.Detection),
-		tops: make(map[string]map[string][]want.Ranked), counts: make(map[string]want.DetectCounts), hooks: make(chan hookCall, mostHooks),
+		tops: make(map[string]map[string][]want.Ranked), counts: make(map[string]want.DetectCounts), seen: make(map[string]time.Time), hooks: make(chan hookCall, mostHooks),
 	}
 }
 
@@ -90,7 +93,7 @@ func (c *Controller) runDetect(ctx context.Context) {
 
 func (c *Controller) decodeRule(kv store.KV) *storedRule {
 	r := &storedRule{rev: kv.ModRevision}
-	err := json.Unmarshal(kv.Value, &r.Rule)
+	err := json.Unmarshal(kv.Value, r)
 	if err == nil {
 		r.compiled, err = detect.Compile(&r.Rule)
 	}
@@ -270,6 +273,7 @@ func (c *Controller) detected(node string, told *want.Detections) {
 	case x.Over:
 		have.Value, have.Peak, have.Samples, have.Ended = x.Value, max(have.Peak, x.Peak), x.Samples, x.At
 		delete(d.active, k)
+		delete(d.seen, have.ID)
 		d.tell()
 		c.finishAct(r, have)
 	case have != nil: // another node sees it as well, or this one tells it again
@@ -324,6 +328,16 @@ func (c *Controller) endStale(now time.Time, away map[string]time.Time) {
 	d := c.detection
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	for _, e := range d.recent { // acts end with their time to live, whatever their flow does
+		if e.Action.State == "running" && !e.Action.Until.IsZero() && now.After(e.Action.Until) {
+			r := d.rules[e.Rule]
+			if r == nil {
+				r = &storedRule{Rule: want.Rule{Name: e.Rule}}
+			}
+			c.stopAct(r, e)
+			d.tell()
+		}
+	}
 	for k, e := range d.active {
 		r := d.rules[e.Rule]
 		if connected[e.Node] {
@@ -331,12 +345,22 @@ func (c *Controller) endStale(now time.Time, away map[string]time.Time) {
 		} else if away[e.Node].IsZero() {
 			away[e.Node] = now
 		}
-		seen := slices.ContainsFunc(d.tops[e.Node][e.Rule], func(t want.Ranked) bool { return t.Active && activeKey(e.Rule, t.Keys) == k })
-		gone := r == nil || r.Disabled || !away[e.Node].IsZero() && now.Sub(away[e.Node]) > detectGrace+r.compiled.Hold
-		gone = gone || r != nil && !seen && now.Sub(e.Began) > detectGrace+r.compiled.Hold+r.compiled.Window && r.Changed.After(e.Began)
+		if slices.ContainsFunc(d.tops[e.Node][e.Rule], func(t want.Ranked) bool { return t.Active && activeKey(e.Rule, t.Keys) == k }) {
+			d.seen[e.ID] = now
+		}
+		last := d.seen[e.ID]
+		if last.IsZero() {
+			last, d.seen[e.ID] = now, now
+		}
+		gone := r == nil || r.Disabled
+		if !gone { // a node that begins anew tells again what goes on, or it is over
+			patience := detectGrace + r.compiled.Hold + r.compiled.Window
+			gone = now.Sub(last) > patience || !away[e.Node].IsZero() && now.Sub(away[e.Node]) > patience
+		}
 		if gone {
 			e.Ended = now.UTC()
 			delete(d.active, k)
+			delete(d.seen, e.ID)
 			d.tell()
 			if r == nil {
 				r = &storedRule{Rule: want.Rule{Name: e.Rule}}
@@ -399,11 +423,12 @@ func (c *Controller) SetRule(ctx context.Context, id auth.Identity, r want.Rule)
 		return want.Rule{}, false, err
 	}
 	r.Owner, r.Changed = id.Name, time.Now().UTC()
-	compiled, err := detect.Compile(&r)
-	if err != nil {
+	s := &storedRule{Rule: r, Admin: id.May(auth.Administer)}
+	var err error
+	if s.compiled, err = detect.Compile(&r); err != nil {
 		return want.Rule{}, false, err
 	}
-	if err := c.checkAction(id, &r, compiled); err != nil {
+	if err := c.checkAction(ctx, id, s); err != nil {
 		return want.Rule{}, false, err
 	}
 	if err := c.refusedForRoom(); err != nil {
@@ -433,7 +458,8 @@ func (c *Controller) SetRule(ctx context.Context, id auth.Identity, r want.Rule)
 		}); err != nil {
 			return want.Rule{}, false, err
 		}
-		value, err := json.Marshal(r)
+		s.Rule = r
+		value, err := json.Marshal(s)
 		if err != nil {
 			return want.Rule{}, false, err
 		}
@@ -517,14 +543,16 @@ func (c *Controller) TopDetect(ctx context.Context, id auth.Identity, name strin
 		for _, t := range rules[name] {
 			k := activeKey(name, t.Keys)
 			i, ok := best[k]
-			switch {
-			case !ok:
+			if !ok {
 				best[k] = len(out.Flows)
 				out.Flows = append(out.Flows, t)
-			case t.Value > out.Flows[i].Value:
-				t.Active = t.Active || out.Flows[i].Active
+				continue
+			}
+			active := t.Active || out.Flows[i].Active
+			if t.Value > out.Flows[i].Value {
 				out.Flows[i] = t
 			}
+			out.Flows[i].Active = active
 		}
 	}
 	slices.SortFunc(out.Flows, func(a, b want.Ranked) int {

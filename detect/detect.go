@@ -371,7 +371,7 @@ func (r *rule) place(e *Engine) int32 {
 	return int32(least)
 }
 
-// Top returns the n largest flows of each rule as of now, each as the source sees it that sees most of it.
+// Top returns the n largest flows of each rule as of now, and all that are told, each as the source sees it that sees most of it.
 func (e *Engine) Top(n int) map[string][]want.Ranked {
 	out := make(map[string][]want.Ranked, len(e.rules))
 	for _, r := range e.rules {
@@ -393,9 +393,12 @@ func (e *Engine) Top(n int) map[string][]want.Ranked {
 		flows := sortedKeys(best)
 		slices.SortStableFunc(flows, func(a, b string) int { return cmp.Compare(r.slots[best[b]].sum, r.slots[best[a]].sum) })
 		list := []want.Ranked{}
-		for _, flow := range flows[:min(n, len(flows))] {
+		for i, flow := range flows {
 			f := &r.slots[best[flow]]
 			_, on := r.told[flow]
+			if i >= n && !on {
+				continue
+			}
 			list = append(list, want.Ranked{Keys: r.Text(flow), Agent: f.agent.String(), Value: r.perSecond(f.sum), Samples: f.samples, Active: on})
 		}
 		out[r.Name] = list

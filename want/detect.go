@@ -41,6 +41,8 @@ type RuleThreshold struct {
 // RuleAction is what is done when a flow is remarkable. Texts may have keys in braces, such as host {src}.
 type RuleAction struct {
 	Capture   *RuleCapture `json:"capture,omitempty"`
+	Tap       *RuleTap     `json:"tap,omitempty"`
+	Policy    *RulePolicy  `json:"policy,omitempty"`
 	Webhook   string       `json:"webhook,omitempty"`    // the name of a target of the server's configuration
 	MaxActive int          `json:"max_active,omitempty"` // acts of this rule at one time; default 5
 	Confirm   bool         `json:"confirm,omitempty"`    // wait until somebody agrees
@@ -57,6 +59,27 @@ type RuleCapture struct {
 	Snap     int           `json:"snap,omitempty"`
 	Limits   filter.Limits `json:"limits,omitzero"`
 	Retain   Duration      `json:"retain,omitempty"`
+}
+
+// RuleTap is a tap flow that a rule makes. It ends when the flow is not remarkable any more, or with the action's ttl.
+type RuleTap struct {
+	Service   string `json:"service"`             // id of the tap service that receives the copies
+	Port      string `json:"port"`                // id of the port whose packets are copied; template
+	Direction string `json:"direction,omitempty"` // IN, OUT or BOTH, the default
+	Filter    string `json:"filter,omitempty"`    // template
+	Snap      uint32 `json:"snap,omitempty"`
+	RateBPS   uint64 `json:"rate_bps,omitempty"`
+}
+
+// RulePolicy is a policy of the fabric that a rule sets. It ends when the flow is not remarkable any more, or with the action's ttl.
+type RulePolicy struct {
+	From      []string `json:"from"` // filter ports; templates. {dpid}/{port} is the filter port that is there
+	To        []string `json:"to"`   // delivery ports and tools
+	Direction string   `json:"direction,omitempty"`
+	Filter    string   `json:"filter,omitempty"` // template
+	Priority  int      `json:"priority,omitempty"`
+	Truncate  int      `json:"truncate,omitempty"`
+	RateKbps  int      `json:"rate_kbps,omitempty"`
 }
 
 // Crossing says that a flow has come to be remarkable, or is no more: what a node tells.
@@ -117,10 +140,13 @@ type Detection struct {
 
 // DetectionAction is what became of a rule's action.
 type DetectionAction struct {
-	State   string `json:"state"`            // none, pending (waits for somebody to agree), running, done, refused, failed
-	Reason  string `json:"reason,omitempty"` // why it is refused or failed
-	Capture string `json:"capture,omitempty"`
-	Webhook string `json:"webhook,omitempty"` // told, or why not
+	State   string    `json:"state"`             // none, pending (waits for somebody to agree), running, ending, done, refused, failed
+	Reason  string    `json:"reason,omitempty"`  // why it is refused or failed
+	Until   time.Time `json:"until,omitzero"`    // of a running one: it ends then at the latest
+	Capture string    `json:"capture,omitempty"` // its id
+	Tap     string    `json:"tap,omitempty"`     // id of the tap flow
+	Policy  string    `json:"policy,omitempty"`  // name of the fabric's policy
+	Webhook string    `json:"webhook,omitempty"` // told, or why not
 }
 
 // DetectTop is what a rule sees most of.
