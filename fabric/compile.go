@@ -189,12 +189,12 @@ func (c *compiler) cells(in entry) []cell {
 				if k.yes {
 					y.policies = append(slices.Clip(x.policies), i)
 				}
-				if next = append(next, y); len(next) > 4*maxClauses {
+				if next = append(next, y); len(next) > 2*maxClauses {
 					break
 				}
 			}
 		}
-		if len(next) <= 4*maxClauses {
+		if len(next) <= 2*maxClauses {
 			next = simplify(next, matchOfCell, sameCell)
 		}
 		if len(next) > maxClauses {
@@ -366,8 +366,10 @@ func (c *compiler) serve(at Endpoint, r *Rule, d dest, w *way) {
 	p := Path{From: at, Tool: d.tool, Policies: r.Policies, Cell: r, Switch: sw, Outputs: c.ports(d)}
 	if w != nil {
 		p.Tag = w.tag
+		before := at.Switch
 		for _, s := range w.tree.line(at.Switch, sw) {
-			p.Hops = append(p.Hops, Hop{s, w.rules[s]})
+			p.Hops = append(p.Hops, Hop{s, w.rules[s], c.step(w, before, s)})
+			before = s
 		}
 	}
 	c.out.Paths = append(c.out.Paths, p)

@@ -241,7 +241,7 @@ func Repair(h *Holding, d *Difference) *Steps {
 		behind(nil, &of13.GroupMod{Command: of13.GroupModify, Kind: h.Groups[id].Kind, ID: id, Buckets: h.Groups[id].Buckets})
 	}
 	put := func(r *Rule) {
-		m := &of13.FlowMod{Command: of13.FlowAdd, Cookie: r.Cookie, Priority: r.Priority, OutPort: of13.PortAny, OutGroup: of13.GroupAny, Match: r.Match, Do: r.Do}
+		m := r.Add()
 		if r.Ingress {
 			edge(r.Policies, m)
 		} else {

@@ -137,7 +137,8 @@ type Path struct {
 // Hop is a switch on a path.
 type Hop struct {
 	Switch uint64
-	Rules  []*Rule // one for each cable that copies may come by
+	Rules  []*Rule     // one for each cable that copies may come by
+	Step   of13.Action // with which the switch before sends here
 }
 
 // Outcome returns what became of a policy.

@@ -23,7 +23,7 @@ type clause struct {
 type decision []clause
 
 // maxClauses bounds a decision: it becomes as many rules.
-const maxClauses = 2048
+const maxClauses = 1024
 
 var errTooMany = fmt.Errorf("it would take more than %d rules", maxClauses)
 
@@ -53,7 +53,7 @@ func combine(a, b decision, op func(x, y bool) bool) (decision, error) {
 	for _, x := range a {
 		for _, y := range b {
 			if m, ok := x.match.And(y.match); ok {
-				if len(out) >= 4*maxClauses {
+				if len(out) >= 2*maxClauses {
 					return nil, errTooMany
 				}
 				out = append(out, clause{m, op(x.yes, y.yes)})
@@ -193,7 +193,7 @@ func lower(n filter.Node) (decision, error) {
 		case !n.Multicast:
 			return anyOf(of13.UintMask(of13.EthDst, 0xffffffffffff, 0xffffffffffff)), nil
 		case n.Proto == filter.IP:
-			return anyOf(and(ether(etherIPv4), of13.UintMask(of13.IPv4Dst, 0xe0000000, 0xf0000000))), nil
+			return anyOf(and(ether(etherIPv4), of13.UintMask(of13.IPv4Dst, 0xe0000000, 0xe0000000))), nil
 		case n.Proto == filter.IP6:
 			return anyOf(and(ether(etherIPv6), of13.Octets(of13.IPv6Dst, []byte{0xff}, []byte{0xff}))), nil
 		}
@@ -372,6 +372,10 @@ func lowerProto(n *filter.Proto) (decision, error) {
 	case filter.LayerLink:
 		if n.Num < 0x600 {
 			return nil, &cannot{n.Pos, "frames without an EtherType"}
+		}
+		switch n.Num {
+		case 0x8100, 0x88a8, 0x9100:
+			return nil, &cannot{n.Pos, "a tag as an EtherType: say vlan"}
 		}
 		return anyOf(ether(uint64(n.Num))), nil
 	case filter.LayerIPv4:

@@ -239,23 +239,27 @@ func (c *compiler) pass(w *way, at uint64, dests []dest) {
 	}
 }
 
-// onward sends tagged copies to the next switches of a way. Where there are several cables a group takes the first that
-// is up; ways with different tags begin with different ones.
+// onward sends tagged copies to the next switches of a way.
 func (c *compiler) onward(w *way, at uint64) []of13.Action {
 	var out []of13.Action
 	for _, n := range w.tree.children(at) {
-		cables := c.maze.between(at, n)
-		if len(cables) == 1 {
-			e, _ := cables[0].other(at)
-			out = append(out, of13.Output{Port: e.Port})
-			continue
-		}
-		g := &Bucketed{Kind: of13.GroupFailover, Why: fmt.Sprintf("from %s to %s by the first cable that is up", c.l.SwitchName(at), c.l.SwitchName(n))}
-		for i := range cables {
-			e, _ := cables[(int(w.tag)+i)%len(cables)].other(at)
-			g.Buckets = append(g.Buckets, of13.Bucket{WatchPort: e.Port, WatchGroup: of13.GroupAny, Do: []of13.Action{of13.Output{Port: e.Port}}})
-		}
-		out = append(out, of13.Group{ID: c.out.Switches[at].group(g)})
+		out = append(out, c.step(w, at, n))
 	}
 	return out
+}
+
+// step sends tagged copies to one of the next switches. Where there are several cables a group takes the first that is up;
+// ways with different tags begin with different ones.
+func (c *compiler) step(w *way, at, next uint64) of13.Action {
+	cables := c.maze.between(at, next)
+	if len(cables) == 1 {
+		e, _ := cables[0].other(at)
+		return of13.Output{Port: e.Port}
+	}
+	g := &Bucketed{Kind: of13.GroupFailover, Why: fmt.Sprintf("from %s to %s by the first cable that is up", c.l.SwitchName(at), c.l.SwitchName(next))}
+	for i := range cables {
+		e, _ := cables[(int(w.tag)+i)%len(cables)].other(at)
+		g.Buckets = append(g.Buckets, of13.Bucket{WatchPort: e.Port, WatchGroup: of13.GroupAny, Do: []of13.Action{of13.Output{Port: e.Port}}})
+	}
+	return of13.Group{ID: c.out.Switches[at].group(g)}
 }
