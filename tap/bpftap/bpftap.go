@@ -1,8 +1,7 @@
 // Package bpftap mirrors the packets of network devices with eBPF.
 //
 // Each tap is a program of its own at its device's hook, so taps on one device know nothing of each other. What it does not ask for is not in its program.
-// Copies that are to be cut or put into a tunnel go through a pair of devices, tapmux0 and tapmux1, where the kernel segments
-// them first. Everything is pinned in a BPF file system, goes on without us, and is found again there.
+// Copies that are to be cut or put into a tunnel go through the devices tapmux0 and tapmux1, where the kernel segments them first. Everything is pinned in a BPF file system, goes on without us, and is found again there.
 //
 // Runs in: agent
 package bpftap
@@ -45,11 +44,13 @@ func (c *Config) fill() {
 	}
 }
 
-// Names of the pair of devices that we make in a network namespace: copies are sent to the first and come out of the second
-// segmented. Where another agent has these, others are taken. The alias is the mark; the instance follows it.
+// Names of the devices that we make in a network namespace: copies are sent to the first, a bridge, which passes them on
+// to the second, its only port and one end of a cable, where they are taken away. Where another agent has these, others are taken. The alias is
+// the mark; the instance follows it.
 const (
 	muxIn    = "tapmux0"
 	muxOut   = "tapmux1"
+	muxPeer  = "tapmux2"
 	muxAlias = "OpenTap: cuts and encapsulates copies of "
 )
 

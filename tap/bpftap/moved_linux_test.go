@@ -16,6 +16,7 @@ func TestNetnsMovedDevice(t *testing.T) {
 	l := newLab(t, "")
 	l.source(local("a", tap.Out, tap.Options{}))
 	other := nettest.NewNS(t)
+	other.Quiet()
 	port, tool := l.host.Link("p0"), l.host.Link("t0")
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.Index = "victim", tool.Attrs().Index

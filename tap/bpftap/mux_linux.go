@@ -10,8 +10,6 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -21,13 +19,13 @@ import (
 // muxMTU is the most a veth takes: copies are as long as they are.
 const muxMTU = 65535
 
-// makeMux makes the pair of devices through which copies are segmented, and attaches the program that cuts and encapsulates
-// them. What is there is kept, and its program renewed once in the life of a Driver.
+// makeMux makes the devices in which copies are segmented, and attaches the program that cuts and encapsulates them. All
+// happens while a copy is sent: there is no queue on the way that could overflow, or crowd out what is not a copy. What is there is kept, and its program renewed once in the life of a Driver.
 func (d *Driver) makeMux() error {
 	if d.muxReady && d.muxStands() {
 		return nil
 	}
-	out, err := d.muxPair()
+	out, err := d.muxDevices()
 	if err != nil {
 		return err
 	}
@@ -42,47 +40,11 @@ func (d *Driver) makeMux() error {
 		return fmt.Errorf("load the multiplexer's program: %w", err)
 	}
 	defer c.Close()
-	if err := d.hook.attach(d.muxPath(), c.Programs[muxProgMux], out.Attrs().Index, true); err != nil {
+	if err := d.hook.attach(d.muxPath(), c.Programs[muxProgMux], out.Attrs().Index, false); err != nil {
 		return fmt.Errorf("attach the multiplexer's program: %w", err)
-	}
-	if err := d.ownQueue(out); err != nil {
-		// Copies then share the host's backlog (net.core.netdev_max_backlog) with everything else.
-		d.log.Warn("copies have no queue of their own", "device", d.muxOut, "err", err)
 	}
 	d.muxReady = true
 	return nil
-}
-
-// ownQueue has the multiplexer's receiving end poll a ring of its own (NAPI), which a veth does while it has an XDP program
-// (linux drivers/net/veth.c). Otherwise a burst of copies fills the processor's backlog, and packets that are none are dropped.
-func (d *Driver) ownQueue(out netlink.Link) error {
-	path := filepath.Join(d.dir, "queue")
-	if l, err := link.LoadPinnedLink(path, nil); err == nil {
-		defer l.Close()
-		if info, err := l.Info(); err == nil && info.XDP() != nil && int(info.XDP().Ifindex) == out.Attrs().Index {
-			return nil
-		}
-		if err := release(l); err != nil {
-			return err
-		}
-	}
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "opentap_pass", Type: ebpf.XDP, Flags: unix.BPF_F_XDP_HAS_FRAGS,
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}, // XDP_PASS
-	})
-	if err != nil {
-		return fmt.Errorf("load a program that passes all: %w", err)
-	}
-	defer p.Close()
-	l, err := link.AttachXDP(link.XDPOptions{Program: p, Interface: out.Attrs().Index, Flags: link.XDPDriverMode})
-	if err != nil {
-		return fmt.Errorf("attach a program that passes all: %w", err)
-	}
-	defer l.Close()
-	if err := l.Pin(path); err != nil {
-		return err
-	}
-	return offloadsOff(d.muxOut) // attaching turns receive offload on, which would join segments
 }
 
 func (d *Driver) muxPath() string { return filepath.Join(d.dir, "mux") }
@@ -100,49 +62,38 @@ func (d *Driver) muxStands() bool {
 	return err == nil && out.Attrs().RawFlags&unix.IFF_UP != 0 && d.hook.at(d.muxPath()) == out.Attrs().Index
 }
 
-// muxPair makes the pair, or makes it again as it must be.
-func (d *Driver) muxPair() (out netlink.Link, err error) {
+// muxDevices makes the devices, or makes them again as they must be. It returns the one for the program.
+func (d *Driver) muxDevices() (out netlink.Link, err error) {
 	ours, err := d.findMux()
 	if err != nil {
 		return nil, err
 	}
-	d.muxIn, d.muxOut = muxIn, muxOut
+	names := [3]string{muxIn, muxOut, muxPeer}
 	if ours != nil {
-		d.muxIn = ours.Attrs().Name
-		d.muxOut = strings.TrimSuffix(d.muxIn, "0") + "1"
+		names = muxNames(strings.TrimSuffix(ours.Attrs().Name, "0"))
 	} else if _, err := d.device(muxIn); err == nil { // somebody else's
 		sum := sha256.Sum256([]byte(d.name))
-		d.muxIn, d.muxOut = fmt.Sprintf("tapmux%x-0", sum[:3]), fmt.Sprintf("tapmux%x-1", sum[:3])
+		names = muxNames(fmt.Sprintf("tapmux%x-", sum[:3]))
+	}
+	d.muxIn, d.muxOut = names[0], names[1]
+	if ours == nil {
+		if err := d.layMux(names); err != nil {
+			return nil, fmt.Errorf("%w: make the devices %v: %w", tap.ErrUnsupported, names, err)
+		}
+	}
+	if out, err = d.device(d.muxOut); err != nil {
+		return nil, err
 	}
 	in, err := d.device(d.muxIn)
-	if errors.Is(err, tap.ErrNoDevice) {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MTU, attrs.TxQLen = d.muxIn, muxMTU, 0
-		if err := d.nl.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: d.muxOut, PeerMTU: muxMTU}); err != nil {
-			return nil, fmt.Errorf("%w: make the pair %s, %s: %w", tap.ErrUnsupported, d.muxIn, d.muxOut, err)
-		}
-		for _, name := range []string{d.muxIn, d.muxOut} {
-			l, err := d.nl.LinkByName(name)
-			if err != nil {
-				return nil, err
-			}
-			if err := d.nl.LinkSetAlias(l, muxAlias+d.name); err != nil {
-				return nil, err
-			}
-		}
-		in, err = d.device(d.muxIn)
-	}
 	if err != nil {
 		return nil, err
 	}
-	if out, err = d.nl.LinkByName(d.muxOut); err != nil {
-		return nil, fmt.Errorf("the other end of %s: %w", d.muxIn, err)
+	peer, err := d.device(names[2])
+	if err != nil {
+		return nil, err
 	}
 	if err := offloadsOff(d.muxIn); err != nil {
 		return nil, fmt.Errorf("turn the offloads of %s off: %w", d.muxIn, err)
-	}
-	if err := offloadsOff(d.muxOut); err != nil {
-		return nil, fmt.Errorf("turn the offloads of %s off: %w", d.muxOut, err)
 	}
 	for _, s := range []struct {
 		file, value string
@@ -150,6 +101,7 @@ func (d *Driver) muxPair() (out netlink.Link, err error) {
 	}{
 		// The host says nothing of its own here; and bpf_fib_lookup wants a device that forwards (net/core/filter.c).
 		{"ipv6/conf/" + d.muxIn + "/disable_ipv6", "1", false},
+		{"ipv6/conf/" + names[2] + "/disable_ipv6", "1", false},
 		{"ipv6/conf/" + d.muxOut + "/disable_ipv6", "0", false},
 		{"ipv6/conf/" + d.muxOut + "/addr_gen_mode", "1", false},
 		{"ipv6/conf/" + d.muxOut + "/accept_ra", "0", false},
@@ -160,7 +112,7 @@ func (d *Driver) muxPair() (out netlink.Link, err error) {
 			return nil, fmt.Errorf("%w: set net/%s: %w", tap.ErrUnsupported, s.file, err)
 		}
 	}
-	for _, l := range []netlink.Link{in, out} {
+	for _, l := range []netlink.Link{out, peer, in} {
 		if err := errors.Join(d.nl.LinkSetARPOff(l), d.nl.LinkSetUp(l)); err != nil {
 			return nil, fmt.Errorf("set %s up: %w", l.Attrs().Name, err)
 		}
@@ -168,12 +120,47 @@ func (d *Driver) muxPair() (out netlink.Link, err error) {
 	return out, nil
 }
 
+func muxNames(prefix string) [3]string { return [3]string{prefix + "0", prefix + "1", prefix + "2"} }
+
+// layMux makes the devices. A bridge hands frames on within the call that sends them, after it had them segmented.
+func (d *Driver) layMux(names [3]string) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.TxQLen = names[1], muxMTU, 0
+	if err := d.nl.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: names[2], PeerMTU: muxMTU}); err != nil {
+		return err
+	}
+	out, err := d.nl.LinkByName(names[1])
+	if err != nil {
+		return err
+	}
+	attrs = netlink.NewLinkAttrs()
+	attrs.Name, attrs.TxQLen = names[0], 0
+	snoop := false // multicast frames are copies like others
+	if err := d.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snoop}); err != nil {
+		return errors.Join(err, d.nl.LinkDel(out))
+	}
+	in, err := d.nl.LinkByName(names[0])
+	if err != nil {
+		return errors.Join(err, d.nl.LinkDel(out))
+	}
+	if err := errors.Join(d.nl.LinkSetMaster(out, in), d.nl.LinkSetMTU(in, muxMTU)); err != nil {
+		return errors.Join(err, d.nl.LinkDel(out), d.nl.LinkDel(in))
+	}
+	for _, name := range []string{names[2], names[1], names[0]} { // the one that it is found by is marked last
+		l, err := d.nl.LinkByName(name)
+		if err == nil {
+			err = d.nl.LinkSetAlias(l, muxAlias+d.name)
+		}
+		if err != nil {
+			return errors.Join(err, d.nl.LinkDel(out), d.nl.LinkDel(in))
+		}
+	}
+	return nil
+}
+
 // removeMux takes the multiplexer away.
 func (d *Driver) removeMux() error {
 	if err := d.hook.detach(d.muxPath()); err != nil {
-		return err
-	}
-	if err := os.Remove(filepath.Join(d.dir, "queue")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	d.muxReady = false
@@ -185,10 +172,17 @@ func (d *Driver) deleteMux() error {
 	if l == nil || err != nil {
 		return err
 	}
-	return d.nl.LinkDel(l)
+	out, err := d.device(strings.TrimSuffix(l.Attrs().Name, "0") + "1")
+	if err == nil {
+		err = d.nl.LinkDel(out)
+	}
+	if err != nil && !errors.Is(err, tap.ErrNoDevice) {
+		return err
+	}
+	return d.nl.LinkDel(l) // by which they are found
 }
 
-// findMux finds our pair's first device by its mark; nil if there is none.
+// findMux finds the first of our devices by its mark; nil if there is none.
 func (d *Driver) findMux() (netlink.Link, error) {
 	links, err := d.nl.LinkList()
 	if err != nil {

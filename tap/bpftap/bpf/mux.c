@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0
 /*
- * Cuts copies, and puts them into tunnels. It runs at the ingress of tapmux1: copies were sent to tapmux0, the other end of
- * that cable, which has no offloads, so that the kernel has segmented them and filled their checksums in. Whose a copy is says its mark.
+ * Cuts copies, and puts them into tunnels. It runs at the egress of tapmux1: copies are sent to tapmux0, a bridge of which it is
+ * the only port, and which has no offloads, so that the kernel has segmented them, filled their checksums in and put their tag into the frame. Whose a copy
+ * is says its mark.
  */
 #include "tunnel.h"
 
@@ -9,7 +10,7 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 
 enum { OUTER = 80 }; /* octets of the longest outer headers, rounded */
 enum { L4 = 24 }; /* of them after the IP header */
-enum { MAX_TAGS = 3 };
+enum { MAX_TAGS = 3 }; /* that a copy has */
 enum { MUX_DROP_LONG = 1 }; /* drop what is too long, rather than cut it */
 
 /* A tap's way. The header is all that comes before the inner frame, with an empty Ethernet header, no lengths and no checksum. */
@@ -73,8 +74,8 @@ struct tags {
 };
 
 /*
- * Takes up to three VLAN tags off, the outermost first. Popping one moves the next, which is in the frame, beside it. The
- * number of tags is returned, negative on failure.
+ * Takes up to three VLAN tags off if the first is beside the frame. Popping one moves the next, which is in the frame,
+ * beside it. The number of tags is returned, negative on failure. Commonly all are in the frame already, and it is 0.
  */
 INLINE int take_tags(struct __sk_buff *skb, struct tags *t)
 {
@@ -191,8 +192,17 @@ int mux(struct __sk_buff *skb)
 	}
 	if (keep < len) {
 		cut = 1;
-		if (keep < (__u32)(ETH + 4 * n) || bpf_skb_change_tail(skb, keep - 4 * n, 0))
+		if (keep < (__u32)(ETH + 4 * n))
 			return lost(skb, s, MUX_CHANGE);
+		if (bpf_skb_change_tail(skb, keep - 4 * n, 0)) {
+			/* The kernel leaves the headers before the transport's whole: of IPv6 that is more than of IPv4. */
+			keep = ETH + 40 + 4 * n;
+			if (len <= keep || bpf_skb_change_tail(skb, ETH + 40, 0)) {
+				keep = 128 + 4 * n;
+				if (len <= keep || bpf_skb_change_tail(skb, 128, 0))
+					return lost(skb, s, MUX_CHANGE);
+			}
+		}
 	}
 
 	if (c->device) {
@@ -221,10 +231,14 @@ int mux(struct __sk_buff *skb)
 	}
 	out = skb->tc_index & COPY_OUT;
 	if (c->encap == ERSPAN) {
-		__u32 first = tags.tag[0] >> 16, number = __sync_fetch_and_add(&c->number, 1);
+		__u32 first = tags.tag[0], number = __sync_fetch_and_add(&c->number, 1);
 
 		*(__u32 *)(l4 + 4) = BE32(number);
-		if (n) { /* VLAN id; class of service, "the tag is in the frame" */
+		if (!n && bpf_skb_load_bytes(skb, MACS, &first, sizeof(first)))
+			first = 0;
+		__u16 type = first;
+		first >>= 16;
+		if (type == BE16(0x8100) || type == BE16(0x88a8)) { /* VLAN id; class of service, "the tag is in the frame" */
 			*(__u16 *)(l4 + 8) |= first & BE16(0x0fff);
 			*(__u16 *)(l4 + 10) |= (first & BE16(0xe000)) | BE16(0x1800);
 		}
