@@ -180,11 +180,22 @@ func (c *Controller) cameFrom(n *storedPlaces, d *storedDevice) {
 		return
 	}
 	for id, o := range c.taps.nodes {
-		for i := range o.Devices {
-			g := &o.Devices[i]
-			if id != n.NodeID && !g.Gone.IsZero() && (g.IfaceID != "" && g.IfaceID == d.IfaceID || g.MAC != "" && g.MAC == d.MAC || neutronName(g.Name) != "" && g.Name == d.Name) && g.Gone.After(d.Left) {
-				d.From, d.Left = o.Node, g.Gone
+		if id != n.NodeID {
+			if t := goneSince(o, d); t.After(d.Left) {
+				d.From, d.Left = o.Node, t
 			}
 		}
 	}
+}
+
+// goneSince is when a device that looks like this one left a node; zero = it did not, or that is long ago.
+func goneSince(n *storedPlaces, d *storedDevice) time.Time {
+	for i := range n.Devices {
+		g := &n.Devices[i]
+		same := g.IfaceID != "" && g.IfaceID == d.IfaceID || g.MAC != "" && g.MAC == d.MAC || neutronName(g.Name) != "" && g.Name == d.Name
+		if same && !g.Gone.IsZero() {
+			return g.Gone
+		}
+	}
+	return time.Time{}
 }

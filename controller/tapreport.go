@@ -243,10 +243,19 @@ func (c *Controller) mirrorReport(m *storedMirror) tap.Report {
 // moveGap is the time between a port's leaving one node and its being copied at the next one. c.mu is held.
 func (c *Controller) moveGap(at place, e *tap.End) []tap.Gap {
 	d := c.taps.devices[at]
-	if d == nil || d.From == "" || d.Left.IsZero() {
+	if d == nil || d.From == "" {
 		return nil
 	}
-	g := tap.Gap{From: d.Left, Reason: "the port moved from node " + d.From + " to node " + e.Node}
+	left := d.Left
+	if left.IsZero() { // it was still there when it came here; has it left since?
+		if o := c.taps.nodes[c.taps.byNode[d.From]]; o != nil {
+			left = goneSince(o, d)
+		}
+	}
+	if left.IsZero() {
+		return nil
+	}
+	g := tap.Gap{From: left, Reason: "the port moved from node " + d.From + " to node " + e.Node}
 	if e.State == tap.Active {
 		if g.To = e.Since; len(e.Gaps) > 0 && e.Gaps[0].From.Before(g.To) {
 			g.To = e.Gaps[0].From
