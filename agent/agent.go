@@ -89,6 +89,7 @@ type Agent struct {
 
 	recorders  atomic.Pointer[map[string]*recording] // by point; see allRecorders
 	exporters  []*exporting                          // never changes
+	browsed    browsed
 	flows      *flowStores
 	meterings  []*metering                  // never changes
 	collectors []*collecting                // never changes
@@ -366,6 +367,7 @@ func (a *Agent) Obey(d agentapi.Desired) error {
 func (a *Agent) drop(j *job) {
 	j.forget()
 	j.release()
+	a.forgetBrowsed(j.uid)
 	started := a.ctx != nil
 	a.running.Go(func() {
 		if started {
@@ -427,11 +429,25 @@ func (a *Agent) Inventory() ([]point.Point, want.Node) {
 
 // Open implements agentapi.Local.
 func (a *Agent) Open(ctx context.Context, uid string, o want.OpenOptions) (*want.Retrieval, error) {
-	a.mu.Lock()
-	j := a.jobs[uid]
-	a.mu.Unlock()
+	j := a.job(uid)
 	if j == nil {
 		return nil, fault.New(fault.NotFound, "the node does not have this capture (any more)")
 	}
 	return j.open(ctx, o)
+}
+
+func (a *Agent) job(uid string) *job {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.jobs[uid]
+}
+
+// readableJob finds a capture whose data can be read.
+func (a *Agent) readableJob(uid string) (*job, want.Status, error) {
+	j := a.job(uid)
+	if j == nil {
+		return nil, want.Status{}, fault.New(fault.NotFound, "the node does not have this capture (any more)")
+	}
+	st, err := j.readable()
+	return j, st, err
 }

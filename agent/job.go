@@ -386,26 +386,34 @@ func (j *job) release() {
 }
 
 func (j *job) open(ctx context.Context, o want.OpenOptions) (*want.Retrieval, error) {
-	st := j.snapshot()
-	j.mu.Lock()
-	ready, expired := j.ready, j.memo.Expired
-	j.mu.Unlock()
-	switch {
-	case expired:
-		return nil, fault.New(fault.NotFound, "the capture's data was removed when its retention had passed")
-	case st.State == want.Scheduled:
-		return nil, &fault.Error{Kind: fault.NotReady, Msg: "the capture has not begun", RetryAfter: time.Second}
-	case !ready && !st.State.Final():
-		return nil, &fault.Error{Kind: fault.NotReady, Msg: "the capture is being resumed", RetryAfter: time.Second}
-	}
-	if st.Started.IsZero() {
-		return nil, fault.New(fault.NotFound, "the capture holds no data: %s", st.Reason)
+	st, err := j.readable()
+	if err != nil {
+		return nil, err
 	}
 	r, err := j.taker.open(ctx, st, o)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, &fault.Error{Kind: fault.NotFound, Msg: "the capture's data is not there (any more)", Err: err}
 	}
 	return r, err
+}
+
+// readable returns the status of a capture whose data can be read, or says why it cannot.
+func (j *job) readable() (want.Status, error) {
+	st := j.snapshot()
+	j.mu.Lock()
+	ready, expired := j.ready, j.memo.Expired
+	j.mu.Unlock()
+	switch {
+	case expired:
+		return st, fault.New(fault.NotFound, "the capture's data was removed when its retention had passed")
+	case st.State == want.Scheduled:
+		return st, &fault.Error{Kind: fault.NotReady, Msg: "the capture has not begun", RetryAfter: time.Second}
+	case !ready && !st.State.Final():
+		return st, &fault.Error{Kind: fault.NotReady, Msg: "the capture is being resumed", RetryAfter: time.Second}
+	case st.Started.IsZero():
+		return st, fault.New(fault.NotFound, "the capture holds no data: %s", st.Reason)
+	}
+	return st, nil
 }
 
 // gapsOf turns the engine's gaps into the status's.

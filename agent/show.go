@@ -19,6 +19,14 @@ func (a *Agent) show(ctx context.Context, end <-chan struct{}, l want.Look, w io
 		return a.showDetections(ctx, end, l.Detect, w)
 	case l.Rates:
 		return a.showRates(ctx, end, w)
+	case l.Packets != nil:
+		return a.showPackets(ctx, l.Capture, *l.Packets, w)
+	case l.Packet != nil:
+		return a.showPacket(ctx, l.Capture, *l.Packet, w)
+	case l.Timeline != nil:
+		return a.showTimeline(ctx, l.Capture, *l.Timeline, w)
+	case l.Records != nil:
+		return a.showRecords(ctx, l.Capture, *l.Records, w)
 	case l.Flows != nil:
 		return a.showFlows(ctx, *l.Flows, w)
 	case l.Sensors:

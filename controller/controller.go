@@ -104,6 +104,7 @@ type Controller struct {
 
 	events    events
 	detection *detection
+	browsers  browsers
 }
 
 // captureKey names a capture as its project does.

@@ -155,6 +155,7 @@ func (p *Plan) encode(dst []byte, iface uint32, k *block) []byte {
 type merge struct {
 	cursors []cursor
 	current *cursor
+	begun   bool // the cursors are at packets that were not given yet
 }
 
 func (p *Plan) merge(bad func(c *cursor, i int, cause error) error) *merge {
@@ -173,7 +174,7 @@ func (m *merge) step(ctx context.Context) (*cursor, error) {
 		if err := m.current.step(ctx); err != nil {
 			return nil, err
 		}
-	} else {
+	} else if !m.begun {
 		for i := range m.cursors {
 			if err := m.cursors[i].step(ctx); err != nil {
 				return nil, err

@@ -116,7 +116,8 @@ type Plan struct {
 	resolved bool
 	size     int64
 	tail     []byte
-	late     Result // what became unreadable after the plan was resolved
+	late     Result     // what became unreadable after the plan was resolved
+	numbers  *directory // see Rows; nil = not made yet
 }
 
 type source struct {

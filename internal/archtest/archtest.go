@@ -32,6 +32,7 @@ var Shared = []string{"ledger", "want", "fault", "packet"}
 // Rooms is the map. A new room needs a line here, and a reason in docs/adr when it is a word that others share.
 var Rooms = map[string]Room{
 	"packet":            {Layer: Word},
+	"packet/detail":     {Layer: Word},
 	"ledger":            {Layer: Word},
 	"fault":             {Layer: Word},
 	"filter":            {Layer: Word, MayImport: []string{"point"}},
@@ -100,7 +101,7 @@ var Rooms = map[string]Room{
 
 	"agent": {Layer: Place, Unix: true, MayImport: []string{
 		"capture", "capture/...", "flow", "flow/...", "record", "sensor", "sensor/...",
-		"netdev", "netdev/...", "filter", "filter/cbpf", "pcap", "point", "tap", "tap/...", "agentapi", "wire/netflow", "wire/sflow", "detect",
+		"netdev", "netdev/...", "filter", "filter/cbpf", "packet/detail", "pcap", "point", "tap", "tap/...", "agentapi", "wire/netflow", "wire/sflow", "detect",
 	}},
 	"controller": {Layer: Place, MayImport: []string{
 		"agentapi", "store", "auth", "audit", "filter", "filter/cbpf", "point", "pcap",

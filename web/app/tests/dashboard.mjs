@@ -85,6 +85,57 @@ await test('a capture is started, watched and downloaded', async () => {
   await page.context().close();
 });
 
+await test('packets are browsed, decoded and followed', async () => {
+  const mine = await api('POST', '/v1/captures', { id: 'browsed', kind: 'pcap', points: ['tap0'], duration: '3s' });
+  await eventually('the capture is done', async () => (await api('GET', '/v1/captures/browsed')).status.state === 'done');
+  const seen = (await api('GET', '/v1/captures/browsed')).status.ledger.captured;
+  const page = await open(browser, { at: '/#/captures/browsed', state });
+  await page.click('a:text-is("Packets")');
+  await page.waitForSelector('.rows [role=option]');
+  await eventually('as many packets as the ledger says', async () => (await page.locator('.head .sub').innerText()).replace(/\D/g, '') === String(seen));
+  await page.keyboard.press('/');
+  await page.keyboard.type('tcp port 80');
+  await page.waitForSelector('text=Takes ');
+  await page.keyboard.press('Enter');
+  await page.waitForSelector('.rows [role=option]:has-text("HTTP")');
+  await page.click('.rows [role=option] >> nth=0');
+  await page.waitForSelector('.tree b:text("HTTP")');
+  holds((await page.locator('.tree').innerText()).includes('GET /<img src=x onerror=alert(1)> HTTP/1.1'), 'the hostile request is not shown as it is');
+  equal(await page.locator('main img').count(), 0, 'images in the page');
+  await page.locator('.tree .f', { hasText: 'Destination port' }).first().click();
+  equal(await page.locator('.hx i.on').allInnerTexts(), ['00', '50'], 'the octets of the field that was chosen');
+  await page.focus('.scroll');
+  await page.keyboard.press('End');
+  await eventually('the last packet is chosen', async () => (await page.locator('.rows [aria-selected=true]').count()) === 1);
+  await page.click('button:text("Follow the conversation")');
+  await eventually('the filter is the conversation', async () => (await page.getByLabel('Filter').inputValue()).match(/tcp port \d+ and port 80/));
+  const link = page.url();
+  await page.waitForSelector('.rows [role=option]');
+  const again = await open(browser, { at: link.slice(link.indexOf('/#')), state });
+  await again.waitForSelector('.rows [role=option]:has-text("HTTP")');
+  equal(await again.getByLabel('Filter').inputValue(), await page.getByLabel('Filter').inputValue(), 'the filter of a shared link');
+  clean(again);
+  clean(page);
+  holds(mine.uid, 'no uid');
+  await again.context().close();
+  await page.context().close();
+});
+
+await test('flows are ranked and lead to their packets', async () => {
+  await api('POST', '/v1/captures', { id: 'beside', kind: 'pcap', points: ['tap0'], duration: '6s' });
+  await api('POST', '/v1/captures', { id: 'ranked', kind: 'netflow', points: ['tap0'], duration: '3s' });
+  await eventually('the capture is done', async () => (await api('GET', '/v1/captures/ranked')).status.state === 'done');
+  const page = await open(browser, { at: '/#/captures/ranked/flows', state });
+  await page.waitForSelector('table tbody tr');
+  await page.click('button:text-is("Services")');
+  await page.waitForSelector('td:text-is("80")');
+  await page.locator('tr', { has: page.locator('td:text-is("80")') }).first().locator('a:text-is("Packets")').click();
+  await page.waitForSelector('.rows [role=option]');
+  holds((await page.getByLabel('Filter').inputValue()).includes('port 80'), 'the packets are not those of the flow');
+  clean(page);
+  await page.context().close();
+});
+
 await test('the back button and links work', async () => {
   const page = await open(browser, { at: '/#/captures', state });
   await page.waitForSelector('h1:text("Captures")');
@@ -108,6 +159,8 @@ const views = JSON.parse(process.env.VIEWS ?? '[]').concat([
   ['captures', '#/captures'],
   ['new-capture', '#/captures/new'],
   ['capture', '#/captures/' + encodeURIComponent(hostile)],
+  ['packets', '#/captures/browsed/packets?n=5'],
+  ['flows', '#/captures/ranked/flows'],
 ]);
 for (const [theme, width, height] of [['light', 1440, 900], ['dark', 1440, 900], ['light', 400, 860], ['dark', 400, 860]]) {
   await test(`every view, ${theme}, ${width} wide`, async () => {

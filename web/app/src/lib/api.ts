@@ -1,7 +1,7 @@
 // The public interface, as any client uses it. Types come from the server's own description.
 import type { components } from './api.gen';
 
-type S = components['schemas'];
+export type S = components['schemas'];
 export type Point = S['Point'];
 export type Node = S['Node'];
 export type Capture = S['Capture'];
