@@ -66,6 +66,14 @@ type config struct {
 		MaxPerProject int      `yaml:"max_per_project"` // that exist at one time
 	} `yaml:"captures"`
 
+	Taps struct {
+		Underlay    []string `yaml:"underlay"` // addresses where other nodes reach this one with copies; none = all its own
+		MaxServices int      `yaml:"max_services_per_project"`
+		MaxFlows    int      `yaml:"max_flows_per_project"`
+		MaxMirrors  int      `yaml:"max_mirrors_per_project"`
+		MaxPorts    int      `yaml:"max_ports_per_project"` // that were declared
+	} `yaml:"taps"`
+
 	Recorders []struct {
 		Point  string   `yaml:"point"`
 		Filter string   `yaml:"filter"`
@@ -167,6 +175,7 @@ func defaultConfig() config {
 	c.Retention.Default, c.Retention.Max = duration(ctl.Retention), duration(ctl.RetentionMax)
 	c.Retention.Quota, c.Retention.MinFree = size(ag.Quota.Bytes), size(ag.Quota.MinFree)
 	c.Captures.MaxDuration, c.Captures.MaxPerProject = duration(ctl.DurationMax), ctl.CapturesMax
+	c.Taps.MaxServices, c.Taps.MaxFlows, c.Taps.MaxMirrors, c.Taps.MaxPorts = ctl.Taps.Services, ctl.Taps.Flows, ctl.Taps.Mirrors, ctl.Taps.Ports
 	c.Segments.Index = !ag.Segment.NoIndex
 	c.Ring.Blocks, c.Ring.BlockSize = ag.Capture.Ring.Blocks, size(ag.Capture.Ring.BlockSize)
 	c.Flow.IdleTimeout, c.Flow.ActiveTimeout = duration(ag.Flow.IdleTimeout), duration(ag.Flow.ActiveTimeout)
@@ -259,6 +268,12 @@ func (c *config) check() error {
 	}
 	if c.Retention.Max > 0 && c.Retention.Default > c.Retention.Max {
 		return fmt.Errorf("retention.default: %s is longer than retention.max, %s", time.Duration(c.Retention.Default), time.Duration(c.Retention.Max))
+	}
+	if _, err := c.underlay(); err != nil {
+		return err
+	}
+	if t := c.Taps; min(t.MaxServices, t.MaxFlows, t.MaxMirrors, t.MaxPorts) < 0 {
+		return errors.New("taps: a bound is negative; 0 is no bound")
 	}
 	if c.Captures.MaxPerProject < 1 {
 		return fmt.Errorf("captures.max_per_project: is %d; at least 1", c.Captures.MaxPerProject)
@@ -393,6 +408,7 @@ func (c *config) controller(version string) controller.Config {
 	out.Retention, out.RetentionMax = time.Duration(c.Retention.Default), time.Duration(c.Retention.Max)
 	out.DurationMax, out.CapturesMax = time.Duration(c.Captures.MaxDuration), c.Captures.MaxPerProject
 	out.DefaultPoint = c.Points.Default
+	out.Taps = controller.TapQuota{Services: c.Taps.MaxServices, Flows: c.Taps.MaxFlows, Mirrors: c.Taps.MaxMirrors, Ports: c.Taps.MaxPorts}
 	out.Webhooks, _ = c.webhooks() // check has seen them
 	out.Projects, _ = c.projects() // check has seen them
 	for _, a := range c.Points.Aliases {
@@ -401,11 +417,25 @@ func (c *config) controller(version string) controller.Config {
 	return out
 }
 
+// underlay is where other nodes reach this one with tapped packets; none = all its addresses.
+func (c *config) underlay() ([]netip.Addr, error) {
+	var out []netip.Addr
+	for i, text := range c.Taps.Underlay {
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+			return nil, fmt.Errorf("taps.underlay[%d]: %q is not an address that packets can be sent to", i, text)
+		}
+		out = append(out, a.Unmap())
+	}
+	return out, nil
+}
+
 func (c *config) agent(version, node string) agent.Config {
 	out := agent.DefaultConfig()
 	out.NodeName, out.Version = node, version
 	out.StateDir, out.CaptureDir = filepath.Join(c.DataDir, "agent"), c.captureDir()
 	out.SysfsRoot = c.Sensors.Sysfs
+	out.Underlay, _ = c.underlay() // check has seen it
 	out.Capture.Ring.Blocks, out.Capture.Ring.BlockSize = c.Ring.Blocks, int(c.Ring.BlockSize)
 	out.Segment.NoIndex = !c.Segments.Index
 	out.Capture.Dedicated = c.dedicated()
