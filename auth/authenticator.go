@@ -37,6 +37,7 @@ const (
 // Config of an Authenticator.
 type Config struct {
 	Anonymous []Grant          // none: everybody needs a token
+	Verifiers []Verifier       // of credentials that are not our tokens; the first that recognises one decides
 	Now       func() time.Time // nil = time.Now
 }
 
@@ -57,6 +58,8 @@ type Authenticator struct {
 	tokens    map[string]*entry // by id
 	wrong     *throttle
 	visits    sessions
+	verifiers []Verifier
+	others    foreigners
 }
 
 // entry is one token in the copy.
@@ -79,7 +82,7 @@ func New(s Store, cfg Config, log *slog.Logger) (*Authenticator, error) {
 	}
 	return &Authenticator{
 		store: s, grants: grants, now: cfg.Now, log: log,
-		ready: make(chan struct{}), tokens: map[string]*entry{}, wrong: newThrottle(),
+		ready: make(chan struct{}), tokens: map[string]*entry{}, wrong: newThrottle(), verifiers: cfg.Verifiers,
 	}, nil
 }
 
@@ -217,6 +220,11 @@ func (a *Authenticator) Authenticate(ctx context.Context, token string, remote n
 	case <-a.ready:
 	default:
 		return Identity{}, &fault.Error{Kind: fault.Unavailable, Msg: "the tokens are not known yet", RetryAfter: time.Second}
+	}
+	if !strings.HasPrefix(token, "ot_") {
+		if id, ok, err := a.foreign(ctx, token, remote); ok {
+			return id, err
+		}
 	}
 	id, secret, ok := split(token)
 	a.mu.RLock()

@@ -51,6 +51,7 @@ type sessionRecord struct {
 	Hash    string    `json:"sha256"` // of the secret, hex; see record
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"`
+	Who     *visitor  `json:"who,omitempty"` // set: it stands for no token
 }
 
 // sessions is what this controller knows about them. Safe for concurrent use; the zero value is ready.
@@ -88,10 +89,14 @@ func (a *Authenticator) OpenSession(ctx context.Context, text string, remote net
 		if text == "" {
 			return Session{}, fault.New(fault.Unauthenticated, "a token is needed")
 		}
-		if _, err := a.Authenticate(ctx, text, remote); err != nil {
+		id, err := a.Authenticate(ctx, text, remote)
+		if err != nil {
 			return Session{}, err
 		}
-		tokenID, _, _ = split(text)
+		var ours bool
+		if tokenID, _, ours = split(text); !ours {
+			return a.OpenSessionFor(ctx, id, remote)
+		}
 	}
 	holder, expires, err := a.holder(tokenID, remote)
 	if err != nil {
@@ -129,6 +134,9 @@ func (a *Authenticator) UseSession(ctx context.Context, text string, remote neti
 	sum := sha256.Sum256([]byte(secret))
 	if subtle.ConstantTimeCompare(sum[:], k.hash[:]) != 1 || !a.now().Before(k.r.Expires) {
 		return Identity{}, ended()
+	}
+	if k.r.Who != nil {
+		return k.r.Who.identity(remote)
 	}
 	who, _, err := a.holder(k.r.Token, remote)
 	return who, err

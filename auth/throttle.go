@@ -24,12 +24,7 @@ func newThrottle() *throttle { return &throttle{full: map[netip.Addr]time.Time{}
 
 // failed notes one wrong token and returns how long the address should wait; 0 = it is within its limit.
 func (t *throttle) failed(addr netip.Addr, now time.Time) time.Duration {
-	addr = addr.Unmap().WithZone("")
-	if addr.Is6() {
-		if p, err := addr.Prefix(64); err == nil {
-			addr = p.Addr()
-		}
-	}
+	addr = throttled(addr)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	full, known := t.full[addr]
@@ -45,6 +40,25 @@ func (t *throttle) failed(addr netip.Addr, now time.Time) time.Duration {
 	}
 	t.full[addr] = full
 	return 0
+}
+
+// wait returns how long the address should wait before anything is done for it; 0 = it is within its limit.
+func (t *throttle) wait(addr netip.Addr, now time.Time) time.Duration {
+	addr = throttled(addr)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return max(t.full[addr].Add(wrongInterval).Sub(now)-wrongBurst*wrongInterval, 0)
+}
+
+// throttled is what an address counts as.
+func throttled(addr netip.Addr) netip.Addr {
+	addr = addr.Unmap().WithZone("")
+	if addr.Is6() {
+		if p, err := addr.Prefix(64); err == nil {
+			addr = p.Addr()
+		}
+	}
+	return addr
 }
 
 // forget drops the least burdened of a few addresses: Go ranges over a map from a random place.

@@ -68,16 +68,17 @@ type Hub interface {
 
 // Controller is safe for concurrent use.
 type Controller struct {
-	cfg     Config
-	store   store.Store
-	audit   Auditor
-	hub     Hub
-	keys    Keys
-	members Membership // nil = no fleet
-	doctor  Doctor
-	looking atomic.Bool            // the doctor is at work
-	full    atomic.Pointer[string] // why nothing new is taken; nil = it is
-	log     *slog.Logger
+	cfg       Config
+	store     store.Store
+	audit     Auditor
+	hub       Hub
+	keys      Keys
+	members   Membership // nil = no fleet
+	providers []Provider // where people sign in
+	doctor    Doctor
+	looking   atomic.Bool            // the doctor is at work
+	full      atomic.Pointer[string] // why nothing new is taken; nil = it is
+	log       *slog.Logger
 
 	fabric *fabricRoom // nil = no OpenFlow switches are taken
 

@@ -192,7 +192,7 @@ func (g *Gate) enter(w http.ResponseWriter, r *http.Request, q *request, rt Rout
 		q.who = id.Name
 		r = r.WithContext(context.WithValue(r.Context(), identityKey, id))
 	} else if !rt.open(r) {
-		id, err := g.cfg.Auth.Authenticate(r.Context(), tok, remoteAddr(r))
+		id, err := g.cfg.Auth.Authenticate(inProject(r), tok, remoteAddr(r))
 		if err != nil {
 			if tok != "" && fault.Is(err, fault.Unauthenticated) && g.cfg.Denied != nil {
 				g.cfg.Denied(r.Context(), remoteAddr(r), err)

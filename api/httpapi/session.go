@@ -102,7 +102,7 @@ func Recheck(r *http.Request) (auth.Identity, error) {
 	if q.session != "" {
 		return q.gate.cfg.Sessions.UseSession(r.Context(), q.session, remoteAddr(r))
 	}
-	return q.gate.cfg.Auth.Authenticate(r.Context(), q.token, remoteAddr(r))
+	return q.gate.cfg.Auth.Authenticate(inProject(r), q.token, remoteAddr(r))
 }
 
 // PageSession is the session of a request to an open route, "" = none, after the same checks that the gate makes.
@@ -123,5 +123,13 @@ func Caller(r *http.Request) (auth.Identity, error) {
 	if text := sessionOf(r); q.token == "" && text != "" && q.gate.cfg.Sessions != nil {
 		return q.gate.cfg.Sessions.UseSession(r.Context(), text, remoteAddr(r))
 	}
-	return q.gate.cfg.Auth.Authenticate(r.Context(), q.token, remoteAddr(r))
+	return q.gate.cfg.Auth.Authenticate(inProject(r), q.token, remoteAddr(r))
+}
+
+// projectHeader names the project that a caller wants to act in who has several.
+const projectHeader = "OpenTap-Project"
+
+// inProject is the request's context, with the project that the caller wants to act in.
+func inProject(r *http.Request) context.Context {
+	return auth.WithProject(r.Context(), r.Header.Get(projectHeader))
 }

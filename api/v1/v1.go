@@ -25,6 +25,7 @@ type Controller interface {
 	Capabilities(ctx context.Context, id auth.Identity) (want.Capabilities, error)
 	Fleet
 	Tenants
+	SignIn
 	Fabric
 	Taps
 	Doctor(ctx context.Context, id auth.Identity) (want.Examination, error)
@@ -117,7 +118,7 @@ type server struct {
 // New returns the door.
 func New(ctl Controller, cfg Config) httpapi.Door {
 	s := &server{ctl, cfg}
-	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), browseRoutes(s), fleetRoutes(s), tenantRoutes(s), s.flowRoutes(), s.detectRoutes(), fabricRoutes(s), tapRoutes(s), []httpapi.Route{
+	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), browseRoutes(s), fleetRoutes(s), tenantRoutes(s), signInRoutes(s), s.flowRoutes(), s.detectRoutes(), fabricRoutes(s), tapRoutes(s), []httpapi.Route{
 		{Method: "GET", Path: "/healthz", Open: true, Serve: s.healthy},
 		{Method: "GET", Path: "/readyz", Open: true, Serve: s.ready},
 		{Method: "GET", Path: "/openapi.json", Open: true, Serve: s.openAPI},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"math"
 	"net/netip"
 	"os"
@@ -134,7 +135,9 @@ type config struct {
 			Project string   `yaml:"project"`
 			Ranges  []string `yaml:"ranges"`
 		} `yaml:"anonymous"`
-		Hosts []string `yaml:"hosts"` // further names this server answers to
+		Hosts    []string       `yaml:"hosts"` // further names this server answers to
+		OIDC     []oidcConfig   `yaml:"oidc"`  // OpenID Connect providers that are believed
+		Keystone keystoneConfig `yaml:"keystone"`
 	} `yaml:"auth"`
 
 	SSH sshConfig `yaml:"ssh"`
@@ -296,6 +299,9 @@ func (c *config) check() error {
 		return err
 	}
 	if _, err := c.projects(); err != nil {
+		return err
+	}
+	if _, _, err := c.strangers(slog.New(slog.DiscardHandler)); err != nil {
 		return err
 	}
 	if err := c.checkRecorders(); err != nil {

@@ -103,7 +103,11 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	if err != nil {
 		return err
 	}
-	keys, err := auth.New(st, auth.Config{Anonymous: grants}, log)
+	verifiers, providers, err := cfg.strangers(log.With("room", "identity"))
+	if err != nil {
+		return err
+	}
+	keys, err := auth.New(st, auth.Config{Anonymous: grants, Verifiers: verifiers}, log)
 	if err != nil {
 		return err
 	}
@@ -136,6 +140,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		ctl.ServeFabric(switches, time.Duration(cfg.Fabric.Every))
 	}
 	ctl.SetMembership(reg)
+	ctl.SetProviders(providers)
 	var here *resident // nil: agents are on other hosts
 	var ag *agent.Agent
 	if cfg.Role == "all" {

@@ -91,6 +91,8 @@ var Rooms = map[string]Room{
 	"store/etcd":       {Layer: Pipe, MayImport: []string{"store"}},
 	"store/storetest":  {Layer: Aid, MayImport: []string{"store"}},
 	"auth":             {Layer: Pipe, MayImport: []string{"store"}},
+	"auth/openid":      {Layer: Pipe, MayImport: []string{"auth"}},
+	"auth/keystone":    {Layer: Pipe, MayImport: []string{"auth"}},
 	"audit":            {Layer: Pipe, MayImport: []string{"auth"}},
 	"cert":             {Layer: Pipe},
 	"doctor":           {Layer: Pipe, Unix: true},
@@ -119,7 +121,7 @@ var Rooms = map[string]Room{
 
 	"cmd/opentapd": {Layer: Main, Unix: true, MayImport: []string{
 		"agent", "agentapi", "controller", "api/...", "web", "store", "store/...", "auth", "audit", "filter", "point",
-		"internal/metrics", "client", "flow/export", "flow/collect", "wire/netflow", "cert", "doctor", "fleet", "member", "sensor/mqtt", "sensor/snmp", "sensor/phidget",
+		"internal/metrics", "client", "flow/export", "flow/collect", "wire/netflow", "cert", "doctor", "fleet", "member", "auth/openid", "auth/keystone", "sensor/mqtt", "sensor/snmp", "sensor/phidget",
 	}},
 	"cmd/opentapd-phidget": {Layer: Main, MayImport: []string{"sensor/phidget"}},
 	"cmd/opentap":          {Layer: Main, MayImport: []string{"detect", "wire/sflow", "client", "cert", "tap", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
