@@ -65,13 +65,16 @@ type domain struct {
 	templates map[uint16]*template
 	held      []heldSet
 
-	known    bool // next is
-	next     uint32
-	open     uint32 // what is missing of the sequence and may still come
-	since    uint32 // what has come after the first of it
-	uptime   uint32 // of the newest message, milliseconds; versions 5 and 9
-	sampling uint32 // of all records that name no sampler; 0 = not said
-	samplers map[uint64]uint32
+	known     bool // next is
+	next      uint32
+	open      uint32 // what is missing of the sequence and may still come
+	since     uint32 // what has come after the first of it
+	uptime    uint32 // of the newest message, milliseconds; versions 5 and 9
+	last      uint32 // version 5: the number in the newest message
+	lastCount uint32 // and its records
+	atEnd     bool   // version 5: numbers are of the last record of a message, as Open vSwitch has it, not of the first
+	sampling  uint32 // of all records that name no sampler; 0 = not said
+	samplers  map[uint64]uint32
 }
 
 // heldSet is a data set that waits for its template.
@@ -486,7 +489,7 @@ func (d *Decoder) decodeV5(msg []byte, fn func(*Flow)) error {
 	export := packet.Timestamp(int64(be.Uint32(msg[8:]))*1e9 + int64(min(be.Uint32(msg[12:]), 999_999_999)))
 	h := header{version: V5, export: export, boot: export - packet.Timestamp(uptime)*1e6}
 	d.rebooted(dom, uptime)
-	at := d.arrive(dom, be.Uint32(msg[16:]))
+	at := d.arrive(dom, dom.firstV5(be.Uint32(msg[16:]), uint32(n)))
 	d.expect(dom, at, uint64(n), true)
 	sampling := uint32(be.Uint16(msg[22:]) & 0x3fff)
 	for i := range n {
@@ -508,6 +511,24 @@ func (d *Decoder) decodeV5(msg []byte, fn func(*Flow)) error {
 		fn(f)
 	}
 	return nil
+}
+
+// firstV5 is the number of the first of the n records of a message. Numbers are of the first record of a message, or, by some, of
+// its last: which of the two fits is told by two messages that follow one another.
+func (dom *domain) firstV5(sequence, n uint32) uint32 {
+	if dom.known {
+		switch first := dom.last + dom.lastCount; { // what the next number is when numbers are of the first record
+		case !dom.atEnd && sequence != first && sequence == dom.last+n:
+			dom.atEnd, dom.next = true, dom.last+1
+		case dom.atEnd && sequence != dom.last+n && sequence == first:
+			dom.atEnd, dom.next = false, first
+		}
+	}
+	dom.last, dom.lastCount = sequence, n
+	if dom.atEnd {
+		return sequence + 1 - n
+	}
+	return sequence
 }
 
 func v4(b []byte) (a [16]byte) {

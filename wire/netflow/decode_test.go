@@ -168,6 +168,32 @@ func TestSequence(t *testing.T) {
 	}
 }
 
+// TestSequenceOfLastRecords: Open vSwitch numbers messages of version 5 by their last record. The numbers and counts are those of
+// testdata/netflow5-ovs.pcap, of one of its bridges.
+func TestSequenceOfLastRecords(t *testing.T) {
+	d := NewDecoder(DecoderConfig{})
+	give := func(sequence uint32, n int) {
+		t.Helper()
+		m := make([]byte, headerV5+n*recordV5)
+		be.PutUint16(m, 5)
+		be.PutUint16(m[2:], uint16(n))
+		be.PutUint32(m[16:], sequence)
+		if err := d.Decode(m, func(*Flow) {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range [][2]int{{29, 30}, {52, 23}, {54, 2}, {56, 2}} {
+		give(uint32(c[0]), c[1])
+	}
+	if s := d.Stats(); s.LostRecords+s.Restarts+s.Reordered != 0 {
+		t.Errorf("%+v", s)
+	}
+	give(63, 2) // 57 to 61 are lost
+	if s := d.Stats(); s.LostRecords != 5 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // TestDataWaitsForItsTemplate holds what cannot be read yet, up to a bound.
 func TestDataWaitsForItsTemplate(t *testing.T) {
 	for _, v := range []Version{V9, IPFIX} {
