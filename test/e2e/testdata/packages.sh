@@ -92,6 +92,7 @@ if [ -e /sys/fs/bpf/opentap ] && [ -z "$plain" ]; then
   ok mkdir "/proc/$pid/root/sys/fs/bpf/pinned"
   [ -d /sys/fs/bpf/opentap/pinned ] || bad "what it pins is not below /sys/fs/bpf/opentap"
 fi
+[ "$(/usr/libexec/opentap/opentapd-phidget </dev/null 2>&1 | wc -l)" = 1 ] || bad "the helper for Phidgets does not start"
 # Wireshark finds its points without another step.
 if command -v tshark >/dev/null; then
   ok tshark -D
@@ -115,6 +116,35 @@ ok opentap retrieve first-packets -w /tmp/again.pcap
 cmp -s /tmp/first.pcap /tmp/again.pcap || bad "the capture is not what it was"
 capture second
 
+
+# --- the roles on their own: the agent's unit as it is, for a controller whose unit was told to live beside it ---
+if [ -z "$plain" ]; then
+  printf 'listen: 127.0.0.1:2030\nfleet:\n  listen: 127.0.0.1:2031\n  advertise: 127.0.0.1:2031\n' >/etc/opentap/controller.yaml
+  sed -e '/^Conflicts=/d' -e 's|^StateDirectory=.*|StateDirectory=controller|' -e '/^ExecStart=/s|$| --config /etc/opentap/controller.yaml --data-dir /var/lib/controller|' \
+    /usr/lib/systemd/system/opentap-controller.service >/etc/systemd/system/opentap-test-controller.service
+  systemctl daemon-reload
+  start opentap-test-controller
+  controller() { opentap --url http://127.0.0.1:2030 --token-file /var/lib/controller/admin.token "$@"; }
+  within 20 controller points
+  has_rights "$pid" 0000000000000400
+  controller node join-token >/etc/opentap/join-token 2>"$out" || bad "no token to join with"
+  chown opentap /etc/opentap/join-token
+  cp /etc/opentap/opentap.yaml /tmp/opentap.yaml
+  printf 'fleet:\n  controllers: ["127.0.0.1:2031"]\n  join_token_file: /etc/opentap/join-token\n' >>/etc/opentap/opentap.yaml
+  start opentap-agent
+  not systemctl is-active opentap
+  has_points() { controller points | grep -q '^lo '; }
+  within 20 has_points
+  has_rights "$pid" 000000c000003000
+  ok controller capture ethernet --point lo --duration 300ms --period 100ms -w /tmp/far.csv
+  [ "$(wc -l </tmp/far.csv)" -gt 2 ] || bad "an agent of its own captures nothing"
+  ok systemctl stop opentap-test-controller
+  cp /tmp/opentap.yaml /etc/opentap/opentap.yaml
+  rm -r /etc/opentap/join-token /etc/opentap/controller.yaml /var/lib/controller
+  start opentap
+  not systemctl is-active opentap-agent
+  within 20 runs
+fi
 
 # --- remove: data and configuration stay; purge: nothing does ---
 [ -z "$plain" ] || stop opentap
