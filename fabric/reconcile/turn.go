@@ -113,6 +113,7 @@ func (e *Engine) once(ctx context.Context) (again bool, err error) {
 			steps[dpid] = s
 		}
 	}
+	e.touch(steps)
 	if refused, err := e.apply(ctx, at.layout, sessions, steps); err != nil || refused {
 		return refused, err
 	}
@@ -318,6 +319,17 @@ func (e *Engine) blame(l *fabric.Layout, err error, of [][]string) []string {
 		}
 	}
 	return of[m.Index]
+}
+
+// touch takes note that switches are about to be changed: until that has been concluded nobody knows what they hold.
+func (e *Engine) touch(steps map[uint64]*fabric.Steps) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for dpid := range steps {
+		if m := e.switches[dpid]; m != nil {
+			m.holding = nil
+		}
+	}
 }
 
 func (e *Engine) setProblem(dpid uint64, text string) {

@@ -124,7 +124,8 @@ var Rooms = map[string]Room{
 		"internal/metrics", "client", "flow/export", "flow/collect", "wire/netflow", "cert", "doctor", "fleet", "member", "auth/openid", "auth/keystone", "sensor/mqtt", "sensor/snmp", "sensor/phidget",
 	}},
 	"cmd/opentapd-phidget": {Layer: Main, MayImport: []string{"sensor/phidget"}},
-	"cmd/opentap":          {Layer: Main, MayImport: []string{"detect", "wire/sflow", "client", "cert", "tap", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
+	"lab":                  {Layer: Aid, Unix: true},
+	"cmd/opentap":          {Layer: Main, MayImport: []string{"lab", "detect", "wire/sflow", "client", "cert", "tap", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
 
 	"internal/metrics":  {Layer: Aid},
 	"internal/nettest":  {Layer: Aid, Unix: true},
