@@ -7,13 +7,15 @@ import (
 	"opentap/point"
 	"opentap/tap"
 	"opentap/tap/bpftap"
+	"opentap/tap/ovstap"
 	"opentap/tap/reconcile"
 )
 
 // tapping is what the agent has for taps.
 type tapping struct {
 	rec     *reconcile.Reconciler
-	drivers []tap.Driver
+	drivers []tap.Driver // what a kernel device stands for is eBPF's
+	ovs     *ovstap.Driver
 }
 
 // openTaps takes hold of the taps of an earlier process, and of what is wished for. Where no driver works the taps say so.
@@ -26,9 +28,10 @@ func (a *Agent) openTaps() error {
 	if err != nil {
 		return err
 	}
-	t := &tapping{drivers: []tap.Driver{newLateDriver("ebpf", bpftap.Left(a.tapConfig()), func() (tap.Driver, error) {
+	t := &tapping{ovs: ovstap.New(ovstap.Config{Socket: a.cfg.OVSDB, Instance: a.keep.nodeID})}
+	t.drivers = []tap.Driver{newLateDriver("ebpf", bpftap.Left(a.tapConfig()), func() (tap.Driver, error) {
 		return bpftap.Open(a.tapConfig())
-	})}}
+	}), t.ovs}
 	t.rec = reconcile.New(reconcile.Config{
 		Drivers: t.drivers, Find: a.findDevice, Changed: func() { a.link.TapsChanged() },
 		Keep: func(m []reconcile.Memo) {
@@ -79,6 +82,9 @@ func (a *Agent) findDevice(d tap.Device) (reconcile.Place, bool) {
 		if d.MAC != "" && sameMAC(&devices[i]) {
 			return place(&devices[i])
 		}
+	}
+	if d.Name != "" && d.MAC == "" && a.taps.ovs.Present() && a.taps.ovs.Takes(d) == nil { // a port that has no kernel device
+		return reconcile.Place{Name: d.Name}, true
 	}
 	return reconcile.Place{}, false
 }

@@ -1,0 +1,209 @@
+package ovstap
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"opentap/internal/nettest"
+	"opentap/tap"
+	"opentap/tap/taptest"
+)
+
+// vswitch is an Open vSwitch of the test's own, with the userspace datapath, in a namespace.
+type vswitch struct {
+	t      *testing.T
+	ns     *nettest.NS
+	dir    string
+	socket string
+}
+
+func newVswitch(t *testing.T) *vswitch {
+	t.Helper()
+	for _, tool := range []string{"ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-vswitchd", "nsenter"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("needs the program %s", tool)
+		}
+	}
+	const schema = "/usr/share/openvswitch/vswitch.ovsschema"
+	if _, err := os.Stat(schema); err != nil {
+		t.Skipf("needs %s", schema)
+	}
+	dir, err := os.MkdirTemp("", "ovs") // a short path: sockets' names are bounded
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &vswitch{t: t, ns: nettest.NewNS(t), dir: dir, socket: filepath.Join(dir, "db.sock")}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	v.run("ovsdb-tool", "create", filepath.Join(dir, "db"), schema)
+	v.daemon("ovsdb-server", "--remote=punix:"+v.socket, "--unixctl="+filepath.Join(dir, "db.ctl"), filepath.Join(dir, "db"))
+	v.await("the database", func() bool { _, err := os.Stat(v.socket); return err == nil })
+	v.vsctl("--no-wait", "init")
+	v.vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:stats-update-interval=5000")
+	v.ns.Do(func() {
+		v.daemon("ovs-vswitchd", "unix:"+v.socket, "--unixctl="+filepath.Join(dir, "sw.ctl"), "--disable-system")
+	})
+	v.vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
+	return v
+}
+
+func (v *vswitch) run(name string, args ...string) string {
+	v.t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "OVS_RUNDIR="+v.dir, "OVS_LOGDIR="+v.dir, "OVS_DBDIR="+v.dir)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		v.t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+func (v *vswitch) vsctl(args ...string) string {
+	v.t.Helper()
+	return v.run("ovs-vsctl", append([]string{"--timeout=10", "--db=unix:" + v.socket}, args...)...)
+}
+
+// daemon starts one of its programs; it ends with the test. In the namespace when called there.
+func (v *vswitch) daemon(name string, args ...string) {
+	v.t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "OVS_RUNDIR="+v.dir, "OVS_LOGDIR="+v.dir, "OVS_DBDIR="+v.dir)
+	cmd.Stdout, cmd.Stderr = nil, nil
+	if err := cmd.Start(); err != nil {
+		v.t.Errorf("start %s: %v", name, err)
+		return
+	}
+	v.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+}
+
+func (v *vswitch) await(what string, ok func() bool) {
+	v.t.Helper()
+	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			v.t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// TestNetnsDriver: the suite of all drivers with a real Open vSwitch.
+func TestNetnsDriver(t *testing.T) {
+	taptest.Driver(t, func(t *testing.T) *taptest.Lab {
+		v := newVswitch(t)
+		owner, tool := nettest.NewNS(t), nettest.NewNS(t)
+		plug := func(port string, ns *nettest.NS, far string) {
+			nettest.Veth(t, v.ns, port, ns, far)
+			v.vsctl("add-port", "br0", port)
+			v.await("port "+port, func() bool {
+				return strings.TrimSpace(v.vsctl("get", "Interface", port, "admin_state")) == "up" && strings.TrimSpace(v.vsctl("get", "Interface", port, "ofport")) != "-1"
+			})
+		}
+		plug("p0", owner, "p1")
+		plug("t0", tool, "t1")
+		fd := listen(t, tool, "t1")
+		sent := uint32(0)
+		seen := make(map[uint32]bool)
+		v.run("ovs-ofctl", "del-flows", filepath.Join(v.dir, "br0.mgmt")) // nothing is forwarded: what the tool hears are copies
+		return &taptest.Lab{
+			Open: func() tap.Driver { return New(Config{Socket: v.socket, Control: filepath.Join(v.dir, "sw.ctl")}) },
+			Do:   func(fn func()) { fn() }, Source: "p0", Tool: "t0", Merges: true,
+			Send: func(n int) {
+				s := nettest.NewSender(t, owner, "p1")
+				for range n {
+					sent++
+					s.Send(nettest.Packet{DstPort: 4711, Payload: binary.BigEndian.AppendUint32(nil, sent)}.Bytes())
+					if sent%20 == 0 {
+						time.Sleep(5 * time.Millisecond) // the userspace datapath has a short queue
+					}
+				}
+			},
+			Hear: func() (heard, twice int) {
+				buf := make([]byte, 2048)
+				for {
+					n, _, err := unix.Recvfrom(fd, buf, 0)
+					if errors.Is(err, unix.EAGAIN) {
+						return heard, twice
+					}
+					if err != nil || n < 46 || binary.BigEndian.Uint16(buf[36:]) != 4711 {
+						continue
+					}
+					if i := binary.BigEndian.Uint32(buf[42:]); seen[i] {
+						twice++
+					} else {
+						seen[i] = true
+						heard++
+					}
+				}
+			},
+			Vanish: func() { v.vsctl("del-port", "br0", "p0"); v.ns.Delete("p0") },
+			Return: func() { plug("p0", owner, "p1") },
+			Strange: func() func() bool {
+				v.vsctl("--", "--id=@p", "get", "Port", "p0", "--", "--id=@m", "create", "Mirror", "name=stranger", "select_src_port=@p", "--", "add", "Bridge", "br0", "mirrors", "@m")
+				before := v.vsctl("--columns=name,select_src_port,external_ids", "list", "Mirror", "stranger")
+				return func() bool {
+					return v.vsctl("--columns=name,select_src_port,external_ids", "list", "Mirror", "stranger") == before &&
+						strings.Count(v.vsctl("--columns=name", "list", "Mirror"), "name") == 1
+				}
+			},
+		}
+	})
+}
+
+func listen(t *testing.T, ns *nettest.NS, dev string) int {
+	t.Helper()
+	index := ns.Link(dev).Attrs().Index
+	var fd int
+	var err error
+	ns.Do(func() {
+		const all = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all); err != nil {
+			return
+		}
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
+		if err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index}); err != nil {
+			return
+		}
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 700_000})
+	})
+	if err != nil {
+		t.Fatalf("listen on %s: %v", dev, err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// TestWithoutOpenVSwitch: where there is none nothing is taken, and nothing fails.
+func TestWithoutOpenVSwitch(t *testing.T) {
+	d := New(Config{Socket: filepath.Join(t.TempDir(), "none")})
+	if err := d.Takes(tap.Device{Name: "p0"}); !errors.Is(err, tap.ErrUnsupported) {
+		t.Errorf("takes: %v", err)
+	}
+	if removed, err := d.Prune(context.Background(), func(string) bool { return false }); err != nil || len(removed) != 0 {
+		t.Errorf("prune: %v, %v", removed, err)
+	}
+	if err := d.Delete(context.Background(), "a"); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+}
+
+// TestRefusals: what mirrors cannot do is refused by name.
+func TestRefusals(t *testing.T) {
+	for _, o := range []tap.Options{{Filter: "tcp"}, {SampleN: 2}, {RateBPS: 1}, {OnMTU: tap.Drop}, {Snap: 5}} {
+		if err := refuse(tap.Source{Options: o}); !errors.Is(err, tap.ErrUnsupported) {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	if err := refuse(tap.Source{Options: tap.Options{Snap: 128, VLANs: "5", SampleN: 1}}); err != nil {
+		t.Error(err)
+	}
+}
