@@ -132,7 +132,7 @@ func said(s *string) string {
 
 // CreatePorts declares ports, all of them or none. An administrator can say by node and device, or by MAC, which device a
 // port is; whoever else makes one has to wait until the host calls a device by the port's id, for what anybody said of
-// MACs would give him others' traffic.
+// MACs would give him others' traffic. A port of an administrator that is nobody's is the administrators' own.
 func (c *Controller) CreatePorts(ctx context.Context, id auth.Identity, list []tap.PortWish) ([]tap.PortView, error) {
 	if !id.May(auth.Start) {
 		return nil, c.deny(ctx, id, "port.create", "", auth.Start)
@@ -148,6 +148,9 @@ func (c *Controller) CreatePorts(ctx context.Context, id auth.Identity, list []t
 		project, err := projectFor(id, said(wish.Project))
 		if err != nil {
 			return nil, err
+		}
+		if admin && said(wish.Project) == "" {
+			project = "" // the administrators' own, as devices are that nothing is known of
 		}
 		p := &storedPort{Origin: tap.Declared, Created: now.Add(time.Duration(i)), Bind: admin, Port: tap.Port{ID: newUUID(), Project: project}}
 		if wish.ID != nil {

@@ -8,7 +8,7 @@ import (
 	"opentap/auth"
 )
 
-// Projects lists the names of projects: to an administrator all that tokens, ports or taps have, to anybody else his own.
+// Projects lists the names of projects: to an administrator all that were declared or that tokens, ports or taps have, to anybody else his own.
 func (c *Controller) Projects(ctx context.Context, id auth.Identity) ([]string, error) {
 	if !id.May(auth.SeeMetadata) {
 		return nil, c.deny(ctx, id, "project.list", "", auth.SeeMetadata)
@@ -30,6 +30,12 @@ func (c *Controller) Projects(ctx context.Context, id auth.Identity) ([]string, 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, p := range c.cfg.Projects {
+		all[p.Name] = true
+	}
+	for name := range c.projects {
+		all[name] = true
+	}
 	for _, p := range c.taps.declared {
 		all[p.Port.Project] = true
 	}

@@ -94,7 +94,9 @@ func (s *server) ports() kind {
 				if text(o, "mac_address") == "" && text(o, "binding:host_id") == "" {
 					o["mac_address"] = newMAC()
 				}
-				wishes[i] = portWish(o)
+				if wishes[i] = portWish(o); wishes[i].Project == nil {
+					wishes[i].Project = &id.Project // in Neutron a port is always somebody's
+				}
 			}
 			made, err := s.ctl.CreatePorts(ctx, id, wishes)
 			return each(made, showPort), err
