@@ -570,7 +570,7 @@ func TestSFTP(t *testing.T) {
 	}
 	defer c.Close()
 	list, err := c.ReadDir("/captures")
-	if err != nil || len(list) != 5 {
+	if err != nil || len(list) != 12 { // four of packets in two formats, one of flows in four
 		t.Fatalf("%d files, %v", len(list), err)
 	}
 	for _, fi := range list {
@@ -633,7 +633,7 @@ func TestSFTPRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if list, err := c.ReadDir("/captures"); err != nil || len(list) != 1 {
+	if list, err := c.ReadDir("/captures"); err != nil || len(list) != 2 {
 		t.Errorf("%v, %v", list, err)
 	}
 	if _, err := c.Open("/captures/one.pcapng"); !errors.Is(err, os.ErrPermission) {

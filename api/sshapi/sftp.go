@@ -350,24 +350,32 @@ func (f *files) list(ctx context.Context, p string) ([]os.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := make([]os.FileInfo, len(views))
+	var all []os.FileInfo
+	var mu sync.Mutex // of all
 	var wg sync.WaitGroup
 	places := make(chan struct{}, listWidth)
 	for i := range views {
 		v := &views[i]
-		if v.Status.State == want.Scheduled || len(v.Formats) == 0 {
+		if v.Status.State == want.Scheduled {
 			continue
 		}
-		places <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-places }()
-			if n, err := f.size(ctx, id, v, v.Formats[0]); err == nil { // of a node that is away nothing can be had
-				all[i] = infoOf(v, v.Formats[0], n)
-			}
-		})
+		for _, format := range v.Formats {
+			places <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-places }()
+				n, err := f.size(ctx, id, v, format)
+				if err != nil || n < 0 { // of a node that is away nothing can be had
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				all = append(all, infoOf(v, format, n))
+			})
+		}
 	}
 	wg.Wait()
-	return slices.DeleteFunc(all, func(i os.FileInfo) bool { return i == nil }), ctx.Err()
+	slices.SortFunc(all, func(a, b os.FileInfo) int { return strings.Compare(a.Name(), b.Name()) })
+	return all, ctx.Err()
 }
 
 // listing gives a list out in parts.
