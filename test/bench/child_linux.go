@@ -24,12 +24,14 @@ const (
 	childCapture  = childPrefix + "capture"
 	childFlow     = childPrefix + "flow"
 	childRetrieve = childPrefix + "retrieve"
+	childQuery    = childPrefix + "query"
 )
 
 // profileVariable names a file for the CPU profile of the next child of a kind: for those who look why.
 const profileVariable = "OPENTAP_BENCH_PROFILE"
 
 func runChild(kind string, args []string) error {
+	began := time.Now()
 	if path := os.Getenv(profileVariable); path != "" {
 		f, err := os.Create(path + "." + kind)
 		if err != nil {
@@ -46,6 +48,8 @@ func runChild(kind string, args []string) error {
 		return runCapture(args[0], args[1], args[2] == "index")
 	case kind == childFlow && len(args) == 1:
 		return runFlow(args[0])
+	case kind == childQuery && len(args) == 4:
+		return runQuery(args[0], args[1], args[2], args[3], began)
 	case kind == childRetrieve && len(args) == 1:
 		return runRetrieve(args[0])
 	}

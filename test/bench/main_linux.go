@@ -7,7 +7,7 @@
 // docs/performance.md says how each is measured. Capture needs root; without it that part is left out. Whatever bench
 // makes is gone when it ends, also on an interrupt.
 //
-//	go run ./test/bench [-quick] [-only capture,flow,retrieve,filter] [-mix 64,imix] [-tools opentap,tcpdump] [-dir DIR] [-install=false] [-v]
+//	go run ./test/bench [-quick] [-only capture,flow,retrieve,query,filter] [-mix 64,imix] [-gb 1,10] [-tools opentap,tcpdump] [-dir DIR] [-install=false] [-v]
 package main
 
 import (
@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -35,7 +36,8 @@ type bench struct {
 	quick   bool
 	verbose bool
 	mixes   []string
-	tools   []string // of capture; nil = all
+	tools   []string  // of capture; nil = all
+	sizes   []float64 // of recordings that are searched, in GB
 	rows    table
 	notes   []string
 	start   time.Time
@@ -57,9 +59,10 @@ func main() {
 
 func run() error {
 	quick := flag.Bool("quick", false, "smaller inputs and fewer peers: at most 90 s")
-	only := flag.String("only", "", "comma-separated parts: capture, flow, retrieve, filter (default all)")
+	only := flag.String("only", "", "comma-separated parts: capture, flow, retrieve, query, filter (default all)")
 	mixes := flag.String("mix", "64,imix", "comma-separated frame lengths of capture")
 	chosen := flag.String("tools", "", "comma-separated tools of capture (default all that are there)")
+	gbs := flag.String("gb", "1", "comma-separated sizes in GB of the recordings that are searched; each is there twice")
 	dir := flag.String("dir", "/var/tmp", "where files are made; should be the disk captures go to")
 	install := flag.Bool("install", true, "install missing peers with apt-get, as root")
 	verbose := flag.Bool("v", false, "print every single run")
@@ -86,6 +89,13 @@ func run() error {
 		b.tools = strings.Split(*chosen, ",")
 	}
 	var err error
+	for text := range strings.SplitSeq(*gbs, ",") {
+		gb, err := strconv.ParseFloat(text, 64)
+		if err != nil || gb <= 0 {
+			return fmt.Errorf("-gb %s: %q is no size", *gbs, text)
+		}
+		b.sizes = append(b.sizes, gb)
+	}
 	if b.dir, err = os.MkdirTemp(*dir, "opentap-bench-"); err != nil {
 		return err
 	}
@@ -98,7 +108,7 @@ func run() error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"filter", b.filter}, {"capture", b.capture}, {"flow", b.flow}, {"retrieve", b.retrieve}} {
+	}{{"filter", b.filter}, {"capture", b.capture}, {"flow", b.flow}, {"retrieve", b.retrieve}, {"query", b.query}} {
 		if !wants(part.name) || ctx.Err() != nil {
 			continue
 		}

@@ -34,12 +34,18 @@ type process struct {
 
 // start runs a program. It inherits network namespace and CPU affinity of the calling thread, which must be locked.
 func start(ctx context.Context, name string, args ...string) (*process, error) {
+	return startAs(ctx, &syscall.SysProcAttr{}, name, args...)
+}
+
+// startAs is start as another user, or with other capabilities.
+func startAs(ctx context.Context, attr *syscall.SysProcAttr, name string, args ...string) (*process, error) {
 	p := &process{name: name, ended: make(chan error, 1)}
 	p.cmd = exec.CommandContext(ctx, name, args...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
 	p.cmd.Env = append(os.Environ(), "LC_ALL=C")
 	// A group of its own: an interrupt is ours to pass on.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	attr.Setpgid, attr.Pdeathsig = true, syscall.SIGKILL
+	p.cmd.SysProcAttr = attr
 	p.began = time.Now()
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
