@@ -125,13 +125,13 @@ func eventRow(e *want.Detection) []string {
 		ended = e.Ended.Sub(e.Began).Round(time.Second/10).String() + " later"
 	}
 	action := e.Action.State
-	for _, more := range []string{e.Action.Capture, e.Action.Reason} {
-		if more != "" {
-			action += ": " + more
+	for _, more := range [][2]string{{"capture", e.Action.Capture}, {"tap", e.Action.Tap}, {"policy", e.Action.Policy}, {"because", e.Action.Reason}} {
+		if more[1] != "" {
+			action += ", " + more[0] + " " + more[1]
 		}
 	}
 	if e.Action.Webhook != "" {
-		action += "; webhook " + e.Action.Webhook
+		action += ", webhook " + e.Action.Webhook
 	}
 	return []string{e.ID, e.Rule, keysText(e.Keys), rate(e.Peak, e.Unit), when(e.Began), ended, action}
 }
