@@ -29,6 +29,10 @@ func (a *Agent) show(ctx context.Context, end <-chan struct{}, l want.Look, w io
 		return a.showRecords(ctx, l.Capture, *l.Records, w)
 	case l.Flows != nil:
 		return a.showFlows(ctx, *l.Flows, w)
+	case l.CanarySend != nil:
+		return a.sendCanaries(ctx, *l.CanarySend, w)
+	case l.CanaryHear != nil:
+		return a.hearCanaries(ctx, end, *l.CanaryHear, w)
 	case l.Sensors:
 		return a.showSensors(ctx, w)
 	}

@@ -14,6 +14,9 @@ type Look struct {
 	Detect  []Rule     `json:"detect,omitempty"`  // lines of Detections, until the stream is ended
 	Sensors bool       `json:"sensors,omitempty"` // a line with Sensors
 
+	CanarySend *CanarySend `json:"canary_send,omitempty"` // a line with CanarySent
+	CanaryHear *CanaryHear `json:"canary_hear,omitempty"` // lines of CanaryHeard, until the stream is ended
+
 	Capture  string        `json:"capture,omitempty"`  // UID of the capture that the rest is about
 	Packets  *PacketsLook  `json:"packets,omitempty"`  // → PacketRows
 	Packet   *PacketLook   `json:"packet,omitempty"`   // → PacketDetail

@@ -3,8 +3,10 @@
 package bpftap
 
 import (
+	"context"
 	"fmt"
 	"runtime"
+	"time"
 
 	"opentap/tap"
 )
@@ -21,3 +23,9 @@ func Probe() error {
 
 // Left reports that nothing is left.
 func Left(Config) bool { return false }
+
+// Inject says the same.
+func Inject(string, tap.Direction, [][]byte) error { return Probe() }
+
+// Hear says the same.
+func Hear(context.Context, string, func(), func([]byte, time.Time)) error { return Probe() }
