@@ -12,6 +12,7 @@ import (
 
 	"opentap/fault"
 	"opentap/ledger"
+	"opentap/report"
 	"opentap/want"
 )
 
@@ -96,7 +97,7 @@ func checkRequest(q *want.Request) error {
 
 func checkFormat(f want.Format, k want.Kind) error {
 	if list := want.FormatsOf(k); !slices.Contains(list, f) {
-		return usagef("--format %s: a %s capture gives %s", f, k, joinFormats(list))
+		return usagef("--format %s: a %s capture gives %s", f, k, report.Formats(list))
 	}
 	return nil
 }
@@ -140,7 +141,7 @@ the server until it expires.`,
 				return err
 			}
 			if detach {
-				_, err := io.WriteString(c.out, clean(v.ID)+"\n")
+				_, err := io.WriteString(c.out, report.Clean(v.ID)+"\n")
 				return err
 			}
 			if v, err = c.await(ctx, v, nil); err != nil {
@@ -275,17 +276,17 @@ func (n *counter) Write(p []byte) (int, error) {
 // conclude tells what was captured and what was lost.
 func (c *call) conclude(v *want.View, size int64, onLoss bool) error {
 	st := &v.Status
-	what := accounts(&st.Ledger)
+	what := report.Accounts(&st.Ledger)
 	if v.Kind != want.Packets {
 		what = fmt.Sprintf("%d records", st.Records)
 	}
-	c.tell("%s: %s; wrote %s", v.ID, what, octets(size))
+	c.tell("%s: %s; wrote %s", v.ID, what, report.Octets(size))
 	l := st.Ledger
 	l.Dropped[ledger.Limit] = 0 // a limit that the user set is no loss
 	lost := false
 	if n := l.DroppedTotal(); n > 0 {
 		lost = true
-		c.say("warning: %d packets were dropped%s", n, reasons(&l))
+		c.say("warning: %d packets were dropped%s", n, report.Reasons(&l))
 	}
 	for _, g := range st.Gaps {
 		lost = true

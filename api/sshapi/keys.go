@@ -21,6 +21,7 @@ import (
 
 	"opentap/auth"
 	"opentap/fault"
+	"opentap/report"
 )
 
 // HostKey reads the private key in the file, or makes one there when there is none: ed25519, OpenSSH's format, mode 0600. A
@@ -235,7 +236,7 @@ func parseUser(line []byte) (blob string, u user, err error) {
 	if u.name == "" {
 		u.name = ssh.FingerprintSHA256(key)
 	}
-	if u.project == "" || len(u.name) > 64 || clean(u.name) != u.name || clean(u.project) != u.project || u.name == "anonymous" {
+	if u.project == "" || len(u.name) > 64 || report.Clean(u.name) != u.name || report.Clean(u.project) != u.project || u.name == "anonymous" {
 		return "", u, errors.New("name and project are 1 to 64 plain characters, and nobody is called anonymous")
 	}
 	return string(key.Marshal()), u, nil

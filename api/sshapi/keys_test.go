@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"opentap/auth"
+	"opentap/report"
 )
 
 func FuzzUser(f *testing.F) {
@@ -18,7 +19,7 @@ func FuzzUser(f *testing.F) {
 			return
 		}
 		rights, rerr := auth.RightsOf(u.role)
-		if blob == "" || u.name == "" || u.project == "" || rerr != nil || rights != u.rights || clean(u.name) != u.name {
+		if blob == "" || u.name == "" || u.project == "" || rerr != nil || rights != u.rights || report.Clean(u.name) != u.name {
 			t.Fatalf("%q lets in %+v", line, u)
 		}
 	})

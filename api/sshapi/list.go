@@ -1,126 +1,26 @@
 package sshapi
 
 import (
-	"bytes"
 	"context"
-	"encoding/csv"
-	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
-	"opentap/ledger"
+	"opentap/report"
 	"opentap/want"
 )
 
-// clean makes text from elsewhere safe for a terminal: control characters, which could move the cursor or hide text, and
-// characters that change the writing direction, are shown as codes.
-func clean(s string) string {
-	if !strings.ContainsFunc(s, unsafeRune) {
-		return strings.ToValidUTF8(s, "\uFFFD")
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if unsafeRune(r) {
-			fmt.Fprintf(&b, `\u%04x`, r)
-			continue
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
-}
-
-func unsafeRune(r rune) bool {
-	return r < ' ' || r >= 0x7f && r <= 0x9f || r == 0x061c || r >= 0x200b && r <= 0x200f || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0xfeff
-}
-
 // table writes rows in the form that was asked for. raw is what -o json writes.
 func (c *call) table(header []string, rows [][]string, raw any) error {
-	switch c.output {
-	case "json":
-		var b bytes.Buffer
-		enc := json.NewEncoder(&b)
-		enc.SetEscapeHTML(false)
-		enc.SetIndent("", "  ")
-		if err := enc.Encode(raw); err != nil {
-			return err
-		}
-		var out strings.Builder
-		for _, r := range b.String() {
-			if r != '\n' && unsafeRune(r) {
-				fmt.Fprintf(&out, `\u%04x`, r)
-				continue
-			}
-			out.WriteRune(r)
-		}
-		_, err := io.WriteString(c.out, out.String())
-		return err
-	case "csv":
-		w := csv.NewWriter(c.out)
-		names := make([]string, len(header))
-		for i, h := range header {
-			names[i] = strings.ReplaceAll(strings.ToLower(h), " ", "_")
-		}
-		_ = w.Write(names)
-		for _, r := range rows {
-			for i := range r {
-				r[i] = clean(r[i])
-			}
-			_ = w.Write(r)
-		}
-		w.Flush()
-		return w.Error()
-	}
-	all := append([][]string{header}, rows...)
-	width := make([]int, len(header))
-	for _, r := range all {
-		for i := range r {
-			if r[i] = clean(r[i]); r[i] == "" {
-				r[i] = "-"
-			}
-			width[i] = max(width[i], utf8.RuneCountInString(r[i]))
-		}
-	}
-	var b strings.Builder
-	for _, r := range all {
-		for i, cell := range r {
-			b.WriteString(cell)
-			if i < len(r)-1 {
-				b.WriteString(strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell)+2))
-			}
-		}
-		b.WriteByte('\n')
-	}
-	_, err := io.WriteString(c.out, b.String())
-	return err
+	return report.Table(c.out, report.Form(c.output), header, rows, raw)
 }
 
 // fields writes one thing, a line a property.
 func (c *call) fields(list [][2]string, raw any) error {
-	rows := make([][]string, 0, len(list))
-	for _, f := range list {
-		if f[1] != "" || c.output == "csv" {
-			rows = append(rows, []string{f[0], f[1]})
-		}
-	}
-	return c.table([]string{"PROPERTY", "VALUE"}, rows, raw)
-}
-
-func octets[T ~int64 | ~uint64 | ~int](n T) string {
-	f, i := float64(n), 0
-	names := []string{"B", "kB", "MB", "GB", "TB", "PB"}
-	for f >= 999.95 && i < len(names)-1 {
-		f, i = f/1000, i+1
-	}
-	if i == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", f, names[i])
+	return report.Fields(c.out, report.Form(c.output), list, raw)
 }
 
 // when writes a time for people, who may be anywhere: in UTC.
@@ -129,40 +29,6 @@ func when(t time.Time) string {
 		return ""
 	}
 	return t.UTC().Format("2006-01-02T15:04:05Z")
-}
-
-func limit(d want.Duration) string {
-	if d == 0 {
-		return "no limit"
-	}
-	return time.Duration(d).String()
-}
-
-func joinFormats(list []want.Format) string {
-	s := make([]string, len(list))
-	for i, f := range list {
-		s[i] = string(f)
-	}
-	return strings.Join(s, ", ")
-}
-
-// accounts tells what became of packets in one line.
-func accounts(l *ledger.Account) string {
-	return fmt.Sprintf("%d seen, %d captured, %d filtered, %d dropped%s", l.Seen, l.Captured, l.Filtered, l.DroppedTotal(), reasons(l))
-}
-
-// reasons names why packets were dropped.
-func reasons(l *ledger.Account) string {
-	var r []string
-	for i, n := range l.Dropped {
-		if n > 0 {
-			r = append(r, fmt.Sprintf("%s %d", strings.ReplaceAll(ledger.Reason(i).String(), "_", " "), n))
-		}
-	}
-	if len(r) == 0 {
-		return ""
-	}
-	return " (" + strings.Join(r, ", ") + ")"
 }
 
 var pointsVerb = verb{
@@ -212,13 +78,13 @@ var capabilitiesVerb = verb{
 			}
 			list := [][2]string{{"name", v.Name}, {"version", v.Version}}
 			for _, k := range v.Kinds {
-				list = append(list, [2]string{"captures", strings.TrimSpace(string(k) + "  " + joinFormats(v.Formats[k]))})
+				list = append(list, [2]string{"captures", strings.TrimSpace(string(k) + "  " + report.Formats(v.Formats[k]))})
 			}
 			for _, k := range slices.Sorted(maps.Keys(v.Missing)) {
 				list = append(list, [2]string{"missing", k + ": " + v.Missing[k]})
 			}
-			list = append(list, [2]string{"default point", v.DefaultPoint}, [2]string{"retention", limit(v.RetentionDefault)},
-				[2]string{"longest retention", limit(v.RetentionMax)}, [2]string{"longest capture", limit(v.MaxDuration)}, [2]string{"quota", octets(v.QuotaBytes)})
+			list = append(list, [2]string{"default point", v.DefaultPoint}, [2]string{"retention", report.Limit(v.RetentionDefault)},
+				[2]string{"longest retention", report.Limit(v.RetentionMax)}, [2]string{"longest capture", report.Limit(v.MaxDuration)}, [2]string{"quota", report.Octets(v.QuotaBytes)})
 			return c.fields(list, v)
 		}
 	},
@@ -242,7 +108,7 @@ var capturesVerb = verb{
 				}
 				rows = append(rows, []string{
 					v.ID, string(v.Kind), strings.Join(v.Query.Points, ","), string(st.State), when(v.Query.From), when(v.End()),
-					strconv.FormatUint(n, 10), octets(st.Bytes), strconv.FormatUint(st.Ledger.DroppedTotal(), 10), v.Query.Filter,
+					strconv.FormatUint(n, 10), report.Octets(st.Bytes), strconv.FormatUint(st.Ledger.DroppedTotal(), 10), v.Query.Filter,
 				})
 			}
 			return c.table([]string{"ID", "KIND", "POINTS", "STATE", "FROM", "TO", "RECORDS", "SIZE", "DROPPED", "FILTER"}, rows, map[string]any{"captures": list})
@@ -280,11 +146,11 @@ func (c *call) show(v *want.View) error {
 		{"started", when(st.Started)},
 		{"ended", when(st.Ended)},
 		{"expires", when(v.Expires)},
-		{"size", octets(st.Bytes)},
+		{"size", report.Octets(st.Bytes)},
 		{"note", v.Note},
 	}
 	if v.Kind == want.Packets || v.Kind == want.Flows {
-		list = append(list, [2]string{"packets", accounts(&st.Ledger)})
+		list = append(list, [2]string{"packets", report.Accounts(&st.Ledger)})
 	}
 	if v.Kind != want.Packets {
 		list = append(list, [2]string{"records", strconv.FormatUint(st.Records, 10)})
@@ -292,7 +158,7 @@ func (c *call) show(v *want.View) error {
 	for _, g := range st.Gaps {
 		list = append(list, [2]string{"gap", gapText(g)})
 	}
-	list = append(list, [2]string{"formats", joinFormats(v.Formats)})
+	list = append(list, [2]string{"formats", report.Formats(v.Formats)})
 	return c.fields(list, v)
 }
 

@@ -13,6 +13,7 @@ import (
 	"opentap/ledger"
 	"opentap/pcap"
 	"opentap/point"
+	"opentap/report"
 	"opentap/want"
 )
 
@@ -82,9 +83,9 @@ Nothing is stored on the server. If the reader takes too little, packets are los
 				return err
 			}
 			l := t.account()
-			c.tell("%d packets; %s", t.packets, accounts(&l))
+			c.tell("%d packets; %s", t.packets, report.Accounts(&l))
 			if n := l.DroppedTotal(); n > 0 {
-				c.say("warning: %d packets were dropped%s", n, reasons(&l))
+				c.say("warning: %d packets were dropped%s", n, report.Reasons(&l))
 				if onLoss {
 					return errLoss
 				}

@@ -19,6 +19,7 @@ import (
 
 	"opentap/auth"
 	"opentap/fault"
+	"opentap/report"
 	"opentap/want"
 )
 
@@ -242,7 +243,7 @@ func (f *files) tell(err error) error {
 	case e.Kind == fault.Forbidden, e.Kind == fault.Unauthenticated:
 		return sftp.ErrSSHFxPermissionDenied
 	}
-	return errors.New(clean(e.Msg))
+	return errors.New(report.Clean(e.Msg))
 }
 
 // Fileread implements sftp.FileReader.

@@ -14,6 +14,7 @@ import (
 
 	"opentap/auth"
 	"opentap/fault"
+	"opentap/report"
 )
 
 // Exit codes: those of the command line.
@@ -181,7 +182,7 @@ func (c *call) interruptibly(ctx context.Context, fn func(context.Context, *call
 // say writes a line to standard error, made safe for a terminal.
 func (c *call) say(format string, args ...any) {
 	for line := range strings.SplitSeq(fmt.Sprintf(format, args...), "\n") {
-		_, _ = io.WriteString(c.err, clean(line)+"\n")
+		_, _ = io.WriteString(c.err, report.Clean(line)+"\n")
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"opentap/client"
 	"opentap/fault"
 	"opentap/ledger"
+	"opentap/report"
 	"opentap/want"
 )
 
@@ -257,11 +258,11 @@ func (a *app) interruptibly(fn func(ctx context.Context) (want.View, error)) (v 
 // conclude tells what was captured and what was lost.
 func (a *app) conclude(v *want.View, t *target, failOnLoss bool) error {
 	s := &v.Status
-	what := accounts(&s.Ledger)
+	what := report.Accounts(&s.Ledger)
 	if v.Kind != want.Packets {
 		what = fmt.Sprintf("%d records", s.Records)
 		if v.Kind == want.Flows {
-			what += " from " + accounts(&s.Ledger)
+			what += " from " + report.Accounts(&s.Ledger)
 		}
 	}
 	a.tell("%s: %s; wrote %s to %s", v.ID, what, octets(t.part.Offset), t.name())
@@ -282,7 +283,7 @@ func (a *app) warn(v *want.View) bool {
 	lost := false
 	if n := l.DroppedTotal(); n > 0 {
 		lost = true
-		a.say("warning: %d packets were dropped%s", n, reasons(&l))
+		a.say("warning: %d packets were dropped%s", n, report.Reasons(&l))
 	}
 	for _, g := range v.Status.Gaps {
 		lost = true
@@ -340,7 +341,7 @@ func checkFormat(f want.Format, k want.Kind) error {
 			return nil
 		}
 	}
-	return usagef("--format %s: a %s capture gives %s", f, k, joinFormats(want.FormatsOf(k)))
+	return usagef("--format %s: a %s capture gives %s", f, k, report.Formats(want.FormatsOf(k)))
 }
 
 // isTerminal reports whether w is a person's screen.

@@ -7,13 +7,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"opentap/client"
 	"opentap/filter"
-	"opentap/ledger"
+	"opentap/report"
 	"opentap/want"
 )
 
@@ -142,12 +141,12 @@ func (a *app) showView(v *want.View) error {
 		{"owner", v.Owner},
 		{"project", v.Project},
 		{"expires", when(v.Expires)},
-		{"formats", joinFormats(v.Formats)},
+		{"formats", report.Formats(v.Formats)},
 		{"on disk", octets(s.Bytes)},
 		{"records", count(s.Records)},
 	}
 	if v.Kind == want.Packets || v.Kind == want.Flows {
-		list = append(list, [2]string{"packets", accounts(l)})
+		list = append(list, [2]string{"packets", report.Accounts(l)})
 	}
 	for _, g := range s.Gaps {
 		list = append(list, [2]string{"gap", gapText(g)})
@@ -164,46 +163,6 @@ func count(n uint64) string {
 		return ""
 	}
 	return strconv.FormatUint(n, 10)
-}
-
-func joinFormats(f []want.Format) string {
-	s := make([]string, len(f))
-	for i := range f {
-		s[i] = string(f[i])
-	}
-	return strings.Join(s, ", ")
-}
-
-// accounts writes the ledger in a line; entries of 0 are left out, but never the drops.
-func accounts(l *ledger.Account) string {
-	at := ""
-	if l.FilterUncounted {
-		at = "at least "
-	}
-	s := fmt.Sprintf("%s%d seen, %d captured (%s)", at, l.Seen, l.Captured, octets(l.StoredOctets))
-	for _, e := range []struct {
-		n    uint64
-		name string
-	}{{l.Filtered, "filtered"}, {l.SampledOut, "sampled out"}, {l.RateLimited, "rate-limited"}} {
-		if e.n > 0 {
-			s += fmt.Sprintf(", %s%d %s", at, e.n, e.name)
-		}
-	}
-	return s + fmt.Sprintf(", %d dropped%s", l.DroppedTotal(), reasons(l))
-}
-
-// reasons names why packets were dropped.
-func reasons(l *ledger.Account) string {
-	var r []string
-	for i, n := range l.Dropped {
-		if n > 0 {
-			r = append(r, fmt.Sprintf("%s %d", strings.ReplaceAll(ledger.Reason(i).String(), "_", " "), n))
-		}
-	}
-	if len(r) == 0 {
-		return ""
-	}
-	return " (" + strings.Join(r, ", ") + ")"
 }
 
 func (a *app) stopCmd() *cobra.Command {
@@ -246,23 +205,16 @@ func (a *app) capabilitiesCmd() *cobra.Command {
 			}
 			list := [][2]string{{"name", v.Name}, {"version", v.Version}}
 			for _, k := range v.Kinds {
-				list = append(list, [2]string{"captures", strings.TrimSpace(string(k) + "  " + joinFormats(v.Formats[k]))})
+				list = append(list, [2]string{"captures", strings.TrimSpace(string(k) + "  " + report.Formats(v.Formats[k]))})
 			}
 			for _, k := range slices.Sorted(maps.Keys(v.Missing)) {
 				list = append(list, [2]string{"missing", k + ": " + v.Missing[k]})
 			}
-			list = append(list, [2]string{"default point", v.DefaultPoint}, [2]string{"retention", limit(v.RetentionDefault)},
-				[2]string{"longest retention", limit(v.RetentionMax)}, [2]string{"longest capture", limit(v.MaxDuration)}, [2]string{"quota", octets(v.QuotaBytes)})
+			list = append(list, [2]string{"default point", v.DefaultPoint}, [2]string{"retention", report.Limit(v.RetentionDefault)},
+				[2]string{"longest retention", report.Limit(v.RetentionMax)}, [2]string{"longest capture", report.Limit(v.MaxDuration)}, [2]string{"quota", octets(v.QuotaBytes)})
 			return a.fields(list, v)
 		}),
 	}
-}
-
-func limit(d want.Duration) string {
-	if d == 0 {
-		return "no limit"
-	}
-	return time.Duration(d).String()
 }
 
 func (a *app) filterCmd() *cobra.Command {

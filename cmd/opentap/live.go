@@ -17,6 +17,7 @@ import (
 	"opentap/client"
 	"opentap/fault"
 	"opentap/point"
+	"opentap/report"
 	"opentap/want"
 )
 
@@ -156,9 +157,9 @@ func (a *app) live(ctx context.Context, c *client.Client, q want.LiveRequest, f 
 		return err
 	}
 	l := t.account()
-	a.tell("%d packets, %s, to %s; %s", t.packets, octets(t.octets), where, accounts(&l))
+	a.tell("%d packets, %s, to %s; %s", t.packets, octets(t.octets), where, report.Accounts(&l))
 	if n := l.DroppedTotal(); n > 0 {
-		a.say("warning: %d packets were dropped%s", n, reasons(&l))
+		a.say("warning: %d packets were dropped%s", n, report.Reasons(&l))
 		if f.onLoss {
 			return errLoss
 		}
@@ -177,7 +178,7 @@ func (p *progress) live(t *tally, now time.Time) {
 		line += fmt.Sprintf("  %.0f/s", float64(t.packets-p.packets)/now.Sub(p.mark).Seconds())
 	}
 	p.mark, p.packets = now, t.packets
-	p.show(line + fmt.Sprintf("  dropped %d%s", l.DroppedTotal(), reasons(&l)))
+	p.show(line + fmt.Sprintf("  dropped %d%s", l.DroppedTotal(), report.Reasons(&l)))
 }
 
 // readerGone tells a reader that closed its end from a write that failed.

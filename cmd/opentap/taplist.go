@@ -123,7 +123,7 @@ func (a *app) showTapService(v *tap.ServiceView) error {
 		{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"project", v.Project}, {"port", named(v.PortID, v.Port)}, {"flows", strconv.Itoa(v.Flows)},
 		{"tunnel id", strconv.FormatUint(uint64(v.TunnelID), 10)}, {"encapsulation", string(v.Options.Encap)},
 	}
-	return a.fields(append(append(list, expiry(v.Options)...), report(&v.Report, false)...), v)
+	return a.fields(append(append(list, expiry(v.Options)...), tapReport(&v.Report, false)...), v)
 }
 
 func (a *app) showTapFlow(v *tap.FlowView) error {
@@ -131,7 +131,7 @@ func (a *app) showTapFlow(v *tap.FlowView) error {
 		{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"project", v.Project}, {"port", named(v.PortID, v.Port)},
 		{"direction", string(v.Direction)}, {"service", named(v.ServiceID, v.Service)},
 	}
-	return a.fields(append(append(list, options(&v.Options, v.Filtering)...), report(&v.Report, true)...), v)
+	return a.fields(append(append(list, options(&v.Options, v.Filtering)...), tapReport(&v.Report, true)...), v)
 }
 
 func (a *app) showTapMirror(v *tap.MirrorView) error {
@@ -139,7 +139,7 @@ func (a *app) showTapMirror(v *tap.MirrorView) error {
 		{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"project", v.Project}, {"port", named(v.PortID, v.Port)},
 		{"directions", directionsText(v.Directions)}, {"type", string(v.Type)}, {"remote", v.Remote.String()},
 	}
-	return a.fields(append(append(list, options(&v.Options, v.Filtering)...), report(&v.Report, true)...), v)
+	return a.fields(append(append(list, options(&v.Options, v.Filtering)...), tapReport(&v.Report, true)...), v)
 }
 
 func expiry(o tap.Options) [][2]string {
@@ -168,8 +168,8 @@ func options(o *tap.Options, filtering string) [][2]string {
 	return append(out, expiry(*o)...)
 }
 
-// report shows what became of a tap.
-func report(r *tap.Report, counts bool) [][2]string {
+// tapReport shows what became of a tap.
+func tapReport(r *tap.Report, counts bool) [][2]string {
 	out := [][2]string{{"status", string(r.Status)}, {"reason", r.Reason}}
 	for _, n := range r.Notes {
 		out = append(out, [2]string{"note", n})

@@ -67,19 +67,6 @@ func parseOctets(s string) (uint64, error) {
 	return n * unit, nil
 }
 
-// octets writes a count of octets for people.
-func octets[T ~int64 | ~uint64 | ~int](n T) string {
-	f, i := float64(n), 0
-	names := []string{"B", "kB", "MB", "GB", "TB", "PB"}
-	for f >= 999.95 && i < len(names)-1 {
-		f, i = f/1000, i+1
-	}
-	if i == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", f, names[i])
-}
-
 // short writes a duration for people.
 func short(d time.Duration) string {
 	switch {
@@ -97,25 +84,4 @@ func when(t time.Time) string {
 		return "-"
 	}
 	return t.Local().Format("2006-01-02 15:04:05")
-}
-
-// clean makes text from elsewhere safe for a terminal: control characters, which could move the cursor or hide text, and
-// characters that change the writing direction, are shown as codes.
-func clean(s string) string {
-	if !strings.ContainsFunc(s, unsafeRune) {
-		return strings.ToValidUTF8(s, "\uFFFD")
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if unsafeRune(r) {
-			fmt.Fprintf(&b, `\u%04x`, r)
-			continue
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
-}
-
-func unsafeRune(r rune) bool {
-	return r < ' ' || r >= 0x7f && r <= 0x9f || r == 0x061c || r >= 0x200b && r <= 0x200f || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0xfeff
 }

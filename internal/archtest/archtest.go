@@ -41,6 +41,7 @@ var Rooms = map[string]Room{
 	"filter/filtertest": {Layer: Aid, MayImport: []string{"filter"}},
 	"pcap":              {Layer: Word},
 	"point":             {Layer: Word},
+	"report":            {Layer: Word},
 	"want":              {Layer: Word, MayImport: []string{"filter"}},
 
 	"wire/netflow": {Layer: Word},
@@ -125,7 +126,7 @@ var Rooms = map[string]Room{
 	}},
 	"cmd/opentapd-phidget": {Layer: Main, MayImport: []string{"sensor/phidget"}},
 	"lab":                  {Layer: Aid, Unix: true},
-	"cmd/opentap":          {Layer: Main, MayImport: []string{"lab", "detect", "wire/sflow", "client", "cert", "tap", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
+	"cmd/opentap":          {Layer: Main, MayImport: []string{"report", "lab", "detect", "wire/sflow", "client", "cert", "tap", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
 
 	"internal/metrics":  {Layer: Aid},
 	"internal/nettest":  {Layer: Aid, Unix: true},
@@ -135,7 +136,7 @@ var Rooms = map[string]Room{
 	"packaging/archive": {Layer: Aid},
 }
 
-var doorImports = []string{"api/httpapi", "auth", "filter", "pcap", "point", "tap"}
+var doorImports = []string{"report", "api/httpapi", "auth", "filter", "pcap", "point", "tap"}
 
 // Law forbids what a room may reach, through any number of imports. Its reason is shown when it is broken.
 type Law struct {
