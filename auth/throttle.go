@@ -47,7 +47,11 @@ func (t *throttle) wait(addr netip.Addr, now time.Time) time.Duration {
 	addr = throttled(addr)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return max(t.full[addr].Add(wrongInterval).Sub(now)-wrongBurst*wrongInterval, 0)
+	full := t.full[addr]
+	if full.Before(now) {
+		return 0
+	}
+	return max(full.Add(wrongInterval).Sub(now)-wrongBurst*wrongInterval, 0)
 }
 
 // throttled is what an address counts as.

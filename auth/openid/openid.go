@@ -180,7 +180,7 @@ func (p *Provider) verify(ctx context.Context, token, nonce string) (claims map[
 		return nil, until, err
 	}
 	// The audience is checked below: there may be several.
-	v := found.VerifierContext(oidc.ClientContext(context.WithoutCancel(ctx), p.client), &oidc.Config{SkipClientIDCheck: true, Now: p.cfg.Now})
+	v := found.Verifier(&oidc.Config{SkipClientIDCheck: true, Now: p.cfg.Now})
 	t, err := v.Verify(oidc.ClientContext(ctx, p.client), token)
 	if err != nil {
 		var expired *oidc.TokenExpiredError
