@@ -46,7 +46,7 @@ type mark struct {
 const (
 	markRows      = 1 << 12
 	markRowsLeast = 64        // of one that is ended because it has come to last long
-	maxWaiting    = 1 << 16   // records that wait for a late disk
+	maxWaiting    = 1 << 17   // records that wait for a late disk
 	cutFlowLogs   = time.Hour // a file is not longer, so that age can be told
 )
 

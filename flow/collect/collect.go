@@ -38,14 +38,14 @@ type Config struct {
 	MaxFlows  int            // of the samples of one exporter and rate; 0 = 16384
 	Exporters int            // addresses known at one time; 0 = 256
 	Sessions  int            // ports of UDP, connections of TCP, of all exporters; 0 = 1024
-	Buffer    int            // octets that the kernel holds for us; 0 = 4 MiB
+	Buffer    int            // octets that the kernel holds for us; 0 = 16 MiB
 }
 
 const (
 	defaultMaxFlows  = 1 << 14
 	defaultExporters = 256
 	defaultSessions  = 1024
-	defaultBuffer    = 4 << 20
+	defaultBuffer    = 16 << 20
 	maxRates         = 8                // sampling rates of an exporter that are metered apart
 	idleSession      = time.Hour        // a session that says nothing so long is forgotten, and its templates with it
 	sweepEvery       = time.Second      // how often flows are advanced
@@ -282,7 +282,7 @@ func (c *Collector) listenUDP(ctx context.Context) error {
 	if !ok {
 		return errors.Join(fmt.Errorf("listen on %s: not a UDP socket", c.cfg.Address), pc.Close())
 	}
-	if err := conn.SetReadBuffer(c.cfg.Buffer); err != nil {
+	if err := widen(conn, c.cfg.Buffer); err != nil {
 		c.log.Warn("the kernel's buffer for what is collected stays small", "err", err)
 	}
 	c.listening(conn.LocalAddr())

@@ -61,7 +61,7 @@ var Rooms = map[string]Room{
 	"flow/parquetout":   {Layer: Engine, MayImport: []string{"flow"}, Heavy: true},
 	"flow/query":        {Layer: Engine, MayImport: []string{"flow", "filter"}},
 	"flow/export":       {Layer: Engine, MayImport: []string{"flow", "wire/netflow"}},
-	"flow/collect":      {Layer: Engine, MayImport: []string{"flow", "wire/netflow", "wire/sflow"}},
+	"flow/collect":      {Layer: Engine, MayImport: []string{"flow", "wire/netflow", "wire/sflow"}, Unix: true},
 	"record":            {Layer: Engine},
 	"sensor":            {Layer: Engine, MayImport: []string{"point", "netdev"}},
 	"sensor/ifcount":    {Layer: Engine, MayImport: []string{"sensor", "point", "netdev"}, Unix: true},
