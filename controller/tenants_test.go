@@ -18,10 +18,21 @@ func TestMatchPoint(t *testing.T) {
 		pattern, name string
 		want          bool
 	}{
-		{"host1/eth0", "host1/eth0", true}, {"host1/eth0", "host1/eth00", false}, {"*/eth0", "host1/eth0", true},
-		{"*/tap-*", "h/tap-1", true}, {"*/tap-*", "h/xtap-1", false}, {"host1/*", "host1/hwmon/a/b", true}, {"host1/*", "host11/x", false},
-		{"*", "anything/at/all", true}, {"a*b*c", "a-b-b-c", true}, {"a*b*c", "a-c-b", false}, {"*/e*0", "h/eth10", true}, {"", "", true}, {"", "x", false},
-		{"[a]/?", "[a]/?", true}, {"[a]/?", "a/b", false},
+		{"host1/eth0", "host1/eth0", true},
+		{"host1/eth0", "host1/eth00", false},
+		{"*/eth0", "host1/eth0", true},
+		{"*/tap-*", "h/tap-1", true},
+		{"*/tap-*", "h/xtap-1", false},
+		{"host1/*", "host1/hwmon/a/b", true},
+		{"host1/*", "host11/x", false},
+		{"*", "anything/at/all", true},
+		{"a*b*c", "a-b-b-c", true},
+		{"a*b*c", "a-c-b", false},
+		{"*/e*0", "h/eth10", true},
+		{"", "", true},
+		{"", "x", false},
+		{"[a]/?", "[a]/?", true},
+		{"[a]/?", "a/b", false},
 	} {
 		if got := matchPoint(c.pattern, c.name); got != c.want {
 			t.Errorf("%q means %q: %v", c.pattern, c.name, got)
