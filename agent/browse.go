@@ -79,7 +79,7 @@ func (a *Agent) browse(uid, expr string, strict bool) (*browsedPlan, error) {
 		var e extent
 		var plan *recordedPlan
 		if e, err = t.extent(st.Ended); err == nil {
-			plan, err = t.plan(want.PcapNG, e)
+			plan, err = t.plan(want.PcapNG, e, nil)
 		}
 		if err == nil {
 			p.sources, window = plan.sources, plan.window

@@ -336,6 +336,12 @@ func (j *job) close(c want.Capture, full string) {
 	case !c.StopAt.IsZero() && reason == "" && (c.Query.To.IsZero() || c.StopAt.Before(c.Query.To)):
 		state, reason = want.Stopped, "stopped on request"
 	}
+	if t, ok := j.taker.(interface{ kept() string }); ok && t.kept() != "" && state != want.Failed {
+		if reason != "" {
+			reason += "; "
+		}
+		reason += t.kept()
+	}
 	j.finish(state, reason)
 }
 

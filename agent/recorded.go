@@ -28,6 +28,7 @@ type recorded struct {
 	ended  chan struct{}
 	once   sync.Once
 	looked time.Time // when the account was made last
+	left   string    // what the recordings left out of the window
 }
 
 func newRecorded(j *job) *recorded {
@@ -62,6 +63,9 @@ func (r *recorded) begin(*memo, bool) error {
 
 func (r *recorded) done() <-chan struct{} { return r.ended }
 
+// gapsInFile is how many gaps the comment of a file tells at most.
+const gapsInFile = 100
+
 const (
 	// recordedSettle is how long after a moment its packets may still be in a ring.
 	recordedSettle = 500 * time.Millisecond
@@ -81,6 +85,7 @@ func (r *recorded) stop(ctx context.Context) {
 // makes that mean reading all of it.
 func (r *recorded) look(m *memo) {
 	c := r.j.get()
+	r.bounds(&m.Status)
 	if to := c.Query.To; !to.IsZero() && time.Since(to) >= recordedSettle {
 		r.once.Do(func() { close(r.ended) })
 		return
@@ -100,13 +105,24 @@ func (r *recorded) look(m *memo) {
 
 // end counts what the window holds.
 func (r *recorded) end(m *memo) (want.State, string) {
+	r.bounds(&m.Status)
 	acc, err := r.account(context.Background())
 	if err != nil {
 		return want.Failed, err.Error()
 	}
 	m.Status.Ledger = acc
+	e, err := r.extent(m.Status.Ended)
+	if err != nil {
+		return want.Done, ""
+	}
+	if r.left, err = r.terms(e); err != nil {
+		r.left = "what the recorder left out is not known: " + err.Error()
+	}
 	return want.Done, ""
 }
+
+// kept says what the recordings kept of the window; "" = everything. It is known after end.
+func (r *recorded) kept() string { return r.left }
 
 // account is what the window holds now: losses are those of the recordings meanwhile, and what the filter leaves out is
 // what is in the window and not in the answer. Octets are those that were recorded.
@@ -116,7 +132,7 @@ func (r *recorded) account(ctx context.Context) (ledger.Account, error) {
 	if err != nil {
 		return a, err
 	}
-	plan, err := r.plan(want.PcapNG, e)
+	plan, err := r.plan(want.PcapNG, e, nil)
 	if err != nil {
 		return a, err
 	}
@@ -205,8 +221,8 @@ type recordedPlan struct {
 	window  query.Window
 }
 
-// plan reads the recordings as far as e says.
-func (r *recorded) plan(f want.Format, e extent) (*recordedPlan, error) {
+// plan reads the recordings as far as e says. gaps are told in the answer: with e they settle every octet of it.
+func (r *recorded) plan(f want.Format, e extent, gaps []want.Gap) (*recordedPlan, error) {
 	spec := r.j.get()
 	q := spec.Query
 	out := &recordedPlan{window: query.Window{From: packet.TimestampOf(q.From), To: e.to, MaxPackets: q.Limits.Packets, MaxOctets: q.Limits.Octets, Snap: q.Snap}}
@@ -238,17 +254,31 @@ func (r *recorded) plan(f want.Format, e extent) (*recordedPlan, error) {
 		}
 		out.window.Match, out.window.Need = m.Match, index.Necessary(expr, link, q.Strict)
 	}
+	comment := fmt.Sprintf("capture %q (%s) from recordings on node %s", spec.ID, spec.UID, r.j.a.cfg.NodeName)
+	terms, err := r.terms(e)
+	if err != nil {
+		return nil, err
+	}
+	if terms != "" {
+		comment += "; " + terms
+	}
+	for _, g := range gaps {
+		comment += fmt.Sprintf("; nothing was seen from %s to %s: %s", g.From.Format(time.RFC3339Nano), g.To.Format(time.RFC3339Nano), g.Reason)
+	}
 	meta := query.Meta{Section: pcap.Section{
-		Application: "opentap " + r.j.a.cfg.Version, Hardware: r.j.a.cfg.NodeName,
-		Comment: fmt.Sprintf("capture %q (%s) from recordings on node %s", spec.ID, spec.UID, r.j.a.cfg.NodeName),
+		Application: "opentap " + r.j.a.cfg.Version, Hardware: r.j.a.cfg.NodeName, Comment: comment,
 	}}
-	var err error
 	out.p, err = query.New(out.sources, out.window, formatOf(f), meta)
 	return out, err
 }
 
 func (r *recorded) open(ctx context.Context, st want.Status, o want.OpenOptions) (*want.Retrieval, error) {
 	prefix := fmt.Sprintf("%s-%s-", r.j.uid[:12], o.Format)
+	var gaps []want.Gap
+	if st.State.Final() && len(st.Gaps) > 0 { // while it lasts they change, and the view tells them
+		gaps = st.Gaps[:min(len(st.Gaps), gapsInFile)]
+		prefix += "g"
+	}
 	e, again := extent{}, false
 	if rest, ok := strings.CutPrefix(o.ETag, prefix); ok {
 		if e, again = parseExtent(rest, len(r.j.get().Query.Points)); again {
@@ -265,7 +295,7 @@ func (r *recorded) open(ctx context.Context, st want.Status, o want.OpenOptions)
 			return nil, err
 		}
 	}
-	plan, err := r.plan(o.Format, e)
+	plan, err := r.plan(o.Format, e, gaps)
 	if err != nil {
 		return nil, err
 	}

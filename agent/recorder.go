@@ -46,9 +46,10 @@ type recording struct {
 	mu      sync.Mutex
 	s       *stream // nil while it is not recording
 	began   time.Time
-	held    int64  // octets on disk, as the guard saw them
-	problem string // why it does not record; "" = it does
-	full    string // why nothing may be recorded now; "" = it may
+	held    int64      // octets on disk, as the guard saw them
+	gaps    []want.Gap // of earlier runs
+	problem string     // why it does not record; "" = it does
+	full    string     // why nothing may be recorded now; "" = it may
 }
 
 // pins are captures that need what a recording holds.
@@ -111,6 +112,8 @@ func (r *recording) record(ctx context.Context) error {
 	c.Query.From = time.Unix(0, 0)
 	p := &packets{fail: make(chan struct{})}
 	s := &stream{point: r.cfg.Point, dir: r.dir, limit: &p.limit, p: p}
+	last := r.lastWritten()
+	r.loadGaps()
 	if err := s.open(r.a, r.segmentConfig(), c.Query, true); err != nil {
 		return err
 	}
@@ -129,6 +132,9 @@ func (r *recording) record(ctx context.Context) error {
 		return errors.Join(err, s.w.Close(s.base))
 	}
 	awaitOpen(s.att)
+	if now := time.Now().UTC(); !last.IsZero() && now.After(last) {
+		r.keepGaps([]want.Gap{{From: last, To: now, Reason: r.cfg.Point + ": the recorder was not running"}})
+	}
 	r.mu.Lock()
 	r.s, r.began = s, began
 	r.mu.Unlock()
@@ -151,6 +157,7 @@ func (r *recording) record(ctx context.Context) error {
 	r.mu.Lock()
 	r.s = nil
 	r.mu.Unlock()
+	r.keepGaps(gapsOf(pr.Gaps, r.cfg.Point))
 	total := s.base
 	total.Add(&pr.Account)
 	if err := errors.Join(err, pr.Err, s.w.Close(total)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -233,6 +234,9 @@ func (c *Controller) planWindow(s *stored, r want.Request, now time.Time) error 
 			if from.Before(since) {
 				k.Note += fmt.Sprintf(", which goes back to %s only", since.Format(time.RFC3339))
 			}
+			if terms := c.recorderTerms(s); terms != "" {
+				k.Note = appendNote(k.Note, terms)
+			}
 		case !to.IsZero() && !to.After(now):
 			return &fault.Error{
 				Kind: fault.Invalid, Field: "to", Msg: "the end " + to.Format(time.RFC3339) + " is in the past, and nothing was recorded there",
@@ -292,6 +296,32 @@ func (c *Controller) recordedSince(s *stored) time.Time {
 		}
 	}
 	return latest
+}
+
+// recorderTerms says what the recorders of the capture's points leave out now; "" = nothing. What they left out at the time
+// is told by the agent, which has it.
+func (c *Controller) recorderTerms(s *stored) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []string
+	for _, name := range s.Capture.Query.Points {
+		v := c.recorderView(recorderKey{s.NodeID, name})
+		if v == nil {
+			continue
+		}
+		if v.Filter != "" {
+			all = append(all, fmt.Sprintf("%s keeps only %q", name, v.Filter))
+		}
+		if v.Snap != 0 {
+			all = append(all, fmt.Sprintf("%s keeps %d octets of each packet", name, v.Snap))
+		}
+		for _, g := range v.Status.Gaps {
+			if g.To.IsZero() {
+				all = append(all, "nothing is seen now: "+g.Reason)
+			}
+		}
+	}
+	return strings.Join(all, "; ")
 }
 
 // planPackets takes over what concerns packets, and refuses it where there are none.
