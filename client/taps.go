@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"net/url"
 
 	"opentap/tap"
 )
@@ -66,6 +67,12 @@ func (c *Client) CreateTapFlow(ctx context.Context, q TapFlowWish) (v tap.FlowVi
 // EstimateTapFlow says what a flow would mean, without making it.
 func (c *Client) EstimateTapFlow(ctx context.Context, q TapFlowWish) (v tap.Estimate, err error) {
 	_, err = c.do(ctx, "POST", "/v1/taps/flows/estimate", q, &v)
+	return v, err
+}
+
+// TryTapFlow puts canaries on a flow's source, and says what came of them at its tool.
+func (c *Client) TryTapFlow(ctx context.Context, name string) (v tap.Trial, err error) {
+	_, err = c.do(ctx, "POST", "/v1/taps/flows/"+url.PathEscape(name)+"/test", nil, &v)
 	return v, err
 }
 

@@ -151,6 +151,13 @@ func (c *Controller) DeleteTapMirror(_ context.Context, _ auth.Identity, name st
 	return err
 }
 
+func (c *Controller) TryTapFlow(context.Context, auth.Identity, string) (tap.Trial, error) {
+	return tap.Trial{
+		Flow: "f", OK: true, From: "virgo/eth1", To: "virgo/eth2", Counted: map[string]uint64{"seen": 4}, Expected: 4, Heard: 4,
+		Sorts: []tap.TrialSort{{Direction: tap.Out, Length: 100, Sent: 4, Expected: true, Heard: 4}}, DelayUS: &tap.TrialDelay{Median: 20, Most: 40},
+	}, c.Fail["TryTapFlow"]
+}
+
 func (c *Controller) EstimateTapFlow(context.Context, auth.Identity, tap.Flow) (tap.Estimate, error) {
 	return tap.Estimate{Node: "virgo", Device: "eth1", PPS: 10, BPS: 1e6, MirrorPPS: 10, MirrorBPS: 1.1e6, Encap: tap.VXLAN, Overhead: 36, MTUShort: 50, Notes: []string{"MTU short by 50"}}, c.Fail["EstimateTapFlow"]
 }

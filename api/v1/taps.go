@@ -27,6 +27,7 @@ type Taps interface {
 	CreateTapMirrors(ctx context.Context, id auth.Identity, list []tap.Mirror) ([]tap.MirrorView, error)
 	UpdateTapMirror(ctx context.Context, id auth.Identity, name string, ch tap.Change) (tap.MirrorView, error)
 	DeleteTapMirror(ctx context.Context, id auth.Identity, name string) error
+	TryTapFlow(ctx context.Context, id auth.Identity, name string) (tap.Trial, error)
 	EstimateTapFlow(ctx context.Context, id auth.Identity, f tap.Flow) (tap.Estimate, error)
 	EstimateTapMirror(ctx context.Context, id auth.Identity, m tap.Mirror) (tap.Estimate, error)
 	SettleTap(ctx context.Context, tapID string)
@@ -76,6 +77,7 @@ func tapRoutes(s *server) []httpapi.Route {
 		{Method: "POST", Path: "/v1/taps/services", Serve: s.createTapService},
 		{Method: "POST", Path: "/v1/taps/flows", Serve: s.createTapFlow},
 		{Method: "POST", Path: "/v1/taps/flows/estimate", Serve: s.estimateTapFlow},
+		{Method: "POST", Path: "/v1/taps/flows/{name}/test", Serve: s.tryTapFlow},
 		{Method: "POST", Path: "/v1/taps/mirrors", Serve: s.createTapMirror},
 		{Method: "POST", Path: "/v1/taps/mirrors/estimate", Serve: s.estimateTapMirror},
 		{Method: "POST", Path: "/v1/ports", Serve: s.createPort},
@@ -254,6 +256,18 @@ func (s *server) estimateTapFlow(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return httpapi.WriteJSON(w, http.StatusOK, e)
+}
+
+// tryTapFlow tests a flow with canaries.
+func (s *server) tryTapFlow(w http.ResponseWriter, r *http.Request) error {
+	if err := noQuery(r); err != nil {
+		return err
+	}
+	t, err := s.ctl.TryTapFlow(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	return httpapi.WriteJSON(w, http.StatusOK, t)
 }
 
 func (s *server) mirrorWish(w http.ResponseWriter, r *http.Request) (m tap.Mirror, err error) {

@@ -30,7 +30,7 @@ sends a port's packets in a tunnel to an address. Ports are named by id, by name
 	flow.AddCommand(a.tapFlowCreateCmd(), a.tapFlowListCmd(), a.tapFlowShowCmd(), a.tapUpdateCmd("flow"), a.tapDeleteCmd("flow"))
 	mirror := &cobra.Command{Use: "mirror", Aliases: []string{"mirrors"}, Short: "A port's packets in a tunnel to an address"}
 	mirror.AddCommand(a.tapMirrorCreateCmd(), a.tapMirrorListCmd(), a.tapMirrorShowCmd(), a.tapUpdateCmd("mirror"), a.tapDeleteCmd("mirror"))
-	cmd.AddCommand(service, flow, mirror)
+	cmd.AddCommand(service, flow, mirror, a.tapTestCmd())
 	return cmd
 }
 

@@ -1,0 +1,42 @@
+package tap
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestTrial(t *testing.T) {
+	sorts := func() []TrialSort {
+		return []TrialSort{{Direction: In, Length: 100, Sent: 2}, {Direction: Out, Length: 100, Sent: 2}, {Direction: Out, VLAN: 5, Length: 104, Sent: 2}}
+	}
+	good := []HeardCanary{{Number: 2, Length: 100}, {Number: 3, Length: 100}, {Number: 4, VLAN: 5, Length: 104}, {Number: 5, VLAN: 5, Length: 104}}
+	for _, tt := range []struct {
+		name    string
+		dir     Direction
+		options Options
+		heard   []HeardCanary
+		counted map[string]uint64
+		want    string // in a fault; "" = OK
+	}{
+		{"good", Out, Options{}, good, map[string]uint64{"seen": 4}, ""},
+		{"loss", Out, Options{}, good[1:], map[string]uint64{"seen": 4}, "1 of 2 canaries OUT, untagged, of 100 octets, were lost"},
+		{"twice", Out, Options{}, append(good[:4:4], good[0]), map[string]uint64{"seen": 4}, "more than once"},
+		{"tag lost", Out, Options{}, append(good[:3:3], HeardCanary{Number: 5, Length: 100}), map[string]uint64{"seen": 4}, "another tag or length"},
+		{"the other direction too", Out, Options{}, append(good[:4:4], HeardCanary{Number: 0, Length: 100}), map[string]uint64{"seen": 4}, "must not"},
+		{"only In is tapped", In, Options{}, []HeardCanary{{Number: 0, Length: 100}, {Number: 1, Length: 100}}, map[string]uint64{"seen": 2}, ""},
+		{"VLAN list", Out, Options{VLANs: "1,4-6"}, good[2:], map[string]uint64{"seen": 4}, ""},
+		{"VLAN list leaks", Out, Options{VLANs: "1,4-6"}, good, map[string]uint64{"seen": 4}, "must not"},
+		{"filtered", Out, Options{Filter: "tcp"}, nil, map[string]uint64{"seen": 4, "not_matched": 4}, ""},
+		{"filtered and blind", Out, Options{Filter: "tcp"}, nil, nil, "fewer than the 4"},
+		{"counted as lost", Out, Options{}, good, map[string]uint64{"seen": 4, "lost: queue": 1}, "lost: queue"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := Trial{Sorts: sorts(), Counted: tt.counted}
+			r.Judge(tt.dir, tt.options, tt.heard, true)
+			all := strings.Join(r.Faults, "; ")
+			if r.OK != (tt.want == "") || !strings.Contains(all, tt.want) {
+				t.Errorf("OK %v, faults %q, want %q", r.OK, all, tt.want)
+			}
+		})
+	}
+}
