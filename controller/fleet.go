@@ -7,6 +7,7 @@ import (
 
 	"opentap/agentapi"
 	"opentap/auth"
+	"opentap/fault"
 	"opentap/point"
 	"opentap/want"
 )
@@ -238,6 +239,9 @@ func (c *Controller) Capabilities(ctx context.Context, id auth.Identity) (want.C
 		}
 	}
 	c.mu.Unlock()
+	if _, _, _, err := c.theFabric(); fault.Is(err, fault.Unsupported) {
+		out.Missing["fabric"] = err.Error()
+	}
 	add := func(k want.Kind, have bool, why string) {
 		if missing := out.Missing[string(k)]; missing != "" || !have {
 			if missing == "" {

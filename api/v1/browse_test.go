@@ -12,7 +12,11 @@ func TestBrowseRoutes(t *testing.T) {
 		status int
 		has    string
 	}{
-		"/v1/captures/c/packets":                                    {200, `"query A example.com"`},
+		"/v1/audit":                      {200, `"capture.start"`},
+		"/v1/audit?actor=nobody&limit=5": {200, `"entries":[]`},
+		"/v1/audit?limit=5000":           {400, `"field":"limit"`},
+		"/v1/audit/verify":               {200, `"whole":true`},
+		"/v1/captures/c/packets":         {200, `"query A example.com"`},
 		"/v1/captures/c/packets?from=5&limit=0&filter=tcp&strict=1": {200, `"packets":[]`},
 		"/v1/captures/c/packets?at=2026-01-02T03:04:05.5Z":          {200, `"total":1`},
 		"/v1/captures/c/packets?limit=501":                          {400, `"field":"limit"`},

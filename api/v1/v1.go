@@ -48,6 +48,7 @@ type Controller interface {
 	Visitors
 	Teller
 	Browser
+	Auditing
 	Flows
 	Detector
 }
@@ -118,7 +119,7 @@ type server struct {
 // New returns the door.
 func New(ctl Controller, cfg Config) httpapi.Door {
 	s := &server{ctl, cfg}
-	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), browseRoutes(s), fleetRoutes(s), tenantRoutes(s), signInRoutes(s), s.flowRoutes(), s.detectRoutes(), fabricRoutes(s), tapRoutes(s), []httpapi.Route{
+	return httpapi.Door{Name: "v1", Prefix: "/v1", Fail: Fail, Routes: slices.Concat(sessionRoutes(s), browseRoutes(s), auditRoutes(s), fleetRoutes(s), tenantRoutes(s), signInRoutes(s), s.flowRoutes(), s.detectRoutes(), fabricRoutes(s), tapRoutes(s), []httpapi.Route{
 		{Method: "GET", Path: "/healthz", Open: true, Serve: s.healthy},
 		{Method: "GET", Path: "/readyz", Open: true, Serve: s.ready},
 		{Method: "GET", Path: "/openapi.json", Open: true, Serve: s.openAPI},

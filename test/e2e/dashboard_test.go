@@ -24,7 +24,7 @@ const chromium = "/usr/bin/chromium"
 // needDashboard skips without what building and driving the dashboard takes. It returns the directory of its sources.
 func needDashboard(t *testing.T) string {
 	t.Helper()
-	needTool(t, "node")
+	needTool(t, "node", "ip")
 	if _, err := os.Stat(chromium); err != nil {
 		t.Skip("needs the program chromium")
 	}
@@ -43,7 +43,13 @@ func TestNetnsDashboard(t *testing.T) {
 	l := newLab(t)
 	dir := needDashboard(t)
 	l.near.Ready("tap0")
-	d := newDaemon(t, l.near, "")
+	d := prepare(t, l.near, "")
+	for _, args := range [][]string{{"link", "add", "tool0", "type", "bridge"}, {"link", "set", "tool0", "up"}} {
+		if r := d.exec("ip", args...); r.code != 0 {
+			t.Fatalf("ip %q: %s", args, r.stderr)
+		}
+	}
+	d.start()
 	stop := chatter(l)
 	defer stop()
 

@@ -136,6 +136,52 @@ await test('flows are ranked and lead to their packets', async () => {
   await page.context().close();
 });
 
+await test('a tap is tried, made, and copies', async () => {
+  const page = await open(browser, { at: '/#/taps', state });
+  await page.click('button:has-text("Make a service")');
+  await page.fill('#tn', 'analyser');
+  const tool = await page.locator('#tp option', { hasText: 'tool0' }).getAttribute('value');
+  await page.selectOption('#tp', tool);
+  await page.click('button:text-is("Make it")');
+  await page.waitForSelector('[aria-label="Service analyser"]');
+  await page.click('button.primary:has-text("Flow")');
+  await page.fill('#tn', 'dns');
+  await page.selectOption('#tp', tool.replace('tool0', 'tap0'));
+  await page.getByLabel('Filter').fill('udp port 53');
+  await page.waitForSelector('text=Takes ');
+  await page.click('button:has-text("What would it mean?")');
+  await page.waitForSelector('text=packets/s pass now');
+  await page.click('button:text-is("Make it")');
+  await page.waitForSelector('.src .badge:text("active")');
+  await eventually('copies are counted', async () => (await api('GET', '/v1/taps')).flows[0].counts.mirrored > 0);
+  await page.click('.src');
+  await page.waitForSelector('dt:text("Copied")');
+  equal(await accessible(page), [], 'axe');
+  clean(page);
+  await page.context().close();
+});
+
+await test('who did what is shown, and its chain proven', async () => {
+  const page = await open(browser, { at: '/#/operation/audit', state });
+  await page.waitForSelector('td:text("tap.flow.create")');
+  await page.click('button:text("Prove the chain")');
+  await page.waitForSelector('text=Every line is as it was written');
+  clean(page);
+  await page.context().close();
+});
+
+await test('a connection that is lost is shown and mends itself', async () => {
+  const page = await open(browser, { at: '/', state });
+  await page.waitForSelector('nav .conn.open');
+  await page.context().setOffline(true);
+  await page.waitForSelector('text=The connection to the server is lost', { timeout: 60_000 });
+  await page.context().setOffline(false);
+  await page.waitForSelector('nav .conn.open');
+  page.wrong = page.wrong.filter((w) => !w.includes('ERR_INTERNET_DISCONNECTED')); // the browser's own words about being offline
+  clean(page);
+  await page.context().close();
+});
+
 await test('the back button and links work', async () => {
   const page = await open(browser, { at: '/#/captures', state });
   await page.waitForSelector('h1:text("Captures")');
@@ -161,6 +207,14 @@ const views = JSON.parse(process.env.VIEWS ?? '[]').concat([
   ['capture', '#/captures/' + encodeURIComponent(hostile)],
   ['packets', '#/captures/browsed/packets?n=5'],
   ['flows', '#/captures/ranked/flows'],
+  ['time', '#/time?capture=beside%2Cranked'],
+  ['taps', '#/taps'],
+  ['triggers', '#/triggers'],
+  ['nodes', '#/operation/nodes'],
+  ['health', '#/operation/health'],
+  ['tokens', '#/operation/tokens'],
+  ['audit', '#/operation/audit'],
+  ['projects', '#/operation/projects'],
 ]);
 for (const [theme, width, height] of [['light', 1440, 900], ['dark', 1440, 900], ['light', 400, 860], ['dark', 400, 860]]) {
   await test(`every view, ${theme}, ${width} wide`, async () => {

@@ -123,3 +123,6 @@ export function visible(text: string | undefined | null, most = 400): string {
 
 /** shell quotes one word for a POSIX shell. */
 export const shell = (s: string) => (/^[A-Za-z0-9_./:=@%+,-]+$/.test(s) ? s : `'${s.replace(/'/g, `'\\''`)}'`);
+
+/** plural counts things: 1 flow, 2 flows. */
+export const plural = (n: number, one: string, many = one + 's') => `${exact(n)} ${n === 1 ? one : many}`;
