@@ -154,7 +154,7 @@ func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
 		detection: newDetection(),
 		cfg:       cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
 		byID: make(map[captureKey]string), byNode: make(map[string]map[string]*entry), ahead: make(map[string]bool), moved: make(map[string]bool), ended: make(map[string]bool), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
-		records: make(map[want.Kind]uint64),
+		records: make(map[want.Kind]uint64), taps: newWorld(),
 		events: events{
 			wake: make(chan struct{}, 1), listeners: make(map[*listener]bool), rates: make(map[ratePoint]want.Rate),
 			fresh: make(map[ratePoint]want.Rate), captures: make(map[string]*toldCapture),
