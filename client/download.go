@@ -143,7 +143,7 @@ func (c *Client) downloadOnce(ctx context.Context, id string, f want.Format, w i
 			return &ConnectError{c.base, io.ErrUnexpectedEOF}
 		case rerr == io.EOF:
 			return nil
-		case rerr != nil && ctx.Err() != nil:
+		case ctx.Err() != nil: // also when what is left has come already
 			return ctx.Err()
 		case rerr != nil:
 			return &ConnectError{c.base, rerr}
