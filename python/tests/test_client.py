@@ -4,7 +4,9 @@ import http.server
 import json
 import os
 import pathlib
+import shutil
 import struct
+import subprocess
 import tempfile
 import threading
 import unittest
@@ -42,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
         self.server.answer(self)
 
-    do_GET = do_POST = do_DELETE = do
+    do_GET = do_POST = do_DELETE = do_PATCH = do
 
     def send(self, status, body=b"", media="application/json", **headers):
         if not isinstance(body, bytes):
@@ -365,6 +367,33 @@ class Live(Base):
             self.answers(lambda h: h.send(200, {"paths": paths}) if h.path == "/openapi.json" else h.error(404, "not_found"))
             with self.assertRaises(cls):
                 self.client().live()
+
+
+class TheTaps(Base):
+    def test_each_verb_is_a_request(self):
+        self.answers(lambda h: h.send(200, {"services": [{"name": "a/b"}], "name": "x"}))
+        c = self.client()
+        self.assertEqual(c.tap_services.list(), [{"name": "a/b"}])
+        c.tap_flows.create(name="f", service="a/b", port="p", direction="IN")
+        c.tap_flows.show("a/b")
+        c.tap_mirrors.update("m", description="d")
+        c.tap_flows.delete("f")
+        c.tap_flows.estimate(service="a/b")
+        c.tap_flows.test("f")
+        c.taps()
+        self.assertEqual([s[:2] for s in self.server.seen], [
+            ("GET", "/v1/taps/services"), ("POST", "/v1/taps/flows"), ("GET", "/v1/taps/flows/a%2Fb"), ("PATCH", "/v1/taps/mirrors/m"),
+            ("DELETE", "/v1/taps/flows/f"), ("POST", "/v1/taps/flows/estimate"), ("POST", "/v1/taps/flows/f/test"), ("GET", "/v1/taps")])
+
+
+class Types(unittest.TestCase):
+    def test_the_types_are_right(self):
+        mypy = shutil.which("mypy")
+        if not mypy:
+            self.skipTest("needs the program mypy")
+        done = subprocess.run([mypy, "--strict", "--ignore-missing-imports", "--cache-dir", os.devnull, "src/opentap"],
+                              cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
 
 class Spans(unittest.TestCase):

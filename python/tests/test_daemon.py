@@ -109,6 +109,14 @@ class Daemon(unittest.TestCase):
         with self.assertRaises(opentap.ConnectionFailed) as c:
             opentap.Client(url, token, retries=0).points()
         self.assertIn("OPENTAP_CA", str(c.exception))
+        shown = subprocess.run([str(self.dir / "opentapd"), "--show-fingerprint", "--data-dir", str(data)], capture_output=True, text=True, check=True)
+        fingerprint = shown.stdout.split()[-1]
+        self.assertTrue(opentap.Client(url, token, fingerprint=fingerprint).points())
+        with self.assertRaises(opentap.ConnectionFailed) as c:
+            opentap.Client(url, token, fingerprint=fingerprint[:-1] + ("A" if fingerprint[-1] != "A" else "B"), retries=0).points()
+        self.assertIn("may not be the server", str(c.exception))
+        with self.assertRaises(ValueError):
+            opentap.Client(url, token, fingerprint=fingerprint, ca=authority)
 
     def running(self, kind, **more):
         """A capture that is under way."""
@@ -118,6 +126,11 @@ class Daemon(unittest.TestCase):
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.02)
         return c
+
+    def test_sensors(self):
+        found = self.client.sensors()
+        self.assertEqual([(r["value"], r["unit"]) for r in found["readings"]], [(21.5, "Cel")])
+        self.assertEqual(found["problems"], [])
 
     def test_what_there_is(self):
         names = {p["name"]: p for p in self.client.points()}

@@ -17,13 +17,14 @@ from .errors import (CaptureFailed, ConflictError, ConnectionFailed, ExhaustedEr
                      UnsupportedError)
 from .packets import Packet, PacketReader, read_packets
 from .ports import app_name, protocol_name, protocol_number
+from .taps import Taps
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LOCAL", "appLookup", "capabilities", "capture", "netflowAddApplication", "netflowConvertProtoNum2Str",
     "netflowConvertProtoStr2Num", "retrieve",
-    "Capture", "Client", "LiveStream", "Progress",
+    "Capture", "Client", "LiveStream", "Progress", "Taps",
     "CaptureFailed", "ConflictError", "ConnectionFailed", "ExhaustedError", "ForbiddenError", "FormatError", "InternalError",
     "InvalidError", "NotFoundError", "NotReadyError", "OpenTapError", "UnauthenticatedError", "UnavailableError",
     "UnsupportedError",

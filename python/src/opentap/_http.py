@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.client
 import ipaddress
 import json
@@ -60,6 +62,61 @@ def tls_context(host: str, ca: Optional[str]) -> ssl.SSLContext:
             except (OSError, ssl.SSLError):
                 pass
     return context
+
+
+def pinned_context(host: str, port: int, fingerprint: str, timeout: float) -> ssl.SSLContext:
+    """Asks the server for its certificates, and believes in the one that has the fingerprint, and in no other. Nothing is sent to a
+    server that does not show it."""
+    look = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    look.check_hostname, look.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection((host, port), timeout) as raw, look.wrap_socket(raw, server_hostname=host) as s:
+            shown = _chain(s)
+    except (OSError, ssl.SSLError) as e:
+        raise ConnectionFailed("reach %s:%d: %s" % (host, port, reason_of(e))) from e
+    for der in shown:
+        if fingerprint_of(der) == fingerprint:
+            context = ssl.create_default_context(cadata=der)
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a certificate of the server's own, without an authority
+            return context
+    raise ConnectionFailed("%s:%d shows no certificate with the fingerprint %s; it may not be the server you mean" % (host, port, fingerprint))
+
+
+def _chain(s: ssl.SSLSocket) -> List[bytes]:
+    """The certificates that the server shows, in DER. Only Python 3.13 and later tell them all in public."""
+    if hasattr(s, "get_unverified_chain"):
+        return [bytes(c) for c in s.get_unverified_chain()]
+    inner: Any = getattr(s, "_sslobj", None)
+    if hasattr(inner, "get_unverified_chain"):
+        return [ssl.PEM_cert_to_DER_cert(c.public_bytes()) for c in inner.get_unverified_chain()]
+    leaf = s.getpeercert(binary_form=True)
+    return [leaf] if leaf else []
+
+
+def fingerprint_of(der: bytes) -> str:
+    """As opentapd prints it: of the certificate's public key (SubjectPublicKeyInfo, RFC 5280 section 4.1)."""
+    _, start, _ = _tlv(der, 0)  # Certificate
+    _, at, _ = _tlv(der, start)  # TBSCertificate
+    if der[at] == 0xA0:  # version
+        _, _, at = _tlv(der, at)
+    for _ in range(5):  # serial number, signature, issuer, validity, subject
+        _, _, at = _tlv(der, at)
+    _, _, end = _tlv(der, at)
+    return "SHA256:" + base64.b64encode(hashlib.sha256(der[at:end]).digest()).decode().rstrip("=")
+
+
+def _tlv(der: bytes, at: int) -> Tuple[int, int, int]:
+    """Tag of the DER element at this place, where its content begins, and where it ends."""
+    try:
+        tag, n, start = der[at], der[at + 1], at + 2
+    except IndexError:
+        raise ConnectionFailed("the server shows a certificate that cannot be read") from None
+    if n >= 0x80:
+        octets = n & 0x7F
+        n, start = int.from_bytes(der[start:start + octets], "big"), start + octets
+    if start + n > len(der):
+        raise ConnectionFailed("the server shows a certificate that cannot be read")
+    return tag, start, start + n
 
 
 def escape(segment: str) -> str:
@@ -141,7 +198,7 @@ class Transport:
     """Sends requests. A connection is made for each, so that it can be used by several threads at once."""
 
     def __init__(self, url: str, token: Optional[str], timeout: float, retries: int, patience: float,
-                 ca: Optional[str], context: Optional[ssl.SSLContext], agent: str) -> None:
+                 ca: Optional[str], context: Optional[ssl.SSLContext], agent: str, fingerprint: Optional[str] = None) -> None:
         if "://" not in url:
             url = "http://" + url
         u = urllib.parse.urlsplit(url)
@@ -157,11 +214,16 @@ class Transport:
         self.token = token
         self.timeout, self.retries, self.patience, self.agent = timeout, retries, patience, agent
         self._context = context
-        if self.scheme == "https" and context is None:
+        self._fingerprint = fingerprint
+        if fingerprint and (ca or context):
+            raise ValueError("fingerprint: it says whom to trust, and so do ca and context: give one of them")
+        if self.scheme == "https" and context is None and not fingerprint:
             self._context = tls_context(self.host, ca)
 
     def _once(self, method: str, path: str, body: Optional[bytes], headers: Dict[str, str], endless: bool) -> Response:
         conn: http.client.HTTPConnection
+        if self.scheme == "https" and self._context is None:
+            self._context = pinned_context(self.host, self.port, self._fingerprint or "", self.timeout)
         if self.scheme == "https":
             conn = http.client.HTTPSConnection(self.host, self.port, timeout=self.timeout, context=self._context)
         else:
@@ -208,7 +270,7 @@ class Transport:
                     decoded = json.loads(raw)
                 except ValueError:
                     decoded = None
-                err: OpenTapError = error_of(resp.status, resp.headers, decoded)
+                err: OpenTapError = error_of(resp.status, dict(resp.headers.items()), decoded)
                 if resp.status in (429, 503) and err.retry_after is not None:
                     wait = max(err.retry_after, 0.05)
             except ConnectionFailed as e:

@@ -11,12 +11,13 @@ import urllib.parse
 import uuid
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union, cast
 
 from ._http import DEFAULT_URL, Response, Transport, escape, find_token
 from .errors import CaptureFailed, ConflictError, ConnectionFailed, FormatError, InvalidError, NotFoundError, UnsupportedError
 from .frames import frame_of, pandas
 from .packets import Packet, PacketReader
+from .taps import Taps
 
 __all__ = ["Client", "Capture", "LiveStream", "Progress"]
 
@@ -67,17 +68,21 @@ class Client:
 
     url is OPENTAP_URL or http://127.0.0.1:2020 unless given; token is OPENTAP_TOKEN, or for a server on this machine the one
     it made itself, where it can be read. ca is a PEM file with the authority that signed the server's certificate (OPENTAP_CA);
-    of a server on this machine it is found. timeout is for a
-    connection and for every wait for data; a server that says "not now" is asked again up to retries times within patience
+    of a server on this machine it is found. fingerprint ("SHA256:…", as opentapd --show-fingerprint prints it) trusts the server whose
+    self-made authority has it, in place of a file. timeout is for a connection and for every wait for data; a server that says "not now" is asked again up to retries times within patience
     seconds.
     """
 
     def __init__(self, url: Optional[str] = None, token: Optional[str] = None, *, timeout: float = 60.0, retries: int = 3,
-                 patience: float = 30.0, ca: Optional[str] = None, context: Optional[ssl.SSLContext] = None) -> None:
+                 patience: float = 30.0, ca: Optional[str] = None, context: Optional[ssl.SSLContext] = None,
+                 fingerprint: Optional[str] = None) -> None:
         url = url or os.environ.get("OPENTAP_URL") or DEFAULT_URL
-        self._http = Transport(url, token or os.environ.get("OPENTAP_TOKEN"), timeout, retries, patience, ca, context, "opentap-python")
+        self._http = Transport(url, token or os.environ.get("OPENTAP_TOKEN"), timeout, retries, patience, ca, context, "opentap-python",
+                               fingerprint)
         if not self._http.token:
             self._http.token = find_token(self._http.host)
+
+        self.tap_services, self.tap_flows, self.tap_mirrors = Taps(self, "services"), Taps(self, "flows"), Taps(self, "mirrors")
 
     @property
     def url(self) -> str:
@@ -90,30 +95,38 @@ class Client:
 
     def version(self) -> Dict[str, Any]:
         """The server's version and that of its interface."""
-        return self._http.json("GET", "/v1/version")
+        return cast(Dict[str, Any], self._http.json("GET", "/v1/version"))
 
     def points(self) -> List[Dict[str, Any]]:
         """The observation points: name, node, kind, aliases, up, present, … (docs/reference/rest.md)."""
-        return self._http.json("GET", "/v1/points")["points"]
+        return cast(List[Dict[str, Any]], self._http.json("GET", "/v1/points")["points"])
 
     def point(self, name: str) -> Dict[str, Any]:
         """One observation point by name, alias or node/name."""
-        return self._http.json("GET", "/v1/points/" + escape(name))
+        return cast(Dict[str, Any], self._http.json("GET", "/v1/points/" + escape(name)))
 
     def capabilities(self) -> Dict[str, Any]:
         """What can be captured, and within which limits."""
-        return self._http.json("GET", "/v1/capabilities")
+        return cast(Dict[str, Any], self._http.json("GET", "/v1/capabilities"))
 
     def nodes(self) -> List[Dict[str, Any]]:
         """The hosts with an agent, and how they fare."""
-        return self._http.json("GET", "/v1/nodes")["nodes"]
+        return cast(List[Dict[str, Any]], self._http.json("GET", "/v1/nodes")["nodes"])
 
     def check_filter(self, filter: str, strict: bool = False) -> Dict[str, Any]:
         """Whether a filter is understood, and what it means; InvalidError with the position otherwise."""
         try:
-            return self._http.json("POST", "/v1/filter/check", {"filter": filter, "strict": strict}, repeatable=True)
+            return cast(Dict[str, Any], self._http.json("POST", "/v1/filter/check", {"filter": filter, "strict": strict}, repeatable=True))
         except InvalidError as e:
             raise _marked(e, filter)
+
+    def taps(self) -> Dict[str, List[Dict[str, Any]]]:
+        """All tap services, flows and mirrors that one may see. tap_services, tap_flows and tap_mirrors make and change them."""
+        return cast(Dict[str, List[Dict[str, Any]]], self._http.json("GET", "/v1/taps"))
+
+    def sensors(self) -> Dict[str, Any]:
+        """Has all nodes look for sensors and read each once: readings with value or missing, and problems."""
+        return cast(Dict[str, Any], self._http.json("GET", "/v1/sensors"))
 
     # --- captures ---
 
@@ -257,21 +270,21 @@ class Capture:
 
     @property
     def id(self) -> str:
-        return self.view["id"]
+        return cast(str, self.view["id"])
 
     @property
     def kind(self) -> str:
-        return self.view["kind"]
+        return cast(str, self.view["kind"])
 
     @property
     def state(self) -> str:
         """scheduled, running, degraded, done, stopped or failed."""
-        return self.view["status"]["state"]
+        return cast(str, self.view["status"]["state"])
 
     @property
     def reason(self) -> str:
         """Why it is in this state, in plain words."""
-        return self.view["status"].get("reason", "")
+        return cast(str, self.view["status"].get("reason", ""))
 
     @property
     def final(self) -> bool:
@@ -281,12 +294,12 @@ class Capture:
     @property
     def note(self) -> str:
         """What was changed or assumed when it was accepted."""
-        return self.view.get("note", "")
+        return cast(str, self.view.get("note", ""))
 
     @property
     def formats(self) -> List[str]:
         """What the data can be retrieved as; the first is the default."""
-        return self.view.get("formats", [])
+        return cast(List[str], self.view.get("formats", []))
 
     def _path(self, tail: str = "") -> str:
         return "/v1/captures/" + escape(self.id) + tail
@@ -312,7 +325,7 @@ class Capture:
             if deadline is not None:
                 pause = min(pause, deadline - time.monotonic())
                 if pause <= 0:
-                    raise TimeoutError("capture %s is %s after %g s" % (self.id, self.state, timeout))
+                    raise TimeoutError("capture %s is %s after %g s" % (self.id, self.state, timeout or 0.0))
             time.sleep(pause)
 
     def stop(self) -> "Capture":
@@ -326,7 +339,7 @@ class Capture:
 
     def ledger(self) -> Dict[str, Any]:
         """The packet accounts: seen = captured + filtered + sampled_out + rate_limited + dropped_total."""
-        return self._http.json("GET", self._path("/ledger"))["ledger"]
+        return cast(Dict[str, Any], self._http.json("GET", self._path("/ledger"))["ledger"])
 
     # --- data ---
 

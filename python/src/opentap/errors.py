@@ -136,9 +136,8 @@ _STATUS = {400: "invalid", 401: "unauthenticated", 403: "forbidden", 404: "not_f
 
 def error_of(status: int, headers: Mapping[str, str], body: Any) -> OpenTapError:
     """Turns an answer with an error status into its exception, whoever sent it: body is the decoded JSON, or None."""
-    e = body.get("error") if isinstance(body, dict) else None
-    if not isinstance(e, dict):
-        e = {}
+    found = body.get("error") if isinstance(body, dict) else None
+    e: Dict[str, Any] = found if isinstance(found, dict) else {}
 
     def text(key: str) -> str:
         v = e.get(key)
@@ -150,7 +149,7 @@ def error_of(status: int, headers: Mapping[str, str], body: Any) -> OpenTapError
             after = float(headers.get("Retry-After") or "")
         except ValueError:
             after = None
-    cls = _KINDS.get(text("kind")) or _KINDS.get(_STATUS.get(status, ""), InternalError)
+    cls: Type[OpenTapError] = _KINDS.get(text("kind")) or _KINDS.get(_STATUS.get(status, "")) or InternalError
     return cls(text("message") or "the server answered with status %d" % status, field=text("field"), hint=text("hint"),
                position=position if isinstance(position, int) else None, status=status, retry_after=after,
                request_id=text("request_id") or headers.get("X-Request-Id") or "")
