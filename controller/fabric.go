@@ -32,6 +32,7 @@ const (
 type fabricRoom struct {
 	listener net.Listener
 	every    time.Duration
+	id       string // of this controller in elections
 
 	mu     sync.Mutex
 	engine *reconcile.Engine // nil until the store was read
@@ -42,9 +43,10 @@ type fabricRoom struct {
 }
 
 // ServeFabric has OpenFlow switches taken on a listener, which the controller closes. every is the time between comparisons
-// of what switches have and what they should. It must be called before Run.
-func (c *Controller) ServeFabric(l net.Listener, every time.Duration) {
-	c.fabric = &fabricRoom{listener: l, every: every, told: make(chan struct{})}
+// of what switches have and what they should. Of several controllers with one store one leads; id tells them apart, and is the
+// same after a restart. It must be called before Run.
+func (c *Controller) ServeFabric(l net.Listener, every time.Duration, id string) {
+	c.fabric = &fabricRoom{listener: l, every: every, id: id, told: make(chan struct{})}
 }
 
 // runFabric serves switches until ctx ends.
@@ -70,11 +72,15 @@ func (c *Controller) runFabric(ctx context.Context) {
 	if c.fabric.every > 0 {
 		cfg.Every = c.fabric.every
 	}
+	vote := &elector{store: c.store, id: c.fabric.id, seen: make(chan uint64, 1)}
+	cfg.Overtaken = vote.overtaken
 	engine := reconcile.New(cfg, fabric.Seal{Key: key}, fabricKeeper{c.store}, log)
+	vote.engine = engine
 	c.fabric.mu.Lock()
 	c.fabric.engine = engine
 	c.fabric.mu.Unlock()
 	var wg sync.WaitGroup
+	wg.Go(func() { vote.run(ctx) })
 	wg.Go(func() { c.followFabric(ctx) })
 	wg.Go(func() { c.expirePolicies(ctx) })
 	wg.Go(func() { _ = engine.Run(ctx) })
@@ -502,7 +508,7 @@ func (c *Controller) expirePolicies(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			over := func(p want.FabricPolicy) bool { return !p.Expires.IsZero() && now.After(p.Expires) }
-			if _, f, _, err := c.theFabric(); err != nil || !slices.ContainsFunc(f.Policies, over) {
+			if e, f, _, err := c.theFabric(); err != nil || !e.Leads() || !slices.ContainsFunc(f.Policies, over) {
 				continue
 			}
 			if err := c.dropPolicies(ctx, system, "fabric.policy.expire", over); err != nil && ctx.Err() == nil {

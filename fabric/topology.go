@@ -231,3 +231,18 @@ func (t *Topology) wrong(l *Layout, k [2]Endpoint) string {
 	}
 	return "no discovery frame has come through yet"
 }
+
+// Remember takes over the links that another controller has found.
+func (t *Topology) Remember(known [][2]Endpoint) {
+	clear(t.known)
+	for _, k := range known {
+		t.known[between(k[0], k[1])] = true
+	}
+}
+
+// Renew gives all links the time that they have after a switch has connected.
+func (t *Topology) Renew(now time.Time) {
+	for dpid := range t.since {
+		t.since[dpid] = now
+	}
+}

@@ -138,6 +138,9 @@ func (t *tree) children(at uint64) []uint64 {
 	return out
 }
 
+// NoWay begins the reason of a policy whose tool cannot be reached over the links that are known.
+const NoWay = "there is no way"
+
 // way returns the way from a switch to destinations at others, as a list of none or one, and makes the rules along it.
 func (c *compiler) way(from uint64, dests []dest, policies []string) []*way {
 	all := c.maze.cheapest(from)
@@ -146,7 +149,7 @@ func (c *compiler) way(from uint64, dests []dest, policies []string) []*way {
 	for _, d := range dests {
 		sw, _ := c.place(d)
 		if all.line(from, sw) == nil {
-			c.degrade(policies, "there is no way from %s to %s", c.l.SwitchName(from), c.l.SwitchName(sw))
+			c.degrade(policies, NoWay+" from %s to %s", c.l.SwitchName(from), c.l.SwitchName(sw))
 			continue
 		}
 		reached = append(reached, d)

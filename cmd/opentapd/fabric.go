@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -74,4 +75,13 @@ func (c *config) listenFabric() (net.Listener, error) {
 		l = tls.NewListener(l, secure)
 	}
 	return l, nil
+}
+
+// fabricID tells this controller from others of the same store, over restarts.
+func fabricID(cfg config, node string) string {
+	dir, err := filepath.Abs(cfg.DataDir)
+	if err != nil {
+		dir = cfg.DataDir
+	}
+	return node + ":" + dir
 }

@@ -137,7 +137,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	ctl.SetHub(board)
 	ctl.SetKeys(keys)
 	if switches != nil {
-		ctl.ServeFabric(switches, time.Duration(cfg.Fabric.Every))
+		ctl.ServeFabric(switches, time.Duration(cfg.Fabric.Every), fabricID(cfg, node))
 	}
 	ctl.SetMembership(reg)
 	ctl.SetProviders(providers)

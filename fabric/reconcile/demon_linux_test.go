@@ -115,6 +115,7 @@ func (d *demon) control(k Keeper, addr string) *controller {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
+	e.Lead(1)
 	wg.Go(func() { _ = e.Run(ctx) })
 	wg.Go(func() { _ = session.NewServer(session.DefaultConfig(), e, log).Run(ctx, l) })
 	var once sync.Once

@@ -259,15 +259,21 @@ func TestNetnsRateIsKept(t *testing.T) {
 	for i := range frames {
 		frames[i] = udp("10.0.0.1", "10.0.0.2", 1, uint16(i))
 	}
-	s := nettest.NewSender(t, d.hosts, "h1")
+	s, start, passed := nettest.NewSender(t, d.hosts, "h1"), time.Now(), 0
 	for i := 0; i < len(frames); i += 10 {
 		s.Send(frames[i : i+10]...)
-		pause(context.Background(), time.Millisecond) // the switch is a program, and reads so fast
+		for range 10 { // the switch is a program: it gets no more before these have passed
+			if f := peer.Next(5 * time.Second); f != nil {
+				passed++
+			}
+		}
 	}
-	if got := heard(peer); len(got) != len(frames) {
-		t.Errorf("the pair passed %d of %d: the limit is not its own", len(got), len(frames))
+	took := time.Since(start)
+	if passed != len(frames) {
+		t.Errorf("the pair passed %d of %d: the limit is not its own", passed, len(frames))
 	}
-	if got := heard(tool); len(got) == 0 || len(got) > 400 {
-		t.Errorf("the tool got %d of %d", len(got), len(frames))
+	may := int(took.Seconds()*200e3/8/242*1.5) + 150 // and what is saved up
+	if got := heard(tool); len(got) == 0 || len(got) > may || may < len(frames) && len(got) == len(frames) {
+		t.Errorf("the tool got %d of %d in %s, and may get %d", len(got), len(frames), took, may)
 	}
 }

@@ -51,10 +51,13 @@ func (e *Engine) Probe(ctx context.Context, policy string) ([]want.ProbeResult, 
 	e.turn.Lock()
 	defer e.turn.Unlock()
 	e.mu.Lock()
-	l, intent := e.layout, e.intent
+	l, intent, leads := e.layout, e.intent, e.term != 0
 	e.mu.Unlock()
 	if l == nil {
 		return nil, noFabric()
+	}
+	if !leads {
+		return nil, &fault.Error{Kind: fault.Unavailable, Msg: "another controller leads the fabric: only it can probe", Hint: "ask that one", RetryAfter: 5 * time.Second}
 	}
 	if !slices.ContainsFunc(l.Fabric.Policies, func(p want.FabricPolicy) bool { return p.Name == policy }) {
 		return nil, fault.New(fault.NotFound, "there is no policy %q", policy)

@@ -34,6 +34,9 @@ type Config struct {
 	Grace  time.Duration // after the start or a switch's return, during which missing links are not taken for gone
 	Drain  time.Duration // for frames under way on a path that is taken down
 	Read   time.Duration // for one switch to tell all it has
+
+	// Overtaken is told that a switch knows a later election than the one this controller leads by; nil = nobody asks.
+	Overtaken func(generation uint64)
 }
 
 // DefaultConfig is what holds unless somebody says otherwise.
@@ -65,6 +68,7 @@ type Engine struct {
 
 	mu          sync.Mutex
 	began       time.Time
+	term        uint64         // of the election by which this controller leads; 0 = it does not
 	layout      *fabric.Layout // nil = none is wanted
 	known       bool           // somebody has said what is wanted
 	tags        fabric.Tags
@@ -79,13 +83,15 @@ type Engine struct {
 	changed     chan struct{} // closed and replaced after every turn
 	turns       uint64
 	storedLinks string // as last kept
+	recalled    uint64 // the term for which the memory was read
 }
 
 // member is a switch that is or was connected.
 type member struct {
 	session *session.Session // nil = not connected
 	since   time.Time
-	role    string
+	role    string          // of this controller
+	assumed uint64          // the term by which it has it
 	holding *fabric.Holding // as last applied; nil = never
 	actual  *fabric.Actual  // as last read
 	checked time.Time
@@ -112,7 +118,10 @@ const (
 	maxIncidents = 100
 )
 
-// New makes an Engine.
+// nobody is a term that no election has.
+const nobody = ^uint64(0)
+
+// New makes an Engine. It leads nothing until Lead is called: it looks, and changes nothing.
 func New(cfg Config, seal fabric.Seal, k Keeper, log *slog.Logger) *Engine {
 	return &Engine{
 		cfg: cfg, seal: seal, keeper: k, log: log, kick: make(chan struct{}, 1), topology: fabric.NewTopology(nil),
@@ -128,6 +137,18 @@ func (e *Engine) Want(l *fabric.Layout) {
 	e.refused = make(map[string]string)
 	e.mu.Unlock()
 	e.Kick()
+}
+
+// Lead says by which election this controller changes switches; 0 = another one does. Terms only grow, and the switches themselves
+// refuse one that is older than they have seen.
+func (e *Engine) Lead(term uint64) {
+	e.mu.Lock()
+	same := e.term == term
+	e.term = term
+	e.mu.Unlock()
+	if !same {
+		e.Kick()
+	}
 }
 
 // Kick has the switches looked at soon.
@@ -162,6 +183,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-discover.C:
+			if !e.Leads() {
+				continue
+			}
 			e.discover()
 			e.mu.Lock()
 			gone := e.topology.Expire(time.Now())
@@ -215,14 +239,6 @@ func (e *Engine) Up(s *session.Session) {
 		}
 		old.Close(errors.New("the switch has connected anew"))
 	}
-	role := "equal"
-	ctx, cancel := context.WithTimeout(context.Background(), e.cfg.Read)
-	defer cancel()
-	if got, _, err := s.Become(ctx, of13.RoleMaster, true); err == nil {
-		role = got.String()
-	} else {
-		e.log.Info("the switch knows no roles; it may have several controllers", "dpid", want.DPID(dpid), "err", err)
-	}
 	now := time.Now()
 	e.mu.Lock()
 	m := e.switches[dpid]
@@ -230,7 +246,7 @@ func (e *Engine) Up(s *session.Session) {
 		m = &member{}
 		e.switches[dpid] = m
 	}
-	m.session, m.since, m.role, m.problem, m.inSync, m.desc = s, now, role, "", false, s.Desc()
+	m.session, m.since, m.role, m.assumed, m.problem, m.inSync, m.desc = s, now, "", nobody, "", false, s.Desc()
 	e.topology.Connected(dpid, true, now)
 	for n, p := range s.Ports() {
 		if !p.Up() {
@@ -244,7 +260,7 @@ func (e *Engine) Up(s *session.Session) {
 		return
 	default:
 	}
-	e.log.Info("a switch has connected", "switch", e.name(dpid), "dpid", want.DPID(dpid), "address", s.Remote().String(), "role", role)
+	e.log.Info("a switch has connected", "switch", e.name(dpid), "dpid", want.DPID(dpid), "address", s.Remote().String())
 	e.Kick()
 }
 
@@ -400,7 +416,7 @@ func (e *Engine) discover() {
 	}
 	now := time.Now()
 	for dpid, s := range e.sessions() {
-		if !l.Knows(dpid) {
+		if !l.Knows(dpid) || e.isSlave(dpid) {
 			continue
 		}
 		for n, p := range s.Ports() {

@@ -344,3 +344,62 @@ func policyText(p want.FabricPolicyView) string {
 	}
 	return string(p.State) + ": " + p.Reason
 }
+
+func TestNetnsControllersTakeOver(t *testing.T) {
+	d := newDemon(t)
+	k := &memory{}
+	a, b := d.control(k, ""), d.control(k, "")
+	b.Lead(0)
+	for _, c := range []*controller{a, b} {
+		c.Want(layout(t, seed()))
+	}
+	for _, s := range []string{"s1", "s2", "s3"} {
+		d.ovs.Controller(s, "tcp:"+a.addr, "tcp:"+b.addr)
+	}
+	a.active(t)
+	until(t, "the one that follows sees what the other does", func() bool {
+		v, err := b.View(context.Background(), true)
+		return err == nil && v.Policies[0].State == want.PolicyActive && v.Policies[1].State == want.PolicyActive
+	})
+	roles := func(c *controller) string {
+		v, _ := c.View(context.Background(), false)
+		out := ""
+		for _, s := range v.Switches {
+			out += s.Role + " "
+		}
+		return out
+	}
+	if ra, rb := roles(a), roles(b); ra != "master master master " || rb != "slave slave slave " {
+		t.Errorf("%s and %s", ra, rb)
+	}
+	if r := b.verify(t); finds(r, want.FindingMissing, "") || finds(r, want.FindingChanged, "") || finds(r, want.FindingExtra, "") {
+		t.Errorf("seen by the one that follows: %+v", r)
+	}
+	if _, err := b.Probe(context.Background(), "mirror-h1"); err == nil {
+		t.Error("the one that follows probes")
+	}
+	// The other is elected; the first does not know yet, and is shut out by the switches.
+	peer, tool := nettest.NewEar(t, d.hosts, "h2"), nettest.NewEar(t, d.hosts, "h11")
+	stop := d.stream("h1", time.Millisecond)
+	b.Lead(2)
+	until(t, "the second is master", func() bool { return roles(b) == "master master master " })
+	f := seed()
+	f.Policies = f.Policies[:1]
+	a.Want(layout(t, f))
+	until(t, "the first is told", func() bool {
+		return finds(a.verify(t), want.FindingUnreachable, "another controller")
+	})
+	if !strings.Contains(d.ovs.Ofctl("dump-flows", "s2"), "group:") {
+		t.Error("the one that was overtaken has changed a switch")
+	}
+	b.Want(layout(t, f))
+	until(t, "the second changes it", func() bool { return !strings.Contains(d.ovs.Ofctl("dump-flows", "s2"), "group:") })
+	a.stop()
+	b.turn1(t)
+	sent := stop()
+	for name, ear := range map[string]*nettest.Ear{"frames of the pair": peer, "copies": tool} {
+		if lost, twice := numbers(ear.All(300*time.Millisecond), sent); lost != 0 || twice != 0 {
+			t.Errorf("of %d %s %d are lost and %d came twice", sent, name, lost, twice)
+		}
+	}
+}

@@ -86,11 +86,19 @@ func (e *Engine) reconcile(ctx context.Context) error {
 }
 
 func (e *Engine) once(ctx context.Context) (again bool, err error) {
+	leads, err := e.assume(ctx)
+	if err != nil {
+		return false, err
+	}
 	at, ok := e.situation()
 	if !ok {
 		return false, nil
 	}
 	sessions := e.sessions()
+	if !leads {
+		e.look(ctx, at, sessions)
+		return false, nil
+	}
 	intent := fabric.Compile(at.layout, at.links, at.tags, at.refused, at.now)
 	if over := limited(at.layout, intent); over != nil {
 		e.refuse(over)
@@ -104,6 +112,9 @@ func (e *Engine) once(ctx context.Context) (again bool, err error) {
 	}
 	steps := make(map[uint64]*fabric.Steps)
 	for dpid, a := range actual {
+		if !e.mayChange(dpid) {
+			continue
+		}
 		h := holdingOf(intent, dpid)
 		d := fabric.Diff(h, a)
 		if young {
@@ -156,7 +167,7 @@ func (e *Engine) young(i *fabric.Intent, now time.Time) bool {
 		return false
 	}
 	for _, o := range i.Policies {
-		if strings.Contains(o.Reason, "there is no way") {
+		if strings.Contains(o.Reason, fabric.NoWay) {
 			return true
 		}
 	}
@@ -247,6 +258,9 @@ func (e *Engine) apply(ctx context.Context, l *fabric.Layout, sessions map[uint6
 		}
 		wg.Wait()
 		for dpid, err := range errs {
+			if e.lost(dpid, err) {
+				continue // the others are changed all the same
+			}
 			policies := e.blame(l, err, st.of(steps[dpid]))
 			if len(policies) == 0 {
 				e.setProblem(dpid, err.Error())
@@ -426,7 +440,10 @@ func (e *Engine) conclude(ctx context.Context, at situation, intent *fabric.Inte
 		if !young {
 			m.holding = h
 		}
-		if !m.inSync && !young {
+		switch {
+		case m.role == slave && e.term != 0:
+			m.problem = anotherLeads
+		case !m.inSync && !young && e.term != 0:
 			m.problem = "it does not hold what it was given"
 		}
 	}

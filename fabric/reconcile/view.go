@@ -30,7 +30,11 @@ func counters(a *fabric.Actual) map[string]*of13.FlowStats {
 
 // View shows the fabric as it was when it was last looked at. With fresh the switches are read first.
 func (e *Engine) View(ctx context.Context, fresh bool) (want.FabricView, error) {
-	if fresh {
+	if fresh && !e.Leads() {
+		if err := e.reconcile(ctx); err != nil { // which only looks
+			return want.FabricView{}, err
+		}
+	} else if fresh {
 		e.turn.Lock()
 		actual, _ := e.read(ctx, e.sessions())
 		e.mu.Lock()
@@ -151,6 +155,9 @@ func (e *Engine) policyViews(intent *fabric.Intent) []want.FabricPolicyView {
 // judge turns pending into active, or says what is missing. e.mu is held.
 func (e *Engine) judge(v *want.FabricPolicyView, intent *fabric.Intent) {
 	if v.State == want.PolicyInfeasible {
+		if away := e.away(); len(away) > 0 && strings.Contains(v.Reason, fabric.NoWay) {
+			v.State, v.Reason = want.PolicyPending, "not connected: "+strings.Join(away, ", ")
+		}
 		return
 	}
 	var missing []string
@@ -199,6 +206,17 @@ func (e *Engine) judge(v *want.FabricPolicyView, intent *fabric.Intent) {
 	if v.State == want.PolicyPending && ready {
 		v.State, v.Reason = want.PolicyActive, ""
 	}
+}
+
+// away are the switches of the description that are not connected. e.mu is held.
+func (e *Engine) away() []string {
+	var out []string
+	for _, dpid := range e.layout.Switches() {
+		if m := e.switches[dpid]; m == nil || m.session == nil {
+			out = append(out, e.nameLocked(dpid))
+		}
+	}
+	return out
 }
 
 func nonEmpty(s string) []string {
@@ -285,6 +303,9 @@ func (e *Engine) Drift() []want.FabricDrift {
 func (e *Engine) Verify(ctx context.Context) (want.FabricReport, error) {
 	e.turn.Lock()
 	defer e.turn.Unlock()
+	if _, err := e.assume(ctx); err != nil {
+		return want.FabricReport{}, err
+	}
 	at, ok := e.situation()
 	if !ok || len(at.layout.Switches()) == 0 {
 		return want.FabricReport{}, noFabric()
@@ -304,6 +325,9 @@ func (e *Engine) Verify(ctx context.Context) (want.FabricReport, error) {
 		case a == nil:
 			find(want.FindingUnreachable, name, "it is not connected: nothing is known of its rules")
 			continue
+		}
+		if e.isSlave(dpid) {
+			find(want.FindingUnreachable, name, "%s", anotherLeads)
 		}
 		r.Switches++
 		r.Rules += len(h.Rules)
@@ -330,7 +354,7 @@ func (e *Engine) Verify(ctx context.Context) (want.FabricReport, error) {
 		})
 	}
 	for _, p := range e.policyViews(intent) {
-		if p.State == want.PolicyInfeasible || p.State == want.PolicyDegraded {
+		if p.State != want.PolicyActive {
 			find(want.FindingPolicy, "", "policy %s is %s: %s", p.Name, p.State, p.Reason)
 		}
 	}
@@ -402,6 +426,9 @@ func (e *Engine) Plan(ctx context.Context, l *fabric.Layout) (want.FabricPlan, e
 	}
 	for _, o := range intent.Policies {
 		i := slices.IndexFunc(l.Fabric.Policies, func(p want.FabricPolicy) bool { return p.Name == o.Name })
+		if o.State == want.PolicyInfeasible && len(actual) < len(l.Switches()) && strings.Contains(o.Reason, fabric.NoWay) {
+			o.State, o.Reason = want.PolicyPending, "not all switches are connected, and the links are not known"
+		}
 		p.Policies = append(p.Policies, want.FabricPolicyView{FabricPolicy: l.Fabric.Policies[i], State: o.State, Reason: o.Reason, Rules: o.Rules})
 	}
 	return p, nil

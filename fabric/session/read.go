@@ -45,23 +45,22 @@ func unknown(err error) bool {
 	return errors.As(err, &e) && e.Class == of13.ErrBadRequest
 }
 
-// Become asks for a role. The generation is one more than the newest the switch knows when next is set, so that this
-// election is the latest; it returns the role and generation that hold.
-func (s *Session) Become(ctx context.Context, role of13.Role, next bool) (of13.Role, uint64, error) {
+// Generation is the newest election that the switch knows of, and this connection's role; 0 = nobody was ever elected.
+func (s *Session) Generation(ctx context.Context) (uint64, of13.Role, error) {
 	m, err := s.role(ctx, of13.RoleNoChange, 0)
 	if err != nil {
 		return 0, 0, err
 	}
-	generation := m.Generation
-	if generation == ^uint64(0) {
-		generation = 0 // nobody was ever elected
-	} else if next {
-		generation++
+	if m.Generation == ^uint64(0) { // section 7.3.9: not defined yet
+		return 0, m.Role, nil
 	}
-	if m, err = s.role(ctx, role, generation); err != nil {
-		return 0, 0, err
-	}
-	return m.Role, m.Generation, nil
+	return m.Generation, m.Role, nil
+}
+
+// Become takes a role by an election. A switch that knows a later one refuses (of13.Error.StaleGeneration).
+func (s *Session) Become(ctx context.Context, role of13.Role, generation uint64) error {
+	_, err := s.role(ctx, role, generation)
+	return err
 }
 
 func (s *Session) role(ctx context.Context, role of13.Role, generation uint64) (*of13.RoleMessage, error) {

@@ -337,7 +337,11 @@ func (s *Session) read(in *bufio.Reader) error {
 			s.handler.RuleRemoved(s, m)
 		case *of13.Error:
 			if !s.answer(h.XID, answer{err: m}) {
-				s.log.Warn("the switch refused something", "err", m)
+				level := slog.LevelWarn
+				if m.Slave() { // of a frame that was on its way when another controller was elected
+					level = slog.LevelDebug
+				}
+				s.log.Log(context.Background(), level, "the switch refused something", "err", m)
 			}
 		case *of13.MultipartReply:
 			s.collect(h.XID, m)
