@@ -20,7 +20,7 @@ func Open(cfg Config) (*Ring, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Ring{cfg: cfg, fd: -1, efd: -1, idle: make(chan struct{}, 1)}
+	r := &Ring{cfg: cfg, fd: -1, gate: NewGate()}
 	if err := r.open(); err != nil {
 		r.release()
 		return nil, fmt.Errorf("open ring on %q: %w", cfg.Interface, err)
@@ -34,8 +34,8 @@ func (r *Ring) open() error {
 	if r.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
 		return fmt.Errorf("make packet socket (needs CAP_NET_RAW): %w", err)
 	}
-	if r.efd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return fmt.Errorf("make eventfd: %w", err)
+	if err := r.gate.Open(); err != nil {
+		return err
 	}
 	loopback, err := r.findInterface()
 	if err != nil {
@@ -63,7 +63,7 @@ func (r *Ring) open() error {
 		return fmt.Errorf("bind: %w", err)
 	}
 	r.poll[0] = unix.PollFd{Fd: int32(r.fd), Events: unix.POLLIN | unix.POLLERR}
-	r.poll[1] = unix.PollFd{Fd: int32(r.efd), Events: unix.POLLIN}
+	r.poll[1] = r.gate.Poll()
 	return nil
 }
 
@@ -134,11 +134,10 @@ func (r *Ring) release() error {
 		errs = append(errs, r.filter.close())
 		r.filter = nil
 	}
-	for _, fd := range []*int{&r.efd, &r.fd} {
-		if *fd >= 0 {
-			errs = append(errs, unix.Close(*fd))
-			*fd = -1
-		}
+	errs = append(errs, r.gate.Release())
+	if r.fd >= 0 {
+		errs = append(errs, unix.Close(r.fd))
+		r.fd = -1
 	}
 	return errors.Join(errs...)
 }

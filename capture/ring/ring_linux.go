@@ -1,10 +1,8 @@
 package ring
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -21,7 +19,6 @@ type Ring struct {
 	link    packet.LinkType
 	ifindex int
 	fd      int // the packet socket
-	efd     int // eventfd that ends a waiting Read
 	mem     []byte
 	next    int // block to look at next
 	block   Block
@@ -37,12 +34,8 @@ type Ring struct {
 	gone    bool
 	stopped bool
 
-	// users counts calls in progress; closing is added by Close, which waits on idle for the last of them.
-	users atomic.Int64
-	idle  chan struct{}
+	gate Gate
 }
-
-const closing = 1 << 62
 
 // unusedProtocol is an EtherType for local experiments (IEEE 802): no frame of it gets past the closed filter.
 const unusedProtocol = 0x88b5
@@ -50,35 +43,15 @@ const unusedProtocol = 0x88b5
 // LinkType says how Frame.Data begins.
 func (r *Ring) LinkType() packet.LinkType { return r.link }
 
-// enter notes a call in progress; leave ends it and, beside Close, tells the last one out.
-func (r *Ring) enter() bool {
-	if r.users.Add(1) >= closing {
-		r.leave()
-		return false
-	}
-	return true
-}
-
-func (r *Ring) leave() {
-	if r.users.Add(-1) == closing {
-		select {
-		case r.idle <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func (r *Ring) closed() bool { return r.users.Load() >= closing }
-
 // Read lends every block that is ready to fn, one after the other, at most once around the ring, and returns how
 // many. Without any it waits up to timeout (negative: for ever) and returns 0, nil after it or after Wake. It returns
 // ErrDown, ErrGone and ErrClosed as they say; blocks that are ready are lent first. fn must not keep the block, nor
 // call Read, Drain or Close.
 func (r *Ring) Read(timeout time.Duration, fn func(*Block)) (int, error) {
-	if !r.enter() {
+	if !r.gate.Enter() {
 		return 0, ErrClosed
 	}
-	defer r.leave()
+	defer r.gate.Leave()
 	var deadline time.Time
 	if timeout > 0 {
 		deadline = time.Now().Add(timeout)
@@ -87,7 +60,7 @@ func (r *Ring) Read(timeout time.Duration, fn func(*Block)) (int, error) {
 		if n := r.lend(fn); n > 0 {
 			return n, nil
 		}
-		if r.closed() {
+		if r.gate.Closed() {
 			return 0, ErrClosed
 		}
 		if r.gone {
@@ -102,7 +75,7 @@ func (r *Ring) Read(timeout time.Duration, fn func(*Block)) (int, error) {
 			if n := r.lend(fn); n > 0 {
 				return n, nil
 			}
-			if r.closed() {
+			if r.gate.Closed() {
 				return 0, ErrClosed
 			}
 			return 0, nil
@@ -141,7 +114,7 @@ func (r *Ring) lend(fn func(*Block)) int {
 		if r.next++; r.next == r.cfg.Blocks {
 			r.next = 0
 		}
-		if r.closed() {
+		if r.gate.Closed() {
 			return n + 1
 		}
 	}
@@ -182,8 +155,7 @@ func (r *Ring) wait(timeout time.Duration) (woken bool, err error) {
 		return false, fmt.Errorf("poll ring on %q: %w", r.cfg.Interface, err)
 	}
 	if r.poll[1].Revents != 0 {
-		var b [8]byte
-		unix.Read(r.efd, b[:]) // resets the eventfd
+		r.gate.Woken()
 		return true, nil
 	}
 	if r.poll[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0 {
@@ -230,10 +202,10 @@ func (r *Ring) checkGone() error {
 
 // Counts reads the accounts. Only the reading goroutine may call it; inside a callback is fine.
 func (r *Ring) Counts() (Counts, error) {
-	if !r.enter() {
+	if !r.gate.Enter() {
 		return Counts{}, ErrClosed
 	}
-	defer r.leave()
+	defer r.gate.Leave()
 	return r.counts()
 }
 
@@ -261,10 +233,10 @@ func (r *Ring) counts() (Counts, error) {
 // Stop lets nothing more into the ring and returns when no packet is on its way any more: from then on Counts is
 // final. What is in the ring stays readable; Drain reads it. Stop may be called again.
 func (r *Ring) Stop() error {
-	if !r.enter() {
+	if !r.gate.Enter() {
 		return ErrClosed
 	}
-	defer r.leave()
+	defer r.gate.Leave()
 	if r.stopped {
 		return nil
 	}
@@ -289,10 +261,10 @@ func (r *Ring) Drain(fn func(*Block)) error {
 	if err := r.Stop(); err != nil {
 		return err
 	}
-	if !r.enter() {
+	if !r.gate.Enter() {
 		return ErrClosed
 	}
-	defer r.leave()
+	defer r.gate.Leave()
 	deadline := time.Now().Add(2*time.Second + 4*r.cfg.Retire)
 	for {
 		r.lend(fn)
@@ -304,7 +276,7 @@ func (r *Ring) Drain(fn func(*Block)) error {
 		if r.read+c.Dropped >= r.packets {
 			return nil
 		}
-		if r.closed() {
+		if r.gate.Closed() {
 			return ErrClosed
 		}
 		if time.Now().After(deadline) {
@@ -318,38 +290,13 @@ func (r *Ring) Drain(fn func(*Block)) error {
 }
 
 // Wake makes a Read that waits, or else the next one that would wait, return.
-func (r *Ring) Wake() {
-	if !r.enter() {
-		return
-	}
-	defer r.leave()
-	r.wake()
-}
-
-func (r *Ring) wake() {
-	var b [8]byte
-	binary.NativeEndian.PutUint64(b[:], 1)
-	unix.Write(r.efd, b[:]) // can only fail when it is set already
-}
+func (r *Ring) Wake() { r.gate.Wake() }
 
 // Close ends a waiting Read, waits until no call is in progress, and gives memory and sockets back. A second Close
 // returns ErrClosed.
 func (r *Ring) Close() error {
-	for {
-		n := r.users.Load()
-		if n >= closing {
-			return ErrClosed
-		}
-		if r.users.CompareAndSwap(n, n+closing) {
-			if n > 0 {
-				r.wake()
-				for r.users.Load() != closing {
-					<-r.idle
-				}
-			}
-			break
-		}
-		runtime.Gosched()
+	if !r.gate.Shut() {
+		return ErrClosed
 	}
 	return r.release()
 }

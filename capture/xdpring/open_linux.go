@@ -18,7 +18,7 @@ func Open(cfg Config) (*Ring, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Ring{cfg: cfg, ctl: -1, efd: -1, idle: make(chan struct{}, 1)}
+	r := &Ring{cfg: cfg, ctl: -1, gate: ring.NewGate()}
 	if err := r.open(); err != nil {
 		return nil, fmt.Errorf("open AF_XDP ring on %q: %w", cfg.Interface, errors.Join(err, r.release()))
 	}
@@ -37,8 +37,8 @@ func (r *Ring) open() error {
 	if r.ctl, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("make packet socket (needs CAP_NET_RAW): %w", err)
 	}
-	if r.efd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return fmt.Errorf("make eventfd: %w", err)
+	if err := r.gate.Open(); err != nil {
+		return err
 	}
 	req, err := unix.NewIfreq(r.cfg.Interface)
 	if err != nil {
@@ -124,7 +124,7 @@ func (r *Ring) start(mode Mode, chunk int) error {
 	}
 	r.before = t.Unserved // while we opened
 	r.poll = make([]unix.PollFd, 0, len(r.queues)+1)
-	r.poll = append(r.poll, unix.PollFd{Fd: int32(r.efd), Events: unix.POLLIN})
+	r.poll = append(r.poll, r.gate.Poll())
 	for _, q := range r.queues {
 		r.poll = append(r.poll, unix.PollFd{Fd: int32(q.fd), Events: unix.POLLIN})
 	}
@@ -151,11 +151,10 @@ func (r *Ring) halt() error {
 
 func (r *Ring) release() error {
 	errs := []error{r.halt(), r.switches.undo()}
-	for _, fd := range []*int{&r.efd, &r.ctl} {
-		if *fd >= 0 {
-			errs = append(errs, unix.Close(*fd))
-			*fd = -1
-		}
+	errs = append(errs, r.gate.Release())
+	if r.ctl >= 0 {
+		errs = append(errs, unix.Close(r.ctl))
+		r.ctl = -1
 	}
 	return errors.Join(errs...)
 }

@@ -1,11 +1,8 @@
 package xdpring
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"runtime"
-	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -24,7 +21,6 @@ type Ring struct {
 	tags     error // why VLAN tags may be missing; nil = they are not
 	ifindex  int
 	ctl      int // a packet socket that receives nothing: to ask the interface
-	efd      int // eventfd that ends a waiting Read
 	switches switches
 	prog     *program
 	link     link.Link
@@ -41,12 +37,8 @@ type Ring struct {
 	gone    bool
 	stopped bool
 
-	// users counts calls in progress; closing is added by Close, which waits on idle for the last of them.
-	users atomic.Int64
-	idle  chan struct{}
+	gate ring.Gate
 }
-
-const closing = 1 << 62
 
 // LinkType says how Frame.Data begins: always with an Ethernet header.
 func (r *Ring) LinkType() packet.LinkType { return packet.LinkEthernet }
@@ -62,35 +54,15 @@ func (r *Ring) Queues() int { return len(r.queues) }
 // in the frames.
 func (r *Ring) Tags() error { return r.tags }
 
-// enter notes a call in progress; leave ends it and, beside Close, tells the last one out.
-func (r *Ring) enter() bool {
-	if r.users.Add(1) >= closing {
-		r.leave()
-		return false
-	}
-	return true
-}
-
-func (r *Ring) leave() {
-	if r.users.Add(-1) == closing {
-		select {
-		case r.idle <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func (r *Ring) closed() bool { return r.users.Load() >= closing }
-
 // Read lends what every queue holds to fn, and returns how many blocks that were. Without any it waits up to timeout
 // (negative: for ever) and returns 0, nil after it or after Wake. Once a frame is there it lets more gather for
 // Config.Linger, unless many are. It returns ring.ErrDown, ErrGone and ErrClosed as they say; frames that are there are
 // lent first. fn must not keep the block, nor call Read, Drain or Close.
 func (r *Ring) Read(timeout time.Duration, fn func(*Block)) (int, error) {
-	if !r.enter() {
+	if !r.gate.Enter() {
 		return 0, ring.ErrClosed
 	}
-	defer r.leave()
+	defer r.gate.Leave()
 	var deadline time.Time
 	if timeout > 0 {
 		deadline = time.Now().Add(timeout)
@@ -102,7 +74,7 @@ func (r *Ring) Read(timeout time.Duration, fn func(*Block)) (int, error) {
 			}
 			return r.lend(fn), nil
 		}
-		if r.closed() {
+		if r.gate.Closed() {
 			return 0, ring.ErrClosed
 		}
 		wait := timeout
@@ -125,7 +97,7 @@ func (r *Ring) Read(timeout time.Duration, fn func(*Block)) (int, error) {
 		}
 		if woken || timeout >= 0 && !time.Now().Before(deadline) {
 			n := r.lend(fn)
-			if n == 0 && r.closed() {
+			if n == 0 && r.gate.Closed() {
 				return 0, ring.ErrClosed
 			}
 			return n, nil
@@ -156,7 +128,7 @@ func (r *Ring) lend(fn func(*Block)) int {
 			q.release(n)
 			left -= n
 			blocks++
-			if r.closed() {
+			if r.gate.Closed() {
 				return blocks
 			}
 		}
@@ -180,7 +152,7 @@ func (r *Ring) pause(d time.Duration) {
 	ts := unix.NsecToTimespec(int64(d))
 	r.poll[0].Revents = 0
 	if n, err := unix.Ppoll(r.poll[:1], &ts, nil); n > 0 && err == nil {
-		r.unwake()
+		r.gate.Woken()
 	}
 }
 
@@ -197,15 +169,10 @@ func (r *Ring) wait(timeout time.Duration) (woken bool, err error) {
 		return false, fmt.Errorf("poll AF_XDP sockets on %q: %w", r.cfg.Interface, err)
 	}
 	if r.poll[0].Revents != 0 {
-		r.unwake()
+		r.gate.Woken()
 		return true, nil
 	}
 	return false, nil
-}
-
-func (r *Ring) unwake() {
-	var b [8]byte
-	unix.Read(r.efd, b[:]) // resets the eventfd
 }
 
 // healthEvery is how often an idle Read looks after the interface: the kernel does not wake an AF_XDP socket when it goes.
@@ -258,10 +225,10 @@ func (r *Ring) flags() (uint16, error) {
 // no memory left) are in the interface's own counters and not here. Only the reading goroutine may call it; inside a
 // callback is fine.
 func (r *Ring) Counts() (ring.Counts, error) {
-	if !r.enter() {
+	if !r.gate.Enter() {
 		return ring.Counts{}, ring.ErrClosed
 	}
-	defer r.leave()
+	defer r.gate.Leave()
 	return r.counts()
 }
 
@@ -291,10 +258,10 @@ func (r *Ring) counts() (ring.Counts, error) {
 // Stop lets nothing more in and returns when no frame is on its way any more: from then on Counts is final, and the host has
 // the interface again. What is in the memory stays readable; Drain reads it. Stop may be called again.
 func (r *Ring) Stop() error {
-	if !r.enter() {
+	if !r.gate.Enter() {
 		return ring.ErrClosed
 	}
-	defer r.leave()
+	defer r.gate.Leave()
 	return r.stop()
 }
 
@@ -328,15 +295,15 @@ func synchronize() error {
 // Drain stops the ring and lends what is in it. What was handed to a socket and is neither there nor in its statistics is
 // counted as dropped.
 func (r *Ring) Drain(fn func(*Block)) error {
-	if !r.enter() {
+	if !r.gate.Enter() {
 		return ring.ErrClosed
 	}
-	defer r.leave()
+	defer r.gate.Leave()
 	if err := r.stop(); err != nil {
 		return err
 	}
 	for r.lend(fn) > 0 {
-		if r.closed() {
+		if r.gate.Closed() {
 			return ring.ErrClosed
 		}
 	}
@@ -361,38 +328,13 @@ func (r *Ring) settle() error {
 }
 
 // Wake makes a Read that waits, or else the next one that would wait, return.
-func (r *Ring) Wake() {
-	if !r.enter() {
-		return
-	}
-	defer r.leave()
-	r.wake()
-}
-
-func (r *Ring) wake() {
-	var b [8]byte
-	binary.NativeEndian.PutUint64(b[:], 1)
-	unix.Write(r.efd, b[:]) // can only fail when it is set already
-}
+func (r *Ring) Wake() { r.gate.Wake() }
 
 // Close ends a waiting Read, waits until no call is in progress, gives the interface back to the host with the settings it
 // had, and memory and sockets to the kernel. A second Close returns ring.ErrClosed.
 func (r *Ring) Close() error {
-	for {
-		n := r.users.Load()
-		if n >= closing {
-			return ring.ErrClosed
-		}
-		if r.users.CompareAndSwap(n, n+closing) {
-			if n > 0 {
-				r.wake()
-				for r.users.Load() != closing {
-					<-r.idle
-				}
-			}
-			break
-		}
-		runtime.Gosched()
+	if !r.gate.Shut() {
+		return ring.ErrClosed
 	}
 	return r.release()
 }
