@@ -217,6 +217,7 @@ func (c *collecting) Record(addr netip.Addr, r *flow.Record) {
 	if l != nil {
 		l.add(r)
 	}
+	c.a.record(addr, r)
 }
 
 // Sample implements collect.Sink.

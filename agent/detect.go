@@ -3,14 +3,20 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
+	"opentap/capture"
 	"opentap/detect"
 	"opentap/fault"
+	"opentap/flow"
+	"opentap/ledger"
 	"opentap/packet"
+	"opentap/point"
 	"opentap/want"
 	"opentap/wire/sflow"
 )
@@ -22,7 +28,8 @@ type detecting struct {
 	mu     sync.Mutex
 	engine *detect.Engine
 	told   []want.Crossing
-	missed uint64 // crossings that nobody took in time
+	missed uint64   // crossings that nobody took in time
+	points []string // whose packets are looked at
 }
 
 const (
@@ -42,6 +49,11 @@ func newDetecting(rules []want.Rule) (*detecting, error) {
 			return nil, err
 		}
 		list = append(list, c)
+		for _, p := range c.Points {
+			if !slices.Contains(d.points, p) {
+				d.points = append(d.points, p)
+			}
+		}
 	}
 	d.engine = detect.New(list, func(c want.Crossing) {
 		if len(d.told) >= mostTold {
@@ -115,6 +127,13 @@ func (a *Agent) showDetections(ctx context.Context, end <-chan struct{}, rules [
 	defer a.changeDetects(func(all []*detecting) []*detecting {
 		return slices.DeleteFunc(all, func(x *detecting) bool { return x == d })
 	})
+	sniffing, stop := context.WithCancel(ctx)
+	var sniffers sync.WaitGroup
+	defer sniffers.Wait()
+	defer stop()
+	for _, p := range d.points {
+		sniffers.Go(func() { a.sniff(sniffing, d, p) })
+	}
 	enc := json.NewEncoder(w)
 	advance, tops := time.NewTicker(advanceEvery), time.NewTicker(topsEvery)
 	defer advance.Stop()
@@ -157,4 +176,110 @@ func (a *Agent) showDetections(ctx context.Context, end <-chan struct{}, rules [
 			}
 		}
 	}
+}
+
+// record gives a flow record to all sets of rules.
+func (a *Agent) record(from netip.Addr, r *flow.Record) {
+	all := a.detects.Load()
+	if all == nil || len(*all) == 0 || r.Packets == 0 {
+		return
+	}
+	e := r.Estimate()
+	p := packet.Parsed{
+		Layers: packet.LayerIPv4, Src: r.Src, Dst: r.Dst, Proto: r.Proto, TOS: r.TOS, TCPFlags: r.TCPFlags, SrcMAC: r.SrcMAC, DstMAC: r.DstMAC,
+		SrcPort: r.SrcPort, DstPort: r.DstPort,
+	}
+	if r.Version == 6 {
+		p.Layers = packet.LayerIPv6
+	}
+	if r.SrcMAC != (packet.MAC{}) || r.DstMAC != (packet.MAC{}) {
+		p.Layers |= packet.LayerEthernet
+	}
+	switch {
+	case r.PortsUnknown:
+	case r.Proto == packet.ProtoICMP || r.Proto == packet.ProtoICMP6:
+		p.Layers |= packet.LayerICMP
+		p.ICMPType, p.ICMPCode, p.SrcPort, p.DstPort = r.ICMPType, r.ICMPCode, 0, 0
+	case r.Proto == packet.ProtoTCP:
+		p.Layers |= packet.LayerTransport | packet.LayerTCP
+	case r.SrcPort|r.DstPort != 0:
+		p.Layers |= packet.LayerTransport
+	}
+	if r.VLAN != 0 {
+		p.Layers |= packet.LayerVLAN
+		p.VLANs[0], p.VLANCount = r.VLAN, 1
+	}
+	s := detect.Sample{
+		At: packet.TimestampOf(time.Now()), Agent: from, Packet: &p, Octets: e.Octets, Packets: e.Packets, Duration: r.Duration(), Counted: r.Packets, Rate: 1,
+	}
+	for _, x := range *all {
+		x.mu.Lock()
+		x.engine.Sample(&s)
+		x.mu.Unlock()
+	}
+}
+
+// sniffer gives the packets of a point to a set of rules. It belongs to the source's goroutine.
+type sniffer struct {
+	d     *detecting
+	point string
+	index uint32
+}
+
+// Begin implements capture.Consumer.
+func (s *sniffer) Begin() { s.d.mu.Lock() }
+
+// End implements capture.Consumer.
+func (s *sniffer) End() { s.d.mu.Unlock() }
+
+// Frame implements capture.Consumer.
+func (s *sniffer) Frame(f *capture.Frame) capture.Verdict {
+	p := f.Parsed()
+	x := detect.Sample{
+		At: f.Time, Agent: netip.IPv4Unspecified(), Source: sflow.Source{Type: 3, Index: s.index}, In: s.index, Point: s.point,
+		Packet: p, Octets: uint64(f.OrigLen), Rate: 1,
+	}
+	if p.Link == packet.LinkEthernet {
+		x.Header = f.Data
+	}
+	s.d.engine.Sample(&x)
+	return capture.Took
+}
+
+// Idle implements capture.Consumer.
+func (s *sniffer) Idle(packet.Timestamp, *ledger.Account) {}
+
+// sniff looks at the packets of a point until ctx ends, if this host has it; what fails is tried again.
+func (a *Agent) sniff(ctx context.Context, d *detecting, name string) {
+	for ctx.Err() == nil {
+		devices := *a.devices.Load()
+		if i := slices.IndexFunc(devices, func(p point.Point) bool { return p.Name == name }); i >= 0 {
+			err := a.sniffOnce(ctx, &sniffer{d: d, point: name, index: uint32(devices[i].IfIndex)})
+			if ctx.Err() != nil {
+				return
+			}
+			a.trouble("detect "+name, fmt.Sprintf("the packets of %s cannot be looked at: %s", name, errText(err)))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryExporter):
+		}
+	}
+}
+
+func (a *Agent) sniffOnce(ctx context.Context, s *sniffer) error {
+	att, err := a.engine.Attach(capture.Spec{Point: s.point, Promiscuous: true}, s)
+	if err != nil {
+		return err
+	}
+	awaitOpen(att)
+	a.trouble("detect "+s.point, "")
+	select {
+	case <-ctx.Done():
+	case <-att.Done():
+	}
+	if err := att.Detach(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	return att.Progress().Err
 }

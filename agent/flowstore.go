@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -203,7 +204,10 @@ func (m *metering) run(ctx context.Context) {
 }
 
 func (m *metering) meter(ctx context.Context) (err error) {
-	if m.table, err = flow.New(m.a.cfg.Flow, m.log.add); err != nil {
+	if m.table, err = flow.New(m.a.cfg.Flow, func(r *flow.Record) {
+		m.log.add(r)
+		m.a.record(netip.IPv4Unspecified(), r)
+	}); err != nil {
 		return err
 	}
 	att, err := m.a.engine.Attach(capture.Spec{Point: m.cfg.Point, Filter: m.cfg.Filter, Promiscuous: true}, m)

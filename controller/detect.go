@@ -158,10 +158,11 @@ func (c *Controller) superviseDetect(ctx context.Context) {
 		changed := c.changed
 		nodes := make(map[string]string)
 		for id, n := range c.nodes {
-			if n.connected && len(n.facts.Collectors) > 0 {
+			if n.connected {
 				nodes[id] = n.id.NodeName
 			}
 		}
+		blind := c.blindNodes()
 		c.mu.Unlock()
 		d := c.detection
 		d.mu.Lock()
@@ -170,9 +171,15 @@ func (c *Controller) superviseDetect(ctx context.Context) {
 		for _, name := range slices.Sorted(maps.Keys(d.rules)) {
 			if r := d.rules[name]; !r.Disabled {
 				rules = append(rules, r.Rule)
+				if r.compiled.Input == want.InputPackets {
+					blind = nil
+				}
 			}
 		}
 		d.mu.Unlock()
+		for id := range blind {
+			delete(nodes, id)
+		}
 		for id, s := range running {
 			if s.version != version || nodes[id] == "" {
 				s.cancel() // it is taken out when it has ended
@@ -209,6 +216,17 @@ func (c *Controller) superviseDetect(ctx context.Context) {
 		case <-rulesChanged:
 		}
 	}
+}
+
+// blindNodes are those with neither samples nor records to look at. c.mu is held.
+func (c *Controller) blindNodes() map[string]bool {
+	out := make(map[string]bool)
+	for id, n := range c.nodes {
+		if len(n.facts.Collectors)+len(n.facts.FlowStores) == 0 {
+			out[id] = true
+		}
+	}
+	return out
 }
 
 // detectLines takes in what a node tells, which comes cut anywhere.

@@ -12,6 +12,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -32,6 +33,13 @@ type Sample struct {
 	Header  []byte         // its octets, from an Ethernet header on; nil = they are made up from Packet for filters
 	Octets  uint64         // of one packet
 	Rate    uint32         // the packets this stands for
+
+	Point string // of packets of a device of ours: its name
+
+	// Of flow records: Octets are those of all packets.
+	Packets  uint64 // multiplied by the sampling rate, as Octets are
+	Duration time.Duration
+	Counted  uint64 // packets that were really seen
 }
 
 // SampleOf makes a Sample of a flow sample of sFlow, of which p was made.
@@ -83,6 +91,7 @@ type slot struct {
 	since packet.Timestamp // active: below clear since, 0 = it is not; cooling: until
 	peak  uint64
 	agent netip.Addr
+	point string // of packets of a device of ours
 }
 
 type state uint8
@@ -137,6 +146,9 @@ func (e *Engine) Sample(s *Sample) {
 	e.Samples++
 	filled := false
 	for _, r := range e.rules {
+		if !r.takes(s) {
+			continue
+		}
 		if len(r.Sources) > 0 && !slices.Contains(r.Sources, s.Agent) {
 			continue
 		}
@@ -156,11 +168,8 @@ func (e *Engine) Sample(s *Sample) {
 		if e.buf, ok = e.appendKey(e.buf[:0], r, s); !ok {
 			continue // it has not what the rule looks at
 		}
-		value := uint64(s.Rate)
-		if r.Bits {
-			value *= 8 * s.Octets
-		}
-		e.add(r, s, value)
+		value, samples := r.value(s)
+		e.add(r, s, value, samples)
 	}
 }
 
@@ -181,14 +190,14 @@ func (e *Engine) appendKey(b []byte, r *rule, s *Sample) ([]byte, bool) {
 }
 
 // add adds to the flow in e.buf, and tells when it has come to be remarkable.
-func (e *Engine) add(r *rule, s *Sample, value uint64) {
+func (e *Engine) add(r *rule, s *Sample, value uint64, samples uint32) {
 	i, ok := r.index[string(e.buf)]
 	if !ok {
 		if i = r.place(e); i < 0 {
 			e.Untracked++
 			return
 		}
-		r.slots[i] = slot{key: string(e.buf), agent: s.Agent}
+		r.slots[i] = slot{key: string(e.buf), agent: s.Agent, point: s.Point}
 		r.index[r.slots[i].key] = i
 	}
 	f := &r.slots[i]
@@ -202,9 +211,9 @@ func (e *Engine) add(r *rule, s *Sample, value uint64) {
 	}
 	k := part % slices8
 	f.sums[k] += value
-	f.counts[k]++
+	f.counts[k] += samples
 	f.sum += value
-	f.samples++
+	f.samples += uint64(samples)
 	if f.state != active {
 		if f.state == quiet && f.sum >= r.aboveSum && f.samples >= uint64(r.MinSamples) {
 			e.begin(r, i, s.At)
@@ -248,6 +257,12 @@ func (e *Engine) begin(r *rule, i int32, at packet.Timestamp) {
 // crossing is what is told of a flow.
 func (r *rule) crossing(f *slot, at packet.Timestamp, over bool) want.Crossing {
 	src := f.key[16:]
+	if f.point != "" {
+		return want.Crossing{
+			Rule: r.Name, Keys: r.Text(f.key[sourceLen:]), Agent: f.point, Source: f.point, Over: over, Value: r.perSecond(f.sum), Peak: r.perSecond(f.peak),
+			Samples: f.samples, At: at.Time(),
+		}
+	}
 	return want.Crossing{
 		Rule: r.Name, Keys: r.Text(f.key[sourceLen:]), Agent: f.agent.String(), Over: over, Value: r.perSecond(f.sum), Peak: r.perSecond(f.peak),
 		Samples: f.samples, At: at.Time(),
@@ -399,11 +414,48 @@ func (e *Engine) Top(n int) map[string][]want.Ranked {
 			if i >= n && !on {
 				continue
 			}
-			list = append(list, want.Ranked{Keys: r.Text(flow), Agent: f.agent.String(), Value: r.perSecond(f.sum), Samples: f.samples, Active: on})
+			list = append(list, want.Ranked{Keys: r.Text(flow), Agent: f.seenBy(), Value: r.perSecond(f.sum), Samples: f.samples, Active: on})
 		}
 		out[r.Name] = list
 	}
 	return out
+}
+
+// seenBy names the agent or the point.
+func (f *slot) seenBy() string {
+	if f.point != "" {
+		return f.point
+	}
+	return f.agent.String()
+}
+
+// takes reports whether a rule looks at such samples.
+func (c *Compiled) takes(s *Sample) bool {
+	switch {
+	case s.Point != "":
+		return c.Input == want.InputPackets && slices.Contains(c.Points, s.Point)
+	case s.Packets > 0:
+		return c.Input == want.InputRecords
+	}
+	return c.Input == want.InputSamples
+}
+
+// value is what a sample adds to its flow, and for how many packets that were seen it stands. Of a flow record that lasted longer than
+// the window it is what the flow had in one window on average: when it comes nobody knows when it was.
+func (c *Compiled) value(s *Sample) (value uint64, samples uint32) {
+	if s.Packets == 0 {
+		if c.Bits {
+			return uint64(s.Rate) * 8 * s.Octets, 1
+		}
+		return uint64(s.Rate), 1
+	}
+	if value = s.Packets; c.Bits {
+		value = 8 * min(s.Octets, math.MaxUint64/8)
+	}
+	if s.Duration > c.Window {
+		value = mulDiv(value, uint64(c.Window), uint64(s.Duration))
+	}
+	return value, uint32(min(s.Counted, math.MaxUint16))
 }
 
 // perSecond is a sum over the window as a rate.

@@ -218,6 +218,42 @@ func TestFilterAndKeys(t *testing.T) {
 	}
 }
 
+// TestInputs: a rule looks at one kind of thing alone, and a flow record counts with what it had in a window.
+func TestInputs(t *testing.T) {
+	for input, n := range map[string]int{"": 1, want.InputRecords: 0, want.InputPackets: 0} {
+		rule := fast()
+		if rule.Flow.Input = input; input == want.InputPackets {
+			rule.Flow.Points = []string{"eth0"}
+		}
+		r := newRun(t, rule)
+		if r.burst(0, 20, "10.0.0.1", 1); len(r.told) != n {
+			t.Errorf("samples for %q: %s", input, r.story())
+		}
+	}
+	rule := fast()
+	rule.Flow.Input = want.InputRecords
+	r := newRun(t, rule)
+	s := seen(0, "10.0.0.1", 1)
+	s.Octets, s.Packets, s.Counted, s.Duration = 8_000_000, 8000, 8000, 10*time.Second // 6.4 Mbit/s on average
+	if r.Sample(s); len(r.told) != 0 {
+		t.Error("a long flow is told for its whole:", r.story())
+	}
+	s.At, s.Duration = s.At.Add(5*time.Second), time.Second
+	if r.Sample(s); len(r.told) != 1 || r.told[0].Value != 64_000_000 {
+		t.Errorf("%+v", r.told)
+	}
+	rule.Flow.Input, rule.Flow.Points = want.InputPackets, []string{"eth0"}
+	r = newRun(t, rule)
+	for i := range 200 {
+		s := seen(time.Duration(i)*time.Millisecond, "10.0.0.1", 1)
+		s.Rate, s.Octets, s.Point = 1, 10_000, []string{"eth0", "eth1"}[i%2]
+		r.Sample(s)
+	}
+	if len(r.told) != 1 || r.told[0].Agent != "eth0" || r.told[0].Source != "eth0" || r.told[0].Samples != 88 {
+		t.Errorf("%+v", r.told)
+	}
+}
+
 // TestManyFlows are bounded, and the large ones are found among them.
 func TestManyFlows(t *testing.T) {
 	r := newRun(t, fast())
@@ -324,6 +360,8 @@ func TestRulesAreChecked(t *testing.T) {
 		"flow.window":         func(r *want.Rule) { r.Flow.Window = want.Duration(time.Hour) },
 		"flow.sources":        func(r *want.Rule) { r.Flow.Sources = []string{"me"} },
 		"flow.top":            func(r *want.Rule) { r.Flow.Top = -1 },
+		"flow.input":          func(r *want.Rule) { r.Flow.Input = "tea leaves" },
+		"flow.points":         func(r *want.Rule) { r.Flow.Points = []string{"eth0"} },
 		"threshold.above":     func(r *want.Rule) { r.Threshold.Above = "20kpps" },
 		"threshold.clear":     func(r *want.Rule) { r.Threshold.Clear = "1Gbps" },
 		"threshold.hold":      func(r *want.Rule) { r.Threshold.Hold = -1 },

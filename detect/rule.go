@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/bits"
@@ -31,6 +32,8 @@ type Compiled struct {
 	CoolDown   time.Duration
 	Top        int
 	Sources    []netip.Addr
+	Input      string   // of want
+	Points     []string // of want.InputPackets
 
 	keys               []key
 	match              *cbpf.Matcher
@@ -48,6 +51,7 @@ const (
 	maxHold           = 24 * time.Hour
 	maxTop            = 1000
 	maxKeys           = 8
+	maxPoints         = 16
 	maxName           = 100
 )
 
@@ -61,6 +65,19 @@ func Compile(r *want.Rule) (*Compiled, error) {
 	}
 	if len(r.Name) > maxName || !ruleName.MatchString(r.Name) {
 		return nil, fault.Field("name", "%q is not of letters, digits, dots, dashes and underscores, at most %d", r.Name, maxName)
+	}
+	switch c.Input = cmp.Or(r.Flow.Input, want.InputSamples); c.Input {
+	case want.InputPackets:
+		if len(r.Flow.Points) == 0 || len(r.Flow.Points) > maxPoints {
+			return nil, fault.Field("flow.points", "names %d devices; with packets it names 1 to %d", len(r.Flow.Points), maxPoints)
+		}
+		c.Points = r.Flow.Points
+	case want.InputSamples, want.InputRecords:
+		if len(r.Flow.Points) > 0 {
+			return nil, fault.Field("flow.points", "means nothing without input: packets")
+		}
+	default:
+		return nil, fault.Field("flow.input", "%q is none of samples, records, packets", r.Flow.Input)
 	}
 	switch r.Flow.Value {
 	case "", "bytes":

@@ -19,8 +19,17 @@ type Rule struct {
 	Changed time.Time `json:"changed,omitzero"`
 }
 
+// What a rule looks at.
+const (
+	InputSamples = "samples" // packets that sFlow agents sampled: the default
+	InputRecords = "records" // flow records of exporters and of devices whose flows are kept, when they come
+	InputPackets = "packets" // the packets of devices of ours
+)
+
 // RuleFlow defines what is added up: what is alike in all keys is one flow.
 type RuleFlow struct {
+	Input   string   `json:"input,omitempty"`
+	Points  []string `json:"points,omitempty"`  // with packets: names of devices, on every node that has them
 	Keys    []string `json:"keys"`              // src, dst, sport, dport, proto, vlan, tos, smac, dmac; agent, in, out, dpid, port
 	Value   string   `json:"value,omitempty"`   // bytes (default) or packets
 	Filter  string   `json:"filter,omitempty"`  // only packets that this pcap-filter expression means
@@ -87,7 +96,7 @@ type Crossing struct {
 	Rule    string    `json:"rule"`
 	Keys    []string  `json:"keys"`   // values, in the order of the rule's keys
 	Agent   string    `json:"agent"`  // who saw it
-	Source  string    `json:"source"` // where there: sub-agent/type/index
+	Source  string    `json:"source"` // where there: sub-agent/type/index, or a point
 	Over    bool      `json:"over,omitempty"`
 	Value   uint64    `json:"value"` // per second, at this time: bit or packets
 	Peak    uint64    `json:"peak"`  // the most since it began

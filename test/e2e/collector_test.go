@@ -173,3 +173,59 @@ rules:
 		t.Errorf("%+v", v)
 	}
 }
+
+// Packets of a device, and flow records of one that is metered, make events without any exporter; the capture has what a recorder
+// kept of the time before.
+func TestNetnsTriggerOnOwnPackets(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	d := newDaemon(t, l.near, "recorders:\n  - {point: tap0, bytes: 64MiB}\nflows:\n  - {point: tap0}\nflow:\n  idle_timeout: 1s\n")
+	rules := d.file("rules.yaml")
+	if err := os.WriteFile(rules, []byte(`
+rules:
+  - name: own
+    flow: {input: packets, points: [tap0], keys: [dport], filter: udp, value: packets, window: 1s}
+    threshold: {above: 500pps, hold: 500ms}
+    then: {capture: {points: [tap0], filter: "udp port {dport}", past: 1m}}
+  - name: records
+    flow: {input: records, keys: [dport, proto], value: packets, window: 5s}
+    threshold: {above: 100pps, hold: 500ms}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 2*patience, "it is recorded", func() bool {
+		var r struct{ Recorders []m }
+		d.ask(200, "GET", "/v1/recorders", nil).decode(t, &r)
+		return len(r.Recorders) == 1 && r.Recorders[0]["status"].(m)["state"] == "running"
+	})
+	l.Send(plain(0, 100, 7777)...) // before anybody detects anything
+	d.must("detect", "rules", "apply", "-q", "-f", rules)
+	var events struct{ Events []want.Detection }
+	found := func(rule string) *want.Detection {
+		d.ask(200, "GET", "/v1/detect/events?rule="+rule, nil).decode(t, &events)
+		if len(events.Events) == 0 {
+			return nil
+		}
+		return &events.Events[0]
+	}
+	sent := 0
+	within(t, 2*patience, "the packets are found", func() bool {
+		l.Send(plain(100+sent, 1000, 7777)...)
+		sent += 1000
+		return found("own") != nil
+	})
+	within(t, 2*patience, "it is over", func() bool { return found("own").Action.State == "done" })
+	e := found("own")
+	if e.Keys["dport"] != "7777" || e.Agent != "tap0" {
+		t.Errorf("%+v", e)
+	}
+	path := d.file("found.pcap")
+	d.must("retrieve", "-q", e.Action.Capture, "-w", path)
+	if n := len(packetsOf(t, path)); n != 100+sent {
+		t.Errorf("%d packets are in the capture; 100 came before the rule and %d after", n, sent)
+	}
+	within(t, 2*patience, "the flow record is found", func() bool {
+		e := found("records")
+		return e != nil && e.Keys["dport"] == "7777" && e.Keys["proto"] == "udp"
+	})
+}
