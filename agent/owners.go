@@ -7,6 +7,7 @@ import (
 
 	"opentap/netdev/ovsport"
 	"opentap/point"
+	"opentap/tap/bpftap"
 )
 
 // owners says whose ports the devices are, as Open vSwitch notes it.
@@ -20,7 +21,7 @@ type owners struct {
 func (o *owners) setDevices(a *Agent, devices []point.Point) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.devices = devices
+	o.devices = slices.DeleteFunc(devices, func(p point.Point) bool { return slices.ContainsFunc(p.Aliases, bpftap.OwnAlias) })
 	o.publish(a)
 }
 

@@ -8,6 +8,7 @@ package bpftap
 
 import (
 	"log/slog"
+	"strings"
 )
 
 //go:generate bash generate.sh
@@ -53,6 +54,9 @@ const (
 	muxPeer  = "tapmux2"
 	muxAlias = "OpenTap: cuts and encapsulates copies of "
 )
+
+// OwnAlias reports whether an alias is of a device that carries copies on their way: nobody's port, and not to be captured from.
+func OwnAlias(alias string) bool { return strings.HasPrefix(alias, muxAlias) }
 
 // Marks of copies, as in bpf/tunnel.h.
 const (

@@ -244,13 +244,17 @@ int tap(struct __sk_buff *skb)
 
 	if ((mark & COPY_MASK) == COPY_MAGIC)
 		return NEXT;
-	depth = bpf_map_lookup_elem(&tap_depth, &zero);
 	s = bpf_map_lookup_elem(&tap_stats, &zero);
-	if (!depth || !s || *depth || elsewhere(skb))
+	if (!s)
 		return NEXT;
 	s->seen++;
 	if (((config.flags & HAS_VLANS) && !in_vlans(skb)) || ((config.flags & HAS_FILTER) && !matches(skb))) {
 		s->not_matched++;
+		return NEXT;
+	}
+	depth = bpf_map_lookup_elem(&tap_depth, &zero);
+	if (!depth || *depth || elsewhere(skb)) { /* a copy, or no packet of ours */
+		s->seen--;
 		return NEXT;
 	}
 	if (config.sample > 1 && bpf_get_prandom_u32() % config.sample) {
