@@ -88,6 +88,11 @@ func (h *partHead) parse(b []byte) bool {
 	return uint64(h.front) == front && uint64(h.length) >= front+8*uint64(h.blocks) && uint64(h.first)+uint64(h.chunks) < 1<<32
 }
 
+// Outdated reports whether an index file that begins with b is of another version of the format: it is no damage, and built anew.
+func Outdated(b []byte) bool {
+	return len(b) >= 6 && string(b[:4]) == partMagic && le.Uint16(b[4:]) < partVersion
+}
+
 // Length returns how long the part that starts with b is, and its front, in octets; zeros if b starts no part. b holds
 // HeadSize octets.
 func Length(b []byte) (part, front int) {

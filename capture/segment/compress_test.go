@@ -221,3 +221,29 @@ func TestCompressedDamage(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestOutdatedIndex: an index of an older version is no damage, hides nothing, and is built anew.
+func TestOutdatedIndex(t *testing.T) {
+	dir := t.TempDir()
+	all := dull(500)
+	record(t, dir, all)
+	path := indexPath(dir, 1)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := bytes.Clone(b)
+	b[4] = 1
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := Verify(context.Background(), dir, nil); err != nil || len(v.Problems) > 0 || v.Missing != 1 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if n, err := Reindex(context.Background(), dir, false); err != nil || n != 1 {
+		t.Errorf("built %d, %v", n, err)
+	}
+	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, was) {
+		t.Errorf("another index than before: %v", err)
+	}
+}

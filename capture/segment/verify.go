@@ -202,6 +202,12 @@ func (c *checker) index() error {
 	case err != nil:
 		return err
 	}
+	if index.Outdated(b) {
+		if in.Sealed {
+			c.v.Missing++
+		}
+		return nil
+	}
 	want := c.built
 	if !in.Sealed { // both may have more than the other
 		n := min(len(b), len(want))
