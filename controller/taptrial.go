@@ -34,8 +34,14 @@ func (c *Controller) TryTapFlow(ctx context.Context, id auth.Identity, name stri
 	var from, to place
 	var why string
 	var fromNode, toNode string
+	others := 0
 	if err == nil {
 		fromNode, toNode, from, to, why = c.trialPlaces(f)
+		for other := range c.taps.flowsOf[f.Flow.PortID] {
+			if o := c.taps.flows[other]; o != nil && other != f.Flow.ID && o.Flow.ServiceID == f.Flow.ServiceID {
+				others++
+			}
+		}
 	}
 	c.mu.Unlock()
 	if err != nil {
@@ -49,7 +55,7 @@ func (c *Controller) TryTapFlow(ctx context.Context, id auth.Identity, name stri
 	}
 	ctx, cancel := context.WithTimeout(ctx, trialFor)
 	defer cancel()
-	t := tap.Trial{Flow: f.Flow.ID, From: fromNode + "/" + from.device, To: toNode + "/" + to.device, Began: time.Now().UTC()}
+	t := tap.Trial{Others: others, Flow: f.Flow.ID, From: fromNode + "/" + from.device, To: toNode + "/" + to.device, Began: time.Now().UTC()}
 	var token [16]byte
 	_, _ = rand.Read(token[:]) // never fails, crypto/rand
 

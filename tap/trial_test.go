@@ -10,6 +10,10 @@ func TestTrial(t *testing.T) {
 		return []TrialSort{{Direction: In, Length: 100, Sent: 2}, {Direction: Out, Length: 100, Sent: 2}, {Direction: Out, VLAN: 5, Length: 104, Sent: 2}}
 	}
 	good := []HeardCanary{{Number: 2, Length: 100}, {Number: 3, Length: 100}, {Number: 4, VLAN: 5, Length: 104}, {Number: 5, VLAN: 5, Length: 104}}
+	many := Trial{Sorts: sorts(), Counted: map[string]uint64{"seen": 4}, Others: 1}
+	if many.Judge(Out, Options{}, append(good[:4:4], good[0], HeardCanary{Number: 0, Length: 100}), false); !many.OK || len(many.Notes) != 1 || many.DelayUS != nil {
+		t.Errorf("beside another flow: %+v", many)
+	}
 	for _, tt := range []struct {
 		name    string
 		dir     Direction
