@@ -73,9 +73,13 @@ func TestNetnsFleetAnyControllerServes(t *testing.T) {
 	// A controller is killed: its agents come to the other one, which their configuration does not name.
 	b.create(m{"kind": "pcap", "id": "over", "points": []string{"left/tap0"}, "filter": "udp"})
 	b.awaitState("over", "running")
+	before := b.node("left")
 	a.kill()
-	b.awaitNode("left", "gone")
 	began := time.Now()
+	within(t, 2*patience, "its agent is at the other controller", func() bool {
+		n := b.node("left")
+		return n.Connected && n.Since.After(before.Since)
+	})
 	b.awaitNode("left", "connected")
 	t.Logf("after %s its agent is at the other controller", time.Since(began).Round(time.Millisecond))
 	left.Send(plain(0, 100, 7000)...)

@@ -21,7 +21,7 @@ func etcdMember(spec string) int {
 	part := strings.Split(spec, "|")
 	name, ip, all, dir := part[0], part[1], part[2], part[3]
 	cfg := embed.NewConfig()
-	cfg.Name, cfg.Dir, cfg.InitialCluster, cfg.LogLevel, cfg.EnableGRPCGateway = name, dir, all, "error", false
+	cfg.Name, cfg.Dir, cfg.InitialCluster, cfg.LogLevel, cfg.EnableGRPCGateway = name, dir, all, "fatal", false
 	at := func(port int) []url.URL { return []url.URL{{Scheme: "http", Host: fmt.Sprintf("%s:%d", ip, port)}} }
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = at(2379), at(2379)
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = at(2380), at(2380)

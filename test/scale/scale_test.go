@@ -155,7 +155,7 @@ func TestFleetOfThousands(t *testing.T) {
 	if int(files.Cur) < size+1000 {
 		t.Skipf("needs %d open files, and %d are allowed (ulimit -n)", size+1000, files.Cur)
 	}
-	patience := 60*time.Second + time.Duration(size)*40*time.Millisecond
+	patience := 60*time.Second + time.Duration(size)*100*time.Millisecond
 	st := mem.New(mem.Config{})
 	t.Cleanup(func() { _ = st.Close() }) // after the controllers
 	a, b := open(t, st, "aaaaaaaaaaaaaaaa", "127.0.0.1:0"), open(t, st, "bbbbbbbbbbbbbbbb", "127.0.0.1:0")
