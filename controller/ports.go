@@ -281,6 +281,9 @@ func (c *Controller) UpdatePort(ctx context.Context, id auth.Identity, name stri
 		if err != nil {
 			return nil, nil, err
 		}
+		if v.Origin == tap.Neutron {
+			return nil, nil, ofNeutron(v)
+		}
 		pid = v.ID
 		n := storedPort{Origin: tap.Declared, Bind: admin, Created: time.Now().UTC().Round(0)}
 		old := c.taps.declared[pid]
@@ -327,6 +330,9 @@ func (c *Controller) DeletePort(ctx context.Context, id auth.Identity, name stri
 		if v.Origin == tap.Inventory {
 			r := &tap.Refusal{Cause: tap.PortInUse, ID: v.ID}
 			return nil, nil, refused(fault.Conflict, r, "the port is the device "+v.Device+" of node "+v.Node+"; it is there as long as the device is", "")
+		}
+		if v.Origin == tap.Neutron {
+			return nil, nil, ofNeutron(v)
 		}
 		pid = v.ID
 		about(acts, pid, v.Project)

@@ -303,3 +303,51 @@ func TestNoWayBetweenNodes(t *testing.T) {
 		t.Errorf("%s %q, %v", v.Status, v.Reason, err)
 	}
 }
+
+func TestNeutronSaysWhosePortsAre(t *testing.T) {
+	b := tapBench(t, nil)
+	const one, two = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
+	ports := []tap.Port{{ID: one, Name: "web", Project: "red", MAC: "02:00:00:00:01:00", Node: "host1"}, {ID: two, Project: "red", MAC: "02:00:00:00:02:00", Node: "host2"}}
+	if err := b.SyncPorts(t.Context(), ports); err != nil {
+		t.Fatal(err)
+	}
+	before := b.trail.actions()
+	if err := b.SyncPorts(t.Context(), ports); err != nil || b.trail.actions() != before {
+		t.Errorf("the same once more: %v, %s", err, b.trail.actions())
+	}
+	v, err := b.Port(t.Context(), alice, one)
+	if err != nil || v.Device != "eth0" || v.Project != "red" || v.Origin != tap.Neutron {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	s := b.service(t, alice, two, tap.Options{})
+	b.tapFlow(t, alice, one, s.ID, tap.Options{})
+	if got := b.lowered("n1").Sources; len(got) != 1 || got[0].Device.MAC == "" {
+		t.Errorf("wished for: %+v", got)
+	}
+	blue := "blue"
+	if _, err := b.UpdatePort(t.Context(), root, one, tap.PortWish{Project: &blue}); !fault.Is(err, fault.Conflict) {
+		t.Errorf("changed here: %v", err)
+	}
+	if err := b.DeletePort(t.Context(), root, one); !fault.Is(err, fault.Conflict) {
+		t.Errorf("deleted here: %v", err)
+	}
+	if err := b.SyncPorts(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Port(t.Context(), alice, one); err != nil {
+		t.Errorf("a Neutron that shows nothing took it away: %v", err)
+	}
+	ports[0].Project = "blue" // it was given away there
+	if err := b.SyncPorts(t.Context(), ports); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.lowered("n1").Sources; len(got) != 0 {
+		t.Errorf("another project's port is still copied: %+v", got)
+	}
+	if err := b.SyncPorts(t.Context(), ports[1:]); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := b.TapFlows(t.Context(), root); err != nil || len(list) != 0 {
+		t.Errorf("flows of a port that is gone: %v, %v", list, err)
+	}
+}

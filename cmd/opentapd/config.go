@@ -20,6 +20,7 @@ import (
 	"opentap/agent"
 	"opentap/auth"
 	"opentap/controller"
+	"opentap/neutron"
 	"opentap/point"
 	"opentap/store/etcd"
 )
@@ -142,6 +143,8 @@ type config struct {
 
 	SSH sshConfig `yaml:"ssh"`
 
+	Neutron neutronConfig `yaml:"neutron"` // whose ports are read
+
 	Fabric fabricConfig `yaml:"fabric"`
 	Fleet  fleetConfig  `yaml:"fleet"`
 
@@ -186,6 +189,7 @@ func defaultConfig() config {
 	c.Sensors.Sysfs = ag.SysfsRoot
 	c.SSH, c.Fleet, c.Fabric = defaultSSH(), defaultFleet(), defaultFabric()
 	c.Log.Level, c.Log.Format = "info", "text"
+	c.Neutron.Every = duration(neutron.DefaultEvery)
 	return c
 }
 
@@ -273,6 +277,9 @@ func (c *config) check() error {
 		return fmt.Errorf("retention.default: %s is longer than retention.max, %s", time.Duration(c.Retention.Default), time.Duration(c.Retention.Max))
 	}
 	if _, err := c.underlay(); err != nil {
+		return err
+	}
+	if _, err := c.Neutron.reader(nil, nil); err != nil {
 		return err
 	}
 	if t := c.Taps; min(t.MaxServices, t.MaxFlows, t.MaxMirrors, t.MaxPorts) < 0 {

@@ -136,6 +136,10 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	board.SetHub(hub)
 	ctl.SetHub(board)
 	ctl.SetKeys(keys)
+	openstack, err := cfg.Neutron.reader(ctl, log.With("room", "neutron"))
+	if err != nil {
+		return err
+	}
 	if switches != nil {
 		ctl.ServeFabric(switches, time.Duration(cfg.Fabric.Every), fabricID(cfg, node))
 	}
@@ -206,6 +210,9 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	defer stopAgent()
 	group.Go(func() error { return keys.Run(inner) })
 	group.Go(func() error { return ctl.Run(inner) })
+	if openstack != nil {
+		group.Go(func() error { return openstack.Run(inner) })
+	}
 	group.Go(func() error { return newBallast(cfg.DataDir, ctl.SetFull, log).Run(inner) })
 	group.Go(func() error { return reg.Run(inner) })
 	agentDone := make(chan struct{})

@@ -97,6 +97,7 @@ var Rooms = map[string]Room{
 	"auth/openid/openidtest": {Layer: Aid},
 	"audit":                  {Layer: Pipe, MayImport: []string{"auth"}},
 	"cert":                   {Layer: Pipe},
+	"neutron":                {Layer: Pipe, MayImport: []string{"tap"}},
 	"doctor":                 {Layer: Pipe, Unix: true},
 	"agentapi":               {Layer: Pipe, MayImport: []string{"agentapi/agentpb", "tap", "point", "filter", "flow"}},
 	"agentapi/agentpb":       {Layer: Pipe},
@@ -123,7 +124,7 @@ var Rooms = map[string]Room{
 
 	"cmd/opentapd": {Layer: Main, Unix: true, MayImport: []string{
 		"agent", "agentapi", "controller", "api/...", "web", "store", "store/...", "auth", "audit", "filter", "point",
-		"internal/metrics", "client", "flow/export", "flow/collect", "wire/netflow", "cert", "doctor", "fleet", "member", "auth/openid", "auth/keystone", "sensor/mqtt", "sensor/snmp", "sensor/phidget",
+		"neutron", "internal/metrics", "client", "flow/export", "flow/collect", "wire/netflow", "cert", "doctor", "fleet", "member", "auth/openid", "auth/keystone", "sensor/mqtt", "sensor/snmp", "sensor/phidget",
 	}},
 	"cmd/opentapd-phidget": {Layer: Main, MayImport: []string{"sensor/phidget"}},
 	"lab":                  {Layer: Aid, Unix: true},
