@@ -3,14 +3,18 @@ package collect
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -225,6 +229,44 @@ func await(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("%s did not come to be", what)
 		}
 	}
+}
+
+// TestTLS takes IPFIX of exporters that trust our certificate, and nothing of those that do not speak TLS.
+func TestTLS(t *testing.T) {
+	web := httptest.NewTLSServer(http.NotFoundHandler()) // for its certificate
+	defer web.Close()
+	s := newSink()
+	c := newCollector(t, Config{Transport: "tls", TLS: &tls.Config{Certificates: web.TLS.Certificates}}, s, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	await(t, "the socket", func() bool { return c.Address() != "" })
+	plain, err := net.Dial("tcp", c.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	enc := encoder(t, netflow.IPFIX)
+	m, _ := enc.Append(nil, packet.TimestampOf(began), []netflow.Flow{flowOf(0)}, true, nil)
+	if _, err := plain.Write(m); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, plain); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Error(err)
+	}
+	conn, err := tls.Dial("tcp", c.Address(), web.Client().Transport.(*http.Transport).TLSClientConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(m); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the record", func() bool { return s.count(netip.MustParseAddr("127.0.0.1")) == 1 })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	conn.Close()
 }
 
 // TestSockets receives over UDP and TCP, and ends when it is told.
