@@ -126,12 +126,12 @@ run() {
   check gofmt unformatted
   if [[ -d web/app/node_modules ]]; then check "svelte-check" dashboard_types; else event skip checks svelte-check "x.sh:1: needs npm"; fi
   check "go vet" go vet ./...
-  go test "${race[@]}" -count=1 -timeout 15m -json ./... || true
+  go test "${race[@]}" -count=1 -timeout 40m -json ./... || true
   if [[ $EUID -ne 0 && $can_root == yes ]]; then
     # The tests that make network namespaces once more, with the rights they need. A result replaces the skip of before.
     mapfile -t dirs < <(grep -rl --include='*_test.go' '^func TestNetns' . | xargs -r -n1 dirname | sort -u)
     [[ ${#dirs[@]} -eq 0 ]] ||
-      go test "${race[@]}" -count=1 -timeout 15m -json -exec 'sudo -n -E --preserve-env=PATH' -run '^TestNetns' "${dirs[@]}" || true
+      go test "${race[@]}" -count=1 -timeout 40m -json -exec 'sudo -n -E --preserve-env=PATH' -run '^TestNetns' "${dirs[@]}" || true
   fi
   python_tests
 }
