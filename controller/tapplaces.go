@@ -126,7 +126,10 @@ func (c *Controller) placesOf(id string, n *node, now time.Time) *storedPlaces {
 			fresh[i].PortID, fresh[i].Since, fresh[i].Left, fresh[i].From = k.PortID, k.Since, k.Left, k.From
 			used[k.PortID] = true
 			if !k.Gone.IsZero() || k.MAC != fresh[i].MAC || k.IfaceID != fresh[i].IfaceID {
-				fresh[i].Since, fresh[i].Left, fresh[i].From = now, time.Time{}, ""
+				fresh[i].Since, fresh[i].Left, fresh[i].From = now, k.Gone, ""
+				if !k.Gone.IsZero() { // it is back where it was
+					fresh[i].From = out.Node
+				}
 			}
 		}
 	}
@@ -173,7 +176,7 @@ func (c *Controller) cameFrom(n *storedPlaces, d *storedDevice) {
 		if p.nodeID == n.NodeID {
 			continue
 		}
-		d.From = c.taps.nodes[p.nodeID].Node
+		d.From, d.Left = c.taps.nodes[p.nodeID].Node, time.Time{}
 		if o := c.nodes[p.nodeID]; o != nil && !o.connected {
 			d.Left = o.since // the whole host has gone
 		}

@@ -256,6 +256,9 @@ func (c *Controller) moveGap(at place, e *tap.End) []tap.Gap {
 		return nil
 	}
 	g := tap.Gap{From: left, Reason: "the port moved from node " + d.From + " to node " + e.Node}
+	if d.From == e.Node {
+		g.Reason = "the port was away from node " + e.Node
+	}
 	if e.State == tap.Active {
 		if g.To = e.Since; len(e.Gaps) > 0 && e.Gaps[0].From.Before(g.To) {
 			g.To = e.Gaps[0].From
