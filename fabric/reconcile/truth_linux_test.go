@@ -403,3 +403,26 @@ func TestNetnsControllersTakeOver(t *testing.T) {
 		}
 	}
 }
+
+func TestNetnsPortThatIsNotThere(t *testing.T) {
+	f := seed()
+	f.Ports["ghost"] = want.FabricPort{At: "s3/40", Role: want.RoleDelivery}
+	f.Policies[0].To = []string{"h11", "ghost"}
+	d := newDemon(t)
+	c := d.control(&memory{}, "")
+	c.Want(layout(t, f))
+	d.connect(c)
+	until(t, "the port is told about", func() bool {
+		v, _ := c.View(context.Background(), false)
+		return v.Policies[0].State == want.PolicyDegraded && strings.Contains(v.Policies[0].Reason, "s3/40 does not exist") && v.Policies[1].State == want.PolicyActive
+	})
+	if r := c.verify(t); !finds(r, want.FindingPort, "s3/40 does not exist") {
+		t.Errorf("%+v", r)
+	}
+	// The tool that is there gets its copies all the same.
+	tool := nettest.NewEar(t, d.hosts, "h11")
+	nettest.NewSender(t, d.hosts, "h1").Send(numbered(0), numbered(1))
+	if lost, twice := numbers(tool.All(300*time.Millisecond), 2); lost != 0 || twice != 0 {
+		t.Errorf("%d lost, %d twice", lost, twice)
+	}
+}
