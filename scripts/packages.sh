@@ -44,14 +44,14 @@ mkdir -p "$common"/{completions,doc,man/man1,man/man5,man/man8}
 "$host/opentapd" --help 2>&1 | go run ./packaging/man . "$version" "$(date -u -d "@$SOURCE_DATE_EPOCH" +%F)" "$stage/pages"
 for page in "$stage"/pages/*; do gzip -9n <"$page" >"$common/man/man${page##*.}/${page##*/}.gz"; done
 gzip -9n <CHANGELOG.md >"$common/doc/changelog.gz"
-printf 'opentap (%s) unstable; urgency=medium\n\n  * See changelog.gz, which is written for users.\n\n -- OpenTap <opentap@localhost>  %s\n' \
+printf 'opentap (%s) unstable; urgency=medium\n\n  * See changelog.gz, which is written for users.\n\n -- OpenTap <opentap@opentap.invalid>  %s\n' \
   "${version/-/\~}" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$common/doc/changelog.Debian.gz"
 cat >"$common/doc/copyright" <<'TEXT'
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: opentap
 
 Files: *
-Copyright: The OpenTap authors
+Copyright: 2026 The OpenTap authors
 License: Apache-2.0
  On Debian systems, the full text of the Apache License, version 2.0, is in /usr/share/common-licenses/Apache-2.0.
  .

@@ -64,6 +64,11 @@ func TestNetnsPackages(t *testing.T) {
 			}
 		}
 	}
+	if _, err := exec.LookPath("lintian"); err == nil { // Debian's own judge
+		if b, err := exec.Command("lintian", "--allow-root", "--fail-on", "error", filepath.Join(dist, "2.deb")).CombinedOutput(); err != nil {
+			t.Errorf("lintian: %v\n%s", err, b)
+		}
+	}
 	// install.sh, to see that it minds the package.
 	for from, to := range map[string]string{
 		daemonBin: "bin/opentapd", clientBin: "bin/opentap", "../../packaging/install.sh": "install.sh",

@@ -102,7 +102,7 @@ not /dist/install.sh --unattended --from /dist/bin
 says 'the package opentap is installed'
 
 # --- upgrade: configuration and data stay, and what ran runs ---
-echo 'name: mine' >>/etc/opentap/opentap.yaml
+printf 'name: mine\nsensors:\n  phidgets:\n    inputs: [{serial: 1, port: 0, name: rack}]\n' >>/etc/opentap/opentap.yaml
 before=$pid
 [ -z "$plain" ] || stop opentap
 ok dpkg -i /dist/2.deb
@@ -111,6 +111,9 @@ ok dpkg -i /dist/2.deb
 [ "$pid" != "$before" ] || bad "the old version still runs"
 within 20 runs
 grep -q '^name: mine$' /etc/opentap/opentap.yaml || bad "the configuration was replaced"
+# The helper for Phidgets starts within the service's bounds, and says what it lacks.
+lacks_library() { opentap sensors scan | grep -q 'libphidget22 cannot be loaded'; }
+within 20 lacks_library
 ok opentap show first
 ok opentap retrieve first-packets -w /tmp/again.pcap
 cmp -s /tmp/first.pcap /tmp/again.pcap || bad "the capture is not what it was"
