@@ -52,8 +52,23 @@ class Live {
   private timer = 0;
   private retry = 0;
 
+  private listening = false;
+
   open(onEnd: () => void) {
     if (!this.timer) this.timer = window.setInterval(() => this.tick(), 1000);
+    if (!this.listening) {
+      this.listening = true;
+      // A stream over a network that went away is dead long before it says so.
+      addEventListener('offline', () => {
+        if (this.source) {
+          this.source.close();
+          this.state = 'lost';
+        }
+      });
+      addEventListener('online', () => {
+        if (this.source && this.state === 'lost') this.connect(onEnd);
+      });
+    }
     this.connect(onEnd);
   }
 
