@@ -180,7 +180,7 @@ func TestAHostJoinsAndIsKnownEverywhere(t *testing.T) {
 	eventually(t, "the other controller knows it", func() bool { return len(b.Members()) == 1 })
 	eventually(t, "each knows the other", func() bool { return len(a.Others()) == 1 && len(b.Others()) == 1 })
 	end := session(t, m)
-	sessions := func() int32 { return a.hub.now.Load() + b.hub.now.Load() } // it has learnt of both
+	sessions := func() int32 { return a.hub.now.Load() + b.hub.now.Load() }
 	eventually(t, "it has a session", func() bool { return sessions() == 1 })
 	if _, err := b.Revoke(t.Context(), "virgo"); err != nil {
 		t.Fatal(err)

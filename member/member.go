@@ -44,7 +44,7 @@ const (
 // Config says where the membership is kept and where controllers are.
 type Config struct {
 	Dir         string           // made with mode 0700 when absent
-	Controllers []string         // HOST:PORT, at least one
+	Controllers []string         // HOST:PORT, at least one: in no order, and before those that the fleet tells of
 	Now         func() time.Time // nil = time.Now
 }
 
@@ -64,6 +64,7 @@ type Member struct {
 	trusted string           // fingerprint of the authority
 	note    note
 	next    int              // which controller is dialled next
+	dialled time.Time        // when the last one was
 	cc      *grpc.ClientConn // of the newest session
 	fresh   chan struct{}    // closed and replaced when current changes
 }
@@ -79,7 +80,9 @@ func Open(cfg Config, log *slog.Logger) (*Member, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open membership: %w", err)
 	}
-	m := &Member{cfg: cfg, log: log, next: rand.IntN(1 << 16), fresh: make(chan struct{})}
+	cfg.Controllers = slices.Clone(cfg.Controllers)
+	rand.Shuffle(len(cfg.Controllers), func(i, k int) { cfg.Controllers[i], cfg.Controllers[k] = cfg.Controllers[k], cfg.Controllers[i] })
+	m := &Member{cfg: cfg, log: log, fresh: make(chan struct{})}
 	c, trusted, err := cert.ReadMember(m.path(memberFile))
 	switch {
 	case err == nil:
@@ -107,6 +110,10 @@ func (m *Member) Who() (who cert.Member, ends time.Time, ok bool) {
 	who, err := cert.MemberOf(m.current.Leaf)
 	return who, m.current.Leaf.NotAfter, err == nil
 }
+
+// settled is how long a connection lasts that was a good one: after it the controllers of the configuration are tried first
+// again.
+const settled = 30 * time.Second
 
 // addresses are those of the configuration, then those that the fleet told. m.mu is held.
 func (m *Member) addresses() []string {
@@ -192,7 +199,7 @@ func (m *Member) take(key *ecdsa.PrivateKey, a *agentpb.Membership, trusted, tok
 	m.current, m.trusted = c, trusted
 	n := note{Token: m.note.Token, Controllers: a.Controllers}
 	if token != "" {
-		n.Token = token
+		n.Token, m.next = token, 0 // the session begins where the configuration says
 	}
 	if n.Token != m.note.Token || !slices.Equal(n.Controllers, m.note.Controllers) {
 		m.note = n
@@ -213,6 +220,11 @@ func (m *Member) take(key *ecdsa.PrivateKey, a *agentpb.Membership, trusted, tok
 func (m *Member) dial(cfg *tls.Config) (*grpc.ClientConn, string, error) {
 	m.mu.Lock()
 	all := m.addresses()
+	now := m.cfg.Now()
+	if now.Sub(m.dialled) > settled {
+		m.next = 0
+	}
+	m.dialled = now
 	address := all[m.next%len(all)]
 	m.next++
 	m.mu.Unlock()

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,6 +29,7 @@ func newSite(t testing.TB) *site {
 	s := &site{t: t, sw: nettest.NewNS(t), n: 10}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "br0"
+	attrs.HardwareAddr = net.HardwareAddr{2, 0, 10, 9, 0, 1} // of its own, it would change with each host that is added
 	if err := s.sw.Netlink().LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		t.Skipf("needs a kernel with bridges: %v", err)
 	}
