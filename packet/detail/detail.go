@@ -138,6 +138,7 @@ func (d *decoder) mac(off int) string {
 }
 
 func (d *decoder) ip4(off int) string { return netip.AddrFrom4([4]byte(d.frame[off : off+4])).String() }
+
 func (d *decoder) ip6(off int) string {
 	return netip.AddrFrom16([16]byte(d.frame[off : off+16])).String()
 }
