@@ -7,11 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"opentap/agentapi"
@@ -36,12 +34,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// agents runs as many agents as it reads join tokens from standard input, until it is told to end. Whatever they are told to
+// agents runs as many agents as it reads join tokens from standard input, until that ends: with the test, however it ends. Whatever they are told to
 // capture they say is running.
 func agents(spec string) error {
 	part := strings.Split(spec, "|")
 	controllers, dir := strings.Split(part[0], ","), part[1]
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	log := slog.New(slog.DiscardHandler)
 	var running sync.WaitGroup
@@ -53,18 +51,20 @@ func agents(spec string) error {
 			if err := one(ctx, i, token, controllers, dir, log); err != nil && ctx.Err() == nil {
 				select {
 				case failed <- err:
+					fmt.Fprintln(os.Stderr, err)
 				default:
 				}
 			}
 		})
 	}
+	stop()
+	running.Wait()
 	select {
 	case err := <-failed:
 		return err
-	case <-ctx.Done():
+	default:
+		return nil
 	}
-	running.Wait()
-	return nil
 }
 
 func one(ctx context.Context, i int, token string, controllers []string, dir string, log *slog.Logger) error {

@@ -3,6 +3,7 @@ package scale
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -171,14 +172,22 @@ func TestFleetOfThousands(t *testing.T) {
 	}
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s,%s|%s", agentsEnv, a.address, b.address, t.TempDir()))
-	cmd.Stdin, cmd.Stderr = strings.NewReader(tokens.String()), os.Stderr
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe() // they end when it does
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		_ = in.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // it was killed
 	})
+	if _, err := io.WriteString(in, tokens.String()); err != nil {
+		t.Fatal(err)
+	}
 	all := func() bool { return a.connected() == size && b.connected() == size }
 	t.Logf("%d agents joined and were known to both controllers after %s", size, within(t, patience, "all agents are there", all).Round(time.Millisecond))
 	each := (memory() - empty) / int64(size)
