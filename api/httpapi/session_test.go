@@ -42,7 +42,9 @@ func visited(t *testing.T, v *visits, more ...Route) *httptest.Server {
 		return err
 	}
 	door := Door{Prefix: "/", Fail: func(w http.ResponseWriter, _ *http.Request, p Problem) { w.WriteHeader(p.Status) }, Routes: append([]Route{
-		{Method: "GET", Path: "/v1/x", Serve: who}, {Method: "POST", Path: "/v1/x", Serve: who}, {Method: "GET", Path: "/old", Serve: who},
+		{Method: "GET", Path: "/v1/x", Serve: who},
+		{Method: "POST", Path: "/v1/x", Serve: who},
+		{Method: "GET", Path: "/old", Serve: who},
 		{Method: "GET", Path: "/v1/both", OpenFor: func(r *http.Request) bool { return r.Header.Get("Accept") == "text/html" }, Serve: who},
 	}, more...)}
 	s := httptest.NewServer(gate.Handler(door))

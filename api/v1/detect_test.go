@@ -56,8 +56,8 @@ func TestDetect(t *testing.T) {
 func TestFlows(t *testing.T) {
 	b := newBench(t)
 	for path, status := range map[string]int{
-		"/v1/flows/top":                             200,
-		"/v1/flows/top?by=src,dport&metric=packets": 200,
+		"/v1/flows/top": 200,
+		"/v1/flows/top?by=src,dport&metric=packets":                                                       200,
 		"/v1/flows/top?by=&point=eth0&from=2026-01-01T00:00:00Z&to=2026-01-02T00:00:00Z&filter=tcp&top=3": 200,
 		"/v1/flows":               200,
 		"/v1/flows?format=ndjson": 200,

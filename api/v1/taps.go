@@ -94,7 +94,8 @@ type serve = func(http.ResponseWriter, *http.Request) error
 
 // things are the routes that look at one sort of things, change and delete them. A name is one segment: node%2Fname.
 func things[V any](path, plural string, list func(context.Context, auth.Identity) ([]V, error),
-	show func(context.Context, auth.Identity, string) (V, error), remove func(context.Context, auth.Identity, string) error, update serve) []httpapi.Route {
+	show func(context.Context, auth.Identity, string) (V, error), remove func(context.Context, auth.Identity, string) error, update serve,
+) []httpapi.Route {
 	routes := []httpapi.Route{
 		{Method: "GET", Path: path, Serve: func(w http.ResponseWriter, r *http.Request) error {
 			if err := noQuery(r); err != nil {

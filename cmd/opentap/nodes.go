@@ -69,9 +69,18 @@ func (a *app) nodeShowCmd() *cobra.Command {
 				behind = "yes"
 			}
 			return a.fields([][2]string{
-				{"name", n.Name}, {"id", n.ID}, {"state", nodeState(n)}, {"since", when(n.Since)}, {"version", n.Version},
-				{"joined", when(n.Enrolled)}, {"certificate until", when(n.CertificateEnds)}, {"revoked", when(n.Revoked)},
-				{"behind", behind}, {"used", octets(n.DiskUsed)}, {"free", octets(n.DiskFree)}, {"quota", octets(n.QuotaBytes)},
+				{"name", n.Name},
+				{"id", n.ID},
+				{"state", nodeState(n)},
+				{"since", when(n.Since)},
+				{"version", n.Version},
+				{"joined", when(n.Enrolled)},
+				{"certificate until", when(n.CertificateEnds)},
+				{"revoked", when(n.Revoked)},
+				{"behind", behind},
+				{"used", octets(n.DiskUsed)},
+				{"free", octets(n.DiskFree)},
+				{"quota", octets(n.QuotaBytes)},
 				{"problems", strings.Join(n.Problems, "; ")},
 			}, n)
 		}),

@@ -64,8 +64,15 @@ func portWish(f *pflag.FlagSet) func() tap.PortWish {
 
 func (a *app) showPort(v tap.PortView) error {
 	return a.fields([][2]string{
-		{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"project", v.Project}, {"origin", string(v.Origin)}, {"node", strings.Join(v.Nodes, ",")},
-		{"device", v.Device}, {"mac", v.MAC}, {"present", strconv.FormatBool(v.Present)},
+		{"id", v.ID},
+		{"name", v.Name},
+		{"description", v.Description},
+		{"project", v.Project},
+		{"origin", string(v.Origin)},
+		{"node", strings.Join(v.Nodes, ",")},
+		{"device", v.Device},
+		{"mac", v.MAC},
+		{"present", strconv.FormatBool(v.Present)},
 	}, v)
 }
 

@@ -69,11 +69,16 @@ func (a *app) project(p want.Project) error {
 		return text
 	}
 	return a.fields([][2]string{
-		{"name", p.Name}, {"description", p.Description}, {"points", strings.Join(p.Points, ", ")},
+		{"name", p.Name},
+		{"description", p.Description},
+		{"points", strings.Join(p.Points, ", ")},
 		{"captures", fmt.Sprintf("%d of %s", p.Used.Captures, bound(int64(p.Captures), strconv.Itoa(p.Captures)))},
 		{"holds", fmt.Sprintf("%s of %s", octets(p.Used.Bytes), bound(p.Bytes, octets(p.Bytes)))},
-		{"longest capture", bound(int64(p.MaxDuration), report.Limit(p.MaxDuration))}, {"longest retention", bound(int64(p.MaxRetain), report.Limit(p.MaxRetain))},
-		{"declared by", string(p.Origin)}, {"changed", when(p.Changed)}, {"by", p.By},
+		{"longest capture", bound(int64(p.MaxDuration), report.Limit(p.MaxDuration))},
+		{"longest retention", bound(int64(p.MaxRetain), report.Limit(p.MaxRetain))},
+		{"declared by", string(p.Origin)},
+		{"changed", when(p.Changed)},
+		{"by", p.By},
 	}, p)
 }
 

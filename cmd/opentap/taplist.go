@@ -120,24 +120,41 @@ func (a *app) tapMirrorShowCmd() *cobra.Command {
 
 func (a *app) showTapService(v *tap.ServiceView) error {
 	list := [][2]string{
-		{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"project", v.Project}, {"port", named(v.PortID, v.Port)}, {"flows", strconv.Itoa(v.Flows)},
-		{"tunnel id", strconv.FormatUint(uint64(v.TunnelID), 10)}, {"encapsulation", string(v.Options.Encap)},
+		{"id", v.ID},
+		{"name", v.Name},
+		{"description", v.Description},
+		{"project", v.Project},
+		{"port", named(v.PortID, v.Port)},
+		{"flows", strconv.Itoa(v.Flows)},
+		{"tunnel id", strconv.FormatUint(uint64(v.TunnelID), 10)},
+		{"encapsulation", string(v.Options.Encap)},
 	}
 	return a.fields(append(append(list, expiry(v.Options)...), tapReport(&v.Report, false)...), v)
 }
 
 func (a *app) showTapFlow(v *tap.FlowView) error {
 	list := [][2]string{
-		{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"project", v.Project}, {"port", named(v.PortID, v.Port)},
-		{"direction", string(v.Direction)}, {"service", named(v.ServiceID, v.Service)},
+		{"id", v.ID},
+		{"name", v.Name},
+		{"description", v.Description},
+		{"project", v.Project},
+		{"port", named(v.PortID, v.Port)},
+		{"direction", string(v.Direction)},
+		{"service", named(v.ServiceID, v.Service)},
 	}
 	return a.fields(append(append(list, options(&v.Options, v.Filtering)...), tapReport(&v.Report, true)...), v)
 }
 
 func (a *app) showTapMirror(v *tap.MirrorView) error {
 	list := [][2]string{
-		{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"project", v.Project}, {"port", named(v.PortID, v.Port)},
-		{"directions", directionsText(v.Directions)}, {"type", string(v.Type)}, {"remote", v.Remote.String()},
+		{"id", v.ID},
+		{"name", v.Name},
+		{"description", v.Description},
+		{"project", v.Project},
+		{"port", named(v.PortID, v.Port)},
+		{"directions", directionsText(v.Directions)},
+		{"type", string(v.Type)},
+		{"remote", v.Remote.String()},
 	}
 	return a.fields(append(append(list, options(&v.Options, v.Filtering)...), tapReport(&v.Report, true)...), v)
 }
@@ -183,8 +200,14 @@ func tapReport(r *tap.Report, counts bool) [][2]string {
 			name string
 			n    uint64
 		}{
-			{"seen", c.Seen}, {"mirrored", c.Mirrored}, {"octets", c.Octets}, {"not matched", c.NotMatched}, {"sampled out", c.SampledOut}, {"rate limited", c.RateLimited},
-			{"too long", c.TooLong}, {"truncated", c.Truncated},
+			{"seen", c.Seen},
+			{"mirrored", c.Mirrored},
+			{"octets", c.Octets},
+			{"not matched", c.NotMatched},
+			{"sampled out", c.SampledOut},
+			{"rate limited", c.RateLimited},
+			{"too long", c.TooLong},
+			{"truncated", c.Truncated},
 		} {
 			if x.n > 0 || x.name == "seen" || x.name == "mirrored" {
 				out = append(out, [2]string{x.name, strconv.FormatUint(x.n, 10)})
@@ -212,8 +235,10 @@ func (a *app) showEstimate(e tap.Estimate) error {
 		way = fmt.Sprintf("by %s, %d octets more a frame", e.Encap, e.Overhead)
 	}
 	list := [][2]string{
-		{"source", e.Device + " on " + e.Node}, {"passes now", fmt.Sprintf("%s, %.0f packets/s", bitRate(e.BPS), e.PPS)},
-		{"would mirror", fmt.Sprintf("about %s, %.0f packets/s", bitRate(e.MirrorBPS), e.MirrorPPS)}, {"way", way},
+		{"source", e.Device + " on " + e.Node},
+		{"passes now", fmt.Sprintf("%s, %.0f packets/s", bitRate(e.BPS), e.PPS)},
+		{"would mirror", fmt.Sprintf("about %s, %.0f packets/s", bitRate(e.MirrorBPS), e.MirrorPPS)},
+		{"way", way},
 	}
 	if e.MTUShort > 0 {
 		list = append(list, [2]string{"MTU", "short by " + strconv.Itoa(e.MTUShort)})
