@@ -6,40 +6,24 @@ package iio
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
-	"slices"
-	"strings"
-	"sync"
-	"time"
 
-	"opentap/fault"
-	"opentap/packet"
-	"opentap/point"
-	"opentap/sensor"
 	"opentap/sensor/sysfs"
 )
 
-// Source reads the devices of bus iio in a sysfs tree. It holds no files open and is safe for concurrent use.
+// New makes a source that reads the devices of bus iio in the sysfs tree at root ("" = sysfs.DefaultRoot). It reads nothing yet.
 //
 // Names are iio/<chip>/<channel>, with the channel as the kernel names it (accel_x, temp, voltage0) and the chip as hwmon has
 // it: the driver's name, and the address of its device where that adds something. Labels are aliases.
-type Source struct {
-	root string
-
-	mu    sync.Mutex
-	known map[string]channel // by name; what is gone stays, to be told as missing rather than unknown
-}
-
-var _ sensor.Source = (*Source)(nil)
-
-// New makes a Source over the sysfs tree at root ("" = /sys). It reads nothing yet.
-func New(root string) *Source {
-	if root == "" {
-		root = "/sys"
-	}
-	return &Source{root: root, known: make(map[string]channel)}
+func New(root string) *sysfs.Source {
+	return sysfs.NewSource(root, func(ctx context.Context, root string) ([]sysfs.Channel, error) {
+		found, err := find(ctx, root)
+		out := make([]sysfs.Channel, len(found))
+		for i := range found {
+			c := &found[i]
+			out[i] = sysfs.Channel{Name: c.name, Alias: c.alias, Quantity: c.kind.quantity, Unit: c.kind.unit, Read: c.read}
+		}
+		return out, err
+	})
 }
 
 // channel is one value that can be read: (raw + offset) · scale · kind.factor, or input · kind.factor where the driver does the
@@ -86,72 +70,6 @@ var kinds = []kind{
 	{"temp", "temperature", "Cel", 1e-3},
 	{"velocity", "velocity", "m/s", 1},
 	{"voltage", "voltage", "V", 1e-3},
-}
-
-// Points lists the sensors there are now, by name. A tree without such devices is an empty list.
-func (s *Source) Points(ctx context.Context) ([]point.Point, error) {
-	channels, err := s.scan(ctx)
-	if err != nil {
-		return nil, err
-	}
-	points := make([]point.Point, 0, len(channels))
-	now := time.Now().UTC()
-	for _, c := range channels {
-		p := point.Point{Name: c.name, Kind: point.Sensor, Present: true, Quantity: c.kind.quantity, Unit: c.kind.unit, Since: now}
-		if c.alias != "" {
-			p.Aliases = []string{c.alias}
-		}
-		points = append(points, p)
-	}
-	return points, nil
-}
-
-// scan finds all channels, in the order of their names, and remembers them.
-func (s *Source) scan(ctx context.Context) ([]channel, error) {
-	channels, err := find(ctx, s.root)
-	if err != nil {
-		return nil, fmt.Errorf("find sensors in %s: %w", s.root, err)
-	}
-	slices.SortFunc(channels, func(a, b channel) int { return strings.Compare(a.name, b.name) })
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, c := range channels {
-		s.known[c.name] = c
-	}
-	return channels, nil
-}
-
-// Read samples the named sensor once. See sensor.Source.
-func (s *Source) Read(ctx context.Context, name string) (sensor.Sample, error) {
-	c, ok := s.lookup(name)
-	var v float64
-	err := error(fs.ErrNotExist)
-	if ok {
-		v, err = c.read()
-	}
-	if errors.Is(err, fs.ErrNotExist) { // never looked, gone, or back under another number
-		if _, err := s.scan(ctx); err != nil {
-			return sensor.Sample{}, err
-		}
-		if c, ok = s.lookup(name); !ok {
-			return sensor.Sample{}, fault.New(fault.NotFound, "no sensor %q", name)
-		}
-		v, err = c.read()
-	}
-	sample := sensor.Sample{Time: packet.TimestampOf(time.Now()), Point: name}
-	if err != nil {
-		sample.Missing = sysfs.Reason(err)
-		return sample, nil
-	}
-	sample.Value = v
-	return sample, nil
-}
-
-func (s *Source) lookup(name string) (channel, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c, ok := s.known[name]
-	return c, ok
 }
 
 // read reads the value once, in the kind's unit.
