@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,6 +41,7 @@ type Driver struct {
 	sinkProg  *ebpf.Program // nil = not loaded yet
 	swallower *ebpf.Program
 	next      uint32 // where the search for a free index begins
+	adopted   bool   // what an earlier process left is known
 
 	mu    sync.RWMutex // of what Counts reads: the map and the items' fields
 	items map[string]*item
@@ -101,6 +103,7 @@ func Open(cfg Config) (*Driver, error) {
 	if err := d.adopt(); err != nil {
 		return nil, errors.Join(fmt.Errorf("take over taps in %s: %w", dir, err), d.Close())
 	}
+	d.adopted = true
 	return d, nil
 }
 
@@ -145,6 +148,23 @@ func (d *Driver) takes(l netlink.Link) error {
 		return fmt.Errorf("%w: %s has frames of type %s, and only Ethernet's are mirrored", tap.ErrUnsupported, a.Name, a.EncapType)
 	}
 	return nil
+}
+
+// takesCopies reports whether copies may be sent to a device: not to one behind which nobody listens who wants them all. What goes
+// out of a loopback device comes in to this host, and a bridge passes copies on to whom the originals were addressed, who would get
+// them twice.
+func (d *Driver) takesCopies(l netlink.Link) error {
+	a := l.Attrs()
+	switch {
+	case a.EncapType == "loopback" || a.Flags&net.FlagLoopback != 0:
+		return fmt.Errorf("%w: %s is the loopback device: this host itself would take the copies for packets to it; name the tool's device", tap.ErrUnsupported, a.Name)
+	case strings.HasPrefix(a.Alias, muxAlias):
+		return d.takes(l)
+	case l.Type() == "bridge":
+		return fmt.Errorf("%w: %s is a bridge and would pass the copies on to whom the packets are addressed; name the port of it that the tool is at",
+			tap.ErrUnsupported, a.Name)
+	}
+	return d.takes(l)
 }
 
 // device finds a device by its name.
@@ -225,9 +245,12 @@ func (d *Driver) Prune(ctx context.Context, keep func(id string) bool) (removed 
 	return removed, nil
 }
 
-// Close implements tap.Driver.
+// Close implements tap.Driver. Sources and sinks go on; where there are none nothing of ours stays.
 func (d *Driver) Close() error {
 	var err error
+	if d.adopted && len(d.items) == 0 {
+		err = errors.Join(d.removeMux(), d.unpin())
+	}
 	for _, m := range d.shared {
 		err = errors.Join(err, m.Close())
 	}

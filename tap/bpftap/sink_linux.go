@@ -43,6 +43,11 @@ func (d *Driver) makeSink(s tap.Sink) error {
 	if err != nil && (!missing || !s.Make) {
 		return err
 	}
+	if !missing {
+		if err := d.takesCopies(l); err != nil {
+			return err
+		}
+	}
 	var t tunnel
 	var keys []tunnelKey
 	for _, from := range s.From {
@@ -81,9 +86,6 @@ func (d *Driver) makeSink(s tap.Sink) error {
 		if l, err = d.makeTapDevice(s.Device.Name, s.ID); err != nil {
 			return err
 		}
-	}
-	if err := d.takes(l); err != nil {
-		return err
 	}
 	if next.Made != "" {
 		if err := d.attachSwallower(dir, l); err != nil {

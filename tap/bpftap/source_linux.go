@@ -123,7 +123,7 @@ func (d *Driver) plan(s tap.Source) (*plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the destination: %w", err)
 	}
-	if err := d.takes(to); err != nil {
+	if err := d.takesCopies(to); err != nil {
 		return nil, fmt.Errorf("the destination: %w", err)
 	}
 	if to.Attrs().Index == at {
