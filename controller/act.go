@@ -70,14 +70,7 @@ func (c *Controller) checkAction(ctx context.Context, id auth.Identity, r *store
 		}
 	}
 	if a.Tap != nil {
-		f, err := tapOf(&r.Rule, names, values, time.Now().UTC())
-		if err == nil && f.Options.Filter != "" {
-			_, err = parseFilter(f.Options.Filter, false)
-		}
-		if err == nil {
-			_, err = c.TapService(ctx, id, a.Tap.Service)
-		}
-		if err != nil {
+		if err := c.checkTap(r, id, names, values); err != nil {
 			return inThen("then.tap", err)
 		}
 	}
@@ -100,6 +93,30 @@ func (c *Controller) checkAction(ctx context.Context, id auth.Identity, r *store
 		}
 	}
 	return nil
+}
+
+// checkTap refuses a tap that could not be made: all is checked as if it were made now, for example values of the keys.
+func (c *Controller) checkTap(r *storedRule, id auth.Identity, names, values []string) error {
+	now := time.Now().UTC()
+	f, err := tapOf(&r.Rule, names, values, now)
+	if err != nil {
+		return err
+	}
+	if err := c.checkFlow(&f, now); err != nil {
+		return err
+	}
+	as := storedRule{Rule: r.Rule, Admin: r.Admin}
+	as.Owner, as.Project = id.Name, id.Project
+	c.detection.mu.Lock()
+	if have := c.detection.rules[r.Name]; have != nil {
+		as.Project = have.Project
+	}
+	c.detection.mu.Unlock()
+	f.Project, f.PortID, f.ServiceID = as.Project, strings.ToLower(f.PortID), strings.ToLower(f.ServiceID)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, err = c.mayFlow(as.identity(makeTap), &f)
+	return err
 }
 
 // inThen says where in a rule an error is.

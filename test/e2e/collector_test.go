@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/nettest"
 	"opentap/packet"
 	"opentap/pcap"
 	"opentap/want"
@@ -120,44 +121,9 @@ rules:
 		t.Errorf("detect test:\n%s", out)
 	}
 	d.must("detect", "rules", "apply", "-f", rules)
-	var conn net.Conn
-	l.near.Do(func() { conn, err = net.Dial("udp", "127.0.0.1:6343") })
-	if err != nil {
+	if err := replaySamples(l.near, file); err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	replay := func() {
-		r, err := pcap.NewReader(bytes.NewReader(b))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var pk pcap.Packet
-		var first packet.Timestamp
-		began := time.Now()
-		for {
-			if err := r.Next(&pk); errors.Is(err, io.EOF) {
-				return
-			} else if err != nil {
-				t.Fatal(err)
-			}
-			if first == 0 {
-				first = pk.Time
-			}
-			if wait := time.Until(began.Add(pk.Time.Sub(first))); wait > 0 {
-				time.Sleep(wait) // the samples' own time is what is tried
-			}
-			var p packet.Parsed
-			p.Decode(packet.LinkEthernet, pk.Data, pk.OrigLen)
-			if _, err := conn.Write(pk.Data[p.Payload:]); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	replay()
 	var events struct{ Events []want.Detection }
 	within(t, 2*patience, "it is found, captured, and over", func() bool {
 		d.ask(200, "GET", "/v1/detect/events", nil).decode(t, &events)
@@ -228,4 +194,44 @@ rules:
 		e := found("records")
 		return e != nil && e.Keys["dport"] == "7777" && e.Keys["proto"] == "udp"
 	})
+}
+
+// replaySamples sends the datagrams of a file to the collector in ns, in the time in which they were.
+func replaySamples(ns *nettest.NS, file string) error {
+	var conn net.Conn
+	var err error
+	ns.Do(func() { conn, err = net.Dial("udp", "127.0.0.1:6343") })
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	r, err := pcap.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	var pk pcap.Packet
+	var first packet.Timestamp
+	began := time.Now()
+	for {
+		if err := r.Next(&pk); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if first == 0 {
+			first = pk.Time
+		}
+		if wait := time.Until(began.Add(pk.Time.Sub(first))); wait > 0 {
+			time.Sleep(wait) // the samples' own time is what is tried
+		}
+		var p packet.Parsed
+		p.Decode(packet.LinkEthernet, pk.Data, pk.OrigLen)
+		if _, err := conn.Write(pk.Data[p.Payload:]); err != nil {
+			return err
+		}
+	}
 }

@@ -61,10 +61,13 @@ func (a *answer) resource(t testing.TB, kind, attribute string) string {
 func (d *daemon) portNamed(name string) string {
 	d.t.Helper()
 	var list struct{ Ports []struct{ ID string } }
-	a := d.ask(200, "GET", "/v2.0/ports?name="+name+"&fields=id", nil)
-	if err := json.Unmarshal(a.Body, &list); err != nil || len(list.Ports) != 1 {
-		d.t.Fatalf("ports named %s: %v %s", name, err, a.Body)
-	}
+	eventually(d.t, "there is one port named "+name, func() bool {
+		a := d.ask(200, "GET", "/v2.0/ports?name="+name+"&fields=id", nil)
+		if err := json.Unmarshal(a.Body, &list); err != nil {
+			d.t.Fatalf("ports named %s: %v %s", name, err, a.Body)
+		}
+		return len(list.Ports) == 1
+	})
 	return list.Ports[0].ID
 }
 
