@@ -282,6 +282,41 @@ func TestALostAnswerIsGivenAgain(t *testing.T) {
 	}
 }
 
+// Who used a token once gets by it neither another node, nor in again after it was shut out.
+func TestAUsedTokenOpensNothingElse(t *testing.T) {
+	h := newHall(t, newStore(t), "a")
+	_, request, err := cert.Request()
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := joining{token: h.joinToken(""), request: request, id: idA, name: "virgo"}
+	refused := func(when string, j joining) {
+		t.Helper()
+		if _, err := h.join(t.Context(), j, remoteOf(t.Context())); !fault.Is(err, fault.Unauthenticated) {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+	if _, err := h.join(t.Context(), j, remoteOf(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	other := j
+	other.id, other.name = idB, "libra"
+	refused("as another node", other)
+	other.name = j.name
+	refused("as another host of that name", other)
+	if _, err := h.Revoke(t.Context(), "virgo"); err != nil {
+		t.Fatal(err)
+	}
+	refused("after it was revoked", j)
+	if members := h.Members(); len(members) != 1 || members[0].Revoked.IsZero() {
+		t.Errorf("members are %+v", members)
+	}
+	if _, err := h.Forget(t.Context(), "virgo"); err != nil {
+		t.Fatal(err)
+	}
+	refused("after it was forgotten", j)
+}
+
 func TestTriesAreLimitedAndWrittenDown(t *testing.T) {
 	h := newHall(t, newStore(t), "a")
 	var err error

@@ -113,6 +113,7 @@ func (r *Registry) joinWith(ctx context.Context, t member.Token, j joining, remo
 		if tok.Used.IsZero() {
 			tok.Used = now
 		}
+		n.Enrolled = tok.Used // an answer that is given again is no other enrolment
 		tok.UsedBy, tok.Key = j.name, key
 		value := encode(n)
 		ops = append(ops, store.Put(tokKV.Key, encode(tok)), store.Put(nodeKeys+n.ID, value), store.Put(nameKeys+n.Name, []byte(n.ID)))
@@ -152,11 +153,17 @@ func (r *Registry) place(ctx context.Context, tok joinToken, j joining) (compare
 	if err != nil {
 		return nil, nil, err
 	}
+	var had want.Member
 	if node.Value != nil {
-		var had want.Member
 		if err := json.Unmarshal(node.Value, &had); err != nil {
 			return nil, nil, err
 		}
+	}
+	// A used token gives an answer again, and no more: it enrols no second node, and undoes no revocation.
+	if !tok.Used.IsZero() && (had.Name != j.name || tok.UsedBy != j.name || !had.Revoked.IsZero() || !had.Enrolled.Equal(tok.Used)) {
+		return nil, nil, fault.New(fault.Unauthenticated, "the join token was used on %s, by node %s", tok.Used.Format(time.RFC3339), tok.UsedBy)
+	}
+	if node.Value != nil {
 		if !again || had.Name != j.name {
 			return nil, nil, taken("this host is the node "+had.Name+" already", had.Name)
 		}
