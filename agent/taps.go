@@ -45,6 +45,11 @@ func (a *Agent) openTaps() error {
 	return nil
 }
 
+// LeftTaps finds what agents of this host have left of taps and do not run: directories in the BPF file system, and devices.
+func (a *Agent) LeftTaps() (dirs, devices []string, err error) {
+	return bpftap.Orphans(a.tapConfig())
+}
+
 // tapConfig is that of the driver.
 func (a *Agent) tapConfig() bpftap.Config { return bpftap.Config{Instance: a.keep.nodeID, Log: a.log} }
 

@@ -31,6 +31,9 @@ func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) contr
 			DataDir: cfg.DataDir, CaptureDir: cfg.captureDir(), Quota: int64(cfg.Retention.Quota),
 			MinFree: int64(cfg.Retention.MinFree), Used: facts.DiskUsed, RingBytes: int64(cfg.Ring.Blocks) * int64(cfg.Ring.BlockSize), Known: known,
 		})
+		if ag != nil {
+			x.Findings = append(x.Findings, tapFinding(ag.LeftTaps()))
+		}
 		x.Findings = append(x.Findings, chain(auditDir(cfg)))
 		if shown != nil {
 			x.Findings = append(x.Findings, certificateFinding(shown.Expires(), time.Now()))
@@ -40,6 +43,39 @@ func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) contr
 		}
 		return x, ctx.Err()
 	}
+}
+
+// tapFinding tells what taps of agents that do not run have left on this host.
+func tapFinding(dirs, devices []string, err error) want.Finding {
+	const check = "taps"
+	switch {
+	case err != nil:
+		return want.Finding{Check: check, Severity: want.Warn, Text: err.Error(), Fix: "start opentapd with the rights that taps need, by the packaged service, and ask again"}
+	case len(dirs)+len(devices) == 0:
+		return want.Finding{Check: check, Severity: want.Fine, Text: "no tap was left by an agent that does not run"}
+	}
+	var what, fix []string
+	if n := len(dirs); n > 0 {
+		what = append(what, fmt.Sprintf("%d directories of taps (%s)", n, some(dirs)))
+		fix = append(fix, "rm -r "+some(dirs))
+	}
+	if n := len(devices); n > 0 {
+		what = append(what, fmt.Sprintf("%d devices (%s)", n, some(devices)))
+		fix = append(fix, "ip link del each of "+some(devices))
+	}
+	return want.Finding{
+		Check: check, Severity: want.Warn, Text: "of agents that do not run there are " + strings.Join(what, " and ") + "; such taps go on copying",
+		Fix: "start that agent again with its data directory, and it takes them over; or, if it is gone for good: " + strings.Join(fix, "; "),
+	}
+}
+
+// some names the first few.
+func some(names []string) string {
+	const few = 5
+	if len(names) > few {
+		return strings.Join(names[:few], " ") + " …"
+	}
+	return strings.Join(names, " ")
 }
 
 // chain checks the audit log as --verify-audit does, beside its writer.

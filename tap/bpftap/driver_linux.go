@@ -42,6 +42,7 @@ type Driver struct {
 	swallower *ebpf.Program
 	next      uint32 // where the search for a free index begins
 	adopted   bool   // what an earlier process left is known
+	held      *os.File
 
 	mu    sync.RWMutex // of what Counts reads: the map and the items' fields
 	items map[string]*item
@@ -102,6 +103,9 @@ func Open(cfg Config) (*Driver, error) {
 	}
 	if err := d.adopt(); err != nil {
 		return nil, errors.Join(fmt.Errorf("take over taps in %s: %w", dir, err), d.Close())
+	}
+	if err := d.hold(); err != nil {
+		return nil, errors.Join(err, d.Close())
 	}
 	d.adopted = true
 	return d, nil
@@ -251,6 +255,7 @@ func (d *Driver) Close() error {
 	if d.adopted && len(d.items) == 0 {
 		err = errors.Join(d.removeMux(), d.unpin())
 	}
+	err = errors.Join(err, d.release())
 	for _, m := range d.shared {
 		err = errors.Join(err, m.Close())
 	}

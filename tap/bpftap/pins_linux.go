@@ -214,12 +214,15 @@ func (d *Driver) unpin() error {
 			return err
 		}
 	}
-	return nil
+	return d.release()
 }
 
 // pin takes back what unpin did.
 func (d *Driver) pin() error {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return err
+	}
+	if err := d.hold(); err != nil {
 		return err
 	}
 	for name, m := range d.shared {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,7 +28,9 @@ func TestNetnsRefusedDestinations(t *testing.T) {
 			t.Errorf("a tap to %s: %v", name, err)
 		}
 		var err error
-		l.host.Do(func() { _, err = l.d.UpdateSink(context.Background(), tap.Sink{ID: "s", Device: tap.Device{Name: name}}) })
+		l.host.Do(func() {
+			_, err = l.d.UpdateSink(context.Background(), tap.Sink{ID: "s", Device: tap.Device{Name: name}})
+		})
 		if !errors.Is(err, tap.ErrUnsupported) || !strings.Contains(err.Error(), why) {
 			t.Errorf("a sink at %s: %v", name, err)
 		}
@@ -74,5 +77,36 @@ func TestNetnsCloseLeavesNothing(t *testing.T) {
 	}
 	if _, err := l.host.Netlink().LinkByName(muxIn); err == nil {
 		t.Errorf("%s is left", muxIn)
+	}
+}
+
+// TestNetnsOrphans: what an agent has left that does not run is found, what is of one that runs is not.
+func TestNetnsOrphans(t *testing.T) {
+	l := newLab(t, "")
+	orphans := func() (dirs, devices []string) {
+		t.Helper()
+		var err error
+		l.host.Do(func() { dirs, devices, err = Orphans(Config{PinRoot: l.root, Instance: "another"}) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dirs, devices
+	}
+	l.source(local("a", tap.Both, tap.Options{Snap: 100})) // by the multiplexer
+	if dirs, devices := orphans(); len(dirs)+len(devices) != 0 {
+		t.Errorf("of an agent that runs: %q %q", dirs, devices)
+	}
+	l.host.Do(func() {
+		if err := l.d.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	dirs, devices := orphans()
+	if len(dirs) != 1 || dirs[0] != filepath.Join(l.root, "opentap", "agent") || !slices.Contains(devices, muxIn) {
+		t.Errorf("of an agent that does not run: %q %q", dirs, devices)
+	}
+	l.d = l.open("")
+	if dirs, devices := orphans(); len(dirs)+len(devices) != 0 {
+		t.Errorf("of an agent that runs again: %q %q", dirs, devices)
 	}
 }
