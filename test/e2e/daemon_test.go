@@ -58,6 +58,7 @@ func prepare(t testing.TB, ns *nettest.NS, yaml string) *daemon {
 		if d.cmd != nil {
 			d.kill()
 		}
+		removePins(t, d.dir)
 		if t.Failed() {
 			t.Logf("opentapd said at the end:\n%s", d.tail())
 		}

@@ -48,7 +48,8 @@ func TestNetnsOpenStackClient(t *testing.T) {
 		ns.Up(name)
 		ns.Up(name + "-in")
 	}
-	d := newDaemon(t, ns, "")
+	// What comes without a token has one project and no administrator's rights: the ports of that project are its.
+	d := newDaemon(t, ns, "auth:\n  anonymous:\n    - {role: owner, project: red, ranges: [127.0.0.0/8]}\n")
 	if r := d.exec(openstackBin, "tap", "service", "create", "--help"); r.code != 0 {
 		t.Skip("needs python3-neutron-taas: the openstack client has no tap commands")
 	}
@@ -64,6 +65,7 @@ func TestNetnsOpenStackClient(t *testing.T) {
 			"--os-auth-type", "v3applicationcredential", "--os-auth-url", d.url() + "/identity/v3",
 			"--os-application-credential-id", parts[1], "--os-application-credential-secret", parts[2],
 		},
+		"v3token": {"--os-auth-type", "v3token", "--os-auth-url", d.url() + "/identity/v3", "--os-token", d.token},
 	}
 	for way, auth := range ways {
 		type shown struct {
@@ -128,6 +130,20 @@ func TestNetnsOpenStackClient(t *testing.T) {
 		if len(list) != 0 {
 			t.Errorf("%s: flows of a service that was deleted: %+v", way, list)
 		}
+	}
+	none := []string{"--os-auth-type", "none", "--os-endpoint", d.url()}
+	if r := d.exec(openstackBin, append(append([]string{}, none...), "tap", "service", "create", "--port", "right")...); r.code == 0 {
+		t.Errorf("a port of nobody's, without a token: %+v", r)
+	}
+	if r := d.opentap("ports", "set", "right", "--project", "red"); r.code != 0 {
+		t.Fatalf("give the port away: %+v", r)
+	}
+	var made struct{ ID, Tenant string }
+	d.openstack(none, &made, "tap", "service", "create", "--name", "mine", "--port", "right")
+	var list []struct{ ID string }
+	d.openstack(none, &list, "tap", "service", "list")
+	if made.Tenant != "red" || len(list) != 1 || list[0].ID != made.ID {
+		t.Errorf("without a token: made %+v, listed %+v", made, list)
 	}
 	r := d.exec(openstackBin, "--os-auth-type", "admin_token", "--os-endpoint", d.url(), "--os-token", "wrong", "tap", "service", "list")
 	if r.code == 0 {
