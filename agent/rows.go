@@ -12,6 +12,7 @@ import (
 
 	"opentap/fault"
 	"opentap/flow"
+	"opentap/flow/arrowout"
 	"opentap/flow/csvout"
 	flowparquet "opentap/flow/parquetout"
 	"opentap/record"
@@ -79,6 +80,8 @@ func flowForm(w io.Writer, f want.Format) (rowWriter[flow.Record], error) {
 		return csvout.NewNDJSON(w, csvout.Options{}), nil
 	case want.Parquet:
 		return flowparquet.NewWriter(w), nil
+	case want.Arrow:
+		return arrowout.NewWriter(w), nil
 	}
 	return nil, fault.Field("format", "%q is not a format of flow records", f)
 }

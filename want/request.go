@@ -71,12 +71,16 @@ const (
 	Classic Format = "classic" // the CSV of the first OpenTap: nfdump's for flows, with its summary; exact columns for counters and sensors
 	NDJSON  Format = "ndjson"
 	Parquet Format = "parquet"
+	Arrow   Format = "arrow" // the IPC stream; flow records alone
 )
 
 // FormatsOf lists the formats of a kind, the default first.
 func FormatsOf(k Kind) []Format {
 	if k == Packets {
 		return []Format{PcapNG, Pcap}
+	}
+	if k == Flows {
+		return []Format{CSV, Classic, NDJSON, Parquet, Arrow}
 	}
 	return []Format{CSV, Classic, NDJSON, Parquet}
 }
@@ -94,6 +98,8 @@ func (f Format) MediaType() string {
 		return "application/x-ndjson"
 	case Parquet:
 		return "application/vnd.apache.parquet"
+	case Arrow:
+		return "application/vnd.apache.arrow.stream"
 	}
 	return "application/octet-stream"
 }

@@ -121,7 +121,7 @@ the server until it expires.`,
 			return err
 		})
 		o.duration(&q.Period, "period", 0, "time between samples of counters and sensors (default 1s)")
-		o.text(&format, "format", 0, "FORMAT", "pcapng, pcap, csv, classic, ndjson or parquet (default: the kind's)")
+		o.text(&format, "format", 0, "FORMAT", "pcapng, pcap, csv, classic, ndjson, parquet or arrow (default: the kind's)")
 		o.flag(&detach, "detach", 0, "only start it, and print its id")
 		o.flag(&onLoss, "fail-on-loss", 0, "exit with 6 when packets were lost or the window has gaps")
 		toStdout(o)
@@ -311,7 +311,7 @@ var retrieveVerb = verb{
 	prepare: func(o *options) func(context.Context, *call) error {
 		var format string
 		var onLoss bool
-		o.text(&format, "format", 0, "FORMAT", "pcapng, pcap, csv, classic, ndjson or parquet (default: the kind's)")
+		o.text(&format, "format", 0, "FORMAT", "pcapng, pcap, csv, classic, ndjson, parquet or arrow (default: the kind's)")
 		o.flag(&onLoss, "fail-on-loss", 0, "exit with 6 when packets were lost or the window has gaps")
 		toStdout(o)
 		return func(ctx context.Context, c *call) error {

@@ -570,7 +570,7 @@ func TestSFTP(t *testing.T) {
 	}
 	defer c.Close()
 	list, err := c.ReadDir("/captures")
-	if err != nil || len(list) != 12 { // four of packets in two formats, one of flows in four
+	if err != nil || len(list) != 13 { // four of packets in two formats, one of flows in five
 		t.Fatalf("%d files, %v", len(list), err)
 	}
 	for _, fi := range list {

@@ -140,7 +140,7 @@ func (f *files) capture(ctx context.Context, p string) (id auth.Identity, v want
 	if dir != capturesDir+"/" {
 		return id, v, "", os.ErrNotExist
 	}
-	for _, format := range []want.Format{want.Classic, want.PcapNG, want.Pcap, want.CSV, want.NDJSON, want.Parquet} {
+	for _, format := range []want.Format{want.Classic, want.PcapNG, want.Pcap, want.CSV, want.NDJSON, want.Parquet, want.Arrow} {
 		suffix := fileName("", format)
 		stem, ok := strings.CutSuffix(name, suffix)
 		if !ok || stem == "" {

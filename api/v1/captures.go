@@ -139,7 +139,7 @@ func (s *server) data(w http.ResponseWriter, r *http.Request) error {
 	if f := r.URL.Query().Get("format"); f != "" {
 		o.Format = want.Format(f)
 		if o.Format.MediaType() == "application/octet-stream" {
-			return fault.Field("format", "no such format; pcapng, pcap, csv, classic, ndjson or parquet")
+			return fault.Field("format", "no such format; pcapng, pcap, csv, classic, ndjson, parquet or arrow")
 		}
 	} else if accept := strings.Join(r.Header.Values("Accept"), ","); accept != "" && !acceptsAll(accept) {
 		v, err := s.ctl.Capture(ctx, who, id)

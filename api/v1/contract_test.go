@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, mt := range []string{"application/x-pcapng", "application/vnd.tcpdump.pcap", "application/x-ndjson", "application/vnd.apache.parquet", "text/csv"} {
+	for _, mt := range []string{"application/x-pcapng", "application/vnd.tcpdump.pcap", "application/x-ndjson", "application/vnd.apache.parquet", "application/vnd.apache.arrow.stream", "text/csv"} {
 		openapi3filter.RegisterBodyDecoder(mt, openapi3filter.FileBodyDecoder)
 	}
 	goleak.VerifyTestMain(m)

@@ -72,7 +72,7 @@ A file written with -w can be read by its owner alone.`,
 	fl.StringVar(&f.bytes, "bytes", "", "end after so much, such as 10MB or 1GiB")
 	fl.DurationVar(&f.period, "period", 0, "time between samples of counters and sensors (default 1s)")
 	fl.DurationVar(&f.retain, "retain", 0, "how long the server keeps the data afterwards")
-	fl.StringVar(&f.format, "format", "", "pcapng, pcap, csv, classic, ndjson or parquet (default: as the file's name ends)")
+	fl.StringVar(&f.format, "format", "", "pcapng, pcap, csv, classic, ndjson, parquet or arrow (default: as the file's name ends)")
 	fl.StringVarP(&f.file, "write", "w", "", "file to write; - is standard output")
 	fl.BoolVar(&f.detach, "detach", false, "only start it, and print its id")
 	fl.BoolVar(&f.failOnLoss, "fail-on-loss", false, "exit with 6 when packets were lost or the window has gaps")

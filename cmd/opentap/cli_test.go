@@ -79,8 +79,8 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 	}
 }
 
-// TestStaysLight refuses what would make the program slow to start. Parquet, which opentap meter writes, and the protobuf
-// that it links are not among it: they cost a millisecond.
+// TestStaysLight refuses what would make the program slow to start. Parquet and Arrow, which opentap meter writes, and the
+// protobuf that Parquet links are not among it: they cost a millisecond.
 func TestStaysLight(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "opentap/cmd/opentap").Output()
 	if err != nil {

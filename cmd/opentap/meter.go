@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"opentap/flow"
+	"opentap/flow/arrowout"
 	"opentap/flow/csvout"
 	flowparquet "opentap/flow/parquetout"
 	"opentap/packet"
@@ -52,7 +53,7 @@ records are multiplied by N, and their column sampling says so. The summary coun
 		RunE: a.do(m.run),
 	}
 	fl := cmd.Flags()
-	fl.StringVarP(&m.format, "output", "o", "", "csv, classic, ndjson or parquet (default: as the file's name ends, else csv)")
+	fl.StringVarP(&m.format, "output", "o", "", "csv, classic, ndjson, parquet or arrow (default: as the file's name ends, else csv)")
 	fl.StringVarP(&m.file, "write", "w", "-", "file to write; - is standard output")
 	fl.DurationVar(&m.cfg.IdleTimeout, "idle", m.cfg.IdleTimeout, "a flow ends this long after its last packet")
 	fl.DurationVar(&m.cfg.ActiveTimeout, "active", m.cfg.ActiveTimeout, "a flow is reported, and begins anew, this long after its first packet")
@@ -92,13 +93,16 @@ func (m *meterRun) writer(w io.Writer) (recordWriter, error) {
 		return csvout.NewNDJSON(w, o), nil
 	case want.Classic:
 		return csvout.NewClassic(w), nil
-	case want.Parquet:
+	case want.Parquet, want.Arrow:
 		if m.file == "-" && isTerminal(m.a.stdout) {
-			return nil, usagef("standard output is a terminal, and parquet is not text; -w FILE names a file")
+			return nil, usagef("standard output is a terminal, and %s is not text; -w FILE names a file", f)
+		}
+		if f == want.Arrow {
+			return arrowout.NewWriter(w), nil
 		}
 		return flowparquet.NewWriter(w), nil
 	}
-	return nil, usagef("-o %s: csv, classic, ndjson or parquet", f)
+	return nil, usagef("-o %s: csv, classic, ndjson, parquet or arrow", f)
 }
 
 func (m *meterRun) run(ctx context.Context, files []string) (err error) {

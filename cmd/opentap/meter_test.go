@@ -94,11 +94,11 @@ func TestMeter(t *testing.T) {
 
 func TestMeterFiles(t *testing.T) {
 	trace := traceFile(t)
-	for _, name := range []string{"out.csv", "out.ndjson", "out.parquet"} {
+	for _, name := range []string{"out.csv", "out.ndjson", "out.parquet", "out.arrow"} {
 		path := filepath.Join(t.TempDir(), name)
 		command(t, 0, "meter", "-q", "-w", path, trace)
 		b, err := os.ReadFile(path)
-		begin := map[string]string{"out.csv": "first,", "out.ndjson": `{"first"`, "out.parquet": "PAR1"}[name]
+		begin := map[string]string{"out.csv": "first,", "out.ndjson": `{"first"`, "out.parquet": "PAR1", "out.arrow": "\xff\xff\xff\xff"}[name]
 		if err != nil || !bytes.HasPrefix(b, []byte(begin)) {
 			t.Errorf("%s: %v %.20q", name, err, b)
 		}

@@ -55,7 +55,7 @@ FILE.part, and FILE.part.json says what it is. When the server no longer has tha
 	}
 	fl := cmd.Flags()
 	fl.StringVarP(&file, "write", "w", "", "file to write; - is standard output")
-	fl.StringVar(&format, "format", "", "pcapng, pcap, csv, classic, ndjson or parquet (default: as the file's name ends)")
+	fl.StringVar(&format, "format", "", "pcapng, pcap, csv, classic, ndjson, parquet or arrow (default: as the file's name ends)")
 	fl.BoolVar(&failOnLoss, "fail-on-loss", false, "exit with 6 when packets were lost or the window has gaps")
 	return cmd
 }

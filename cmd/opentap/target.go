@@ -38,7 +38,7 @@ type partNote struct {
 func (a *app) openTarget(path string, f want.Format) (*target, error) {
 	t := &target{path: path, format: f}
 	if path == "-" {
-		if isTerminal(a.stdout) && (f == want.PcapNG || f == want.Pcap || f == want.Parquet) {
+		if isTerminal(a.stdout) && (f == want.PcapNG || f == want.Pcap || f == want.Parquet || f == want.Arrow) {
 			return nil, usagef("-w -: standard output is a terminal, and %s is not text", f)
 		}
 		t.stream = a.stdout

@@ -59,6 +59,7 @@ var Rooms = map[string]Room{
 	"flow":              {Layer: Engine, MayImport: []string{"point", "wire/netflow"}},
 	"flow/csvout":       {Layer: Engine, MayImport: []string{"flow"}},
 	"flow/parquetout":   {Layer: Engine, MayImport: []string{"flow"}, Heavy: true},
+	"flow/arrowout":     {Layer: Engine, MayImport: []string{"flow"}, Heavy: true},
 	"flow/query":        {Layer: Engine, MayImport: []string{"flow", "filter"}},
 	"flow/export":       {Layer: Engine, MayImport: []string{"flow", "wire/netflow"}},
 	"flow/collect":      {Layer: Engine, MayImport: []string{"flow", "wire/netflow", "wire/sflow"}, Unix: true},

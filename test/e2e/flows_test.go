@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/ipc"
+
 	"opentap/internal/nettest"
 )
 
@@ -160,6 +163,11 @@ func TestNetnsNetflowTotals(t *testing.T) {
 		t.Log("parquet was not read by pandas: no pyarrow")
 	}
 
+	pkts, octs = arrowSums(t, d.data("flows", "arrow").Body)
+	if pkts != 4000 || octs != octets {
+		t.Errorf("arrow: %d packets, %d octets; sent 4000 and %d", pkts, octs, octets)
+	}
+
 	// Another exporter and collector, from the packets themselves.
 	path := d.file("packets.pcap")
 	d.must("retrieve", "packets", "-w", path)
@@ -211,4 +219,28 @@ func meteredByNfdump(t *testing.T, d *daemon, path string) map[string]uint64 {
 		}
 	}
 	return total
+}
+
+// arrowSums adds up packets and octets of an Arrow stream of flow records.
+func arrowSums(t *testing.T, stream []byte) (packets, octets uint64) {
+	t.Helper()
+	r, err := ipc.NewReader(bytes.NewReader(stream))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Release()
+	for r.Next() {
+		rec := r.RecordBatch()
+		sum := func(name string) (n uint64) {
+			for _, v := range rec.Column(rec.Schema().FieldIndices(name)[0]).(*array.Uint64).Uint64Values() {
+				n += v
+			}
+			return n
+		}
+		packets, octets = packets+sum("packets"), octets+sum("octets")
+	}
+	if r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	return packets, octets
 }
