@@ -395,6 +395,9 @@ func (c *Controller) mayDetect(ctx context.Context, id auth.Identity, action, ob
 			return c.refuse(ctx, id, action, object, right)
 		}
 	}
+	if slices.Contains(rights, auth.ReadPayload) && action != "detect.rule.delete" {
+		return c.mayWatch(ctx, id, action, object)
+	}
 	return nil
 }
 
@@ -617,6 +620,9 @@ func (c *Controller) FollowDetections(ctx context.Context, id auth.Identity, rul
 	return func(ctx context.Context, id auth.Identity) ([]want.Detection, error) {
 		if !id.May(auth.ReadPayload) {
 			return nil, c.refuse(ctx, id, "detect.event.follow", rule, auth.ReadPayload)
+		}
+		if err := c.mayWatch(ctx, id, "detect.event.follow", rule); err != nil {
+			return nil, err
 		}
 		d := c.detection
 		for {
