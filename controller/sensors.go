@@ -11,6 +11,7 @@ import (
 
 	"opentap/auth"
 	"opentap/fault"
+	"opentap/point"
 	"opentap/want"
 )
 
@@ -44,7 +45,7 @@ func (c *Controller) Sensors(ctx context.Context, id auth.Identity) (want.Sensor
 			continue
 		}
 		asked.Go(func() {
-			found, err := c.sensorsOf(ctx, n)
+			found, err := c.sensorsOf(ctx, id, n)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -63,14 +64,25 @@ func (c *Controller) Sensors(ctx context.Context, id auth.Identity) (want.Sensor
 	return out, nil
 }
 
-// sensorsOf asks one node.
-func (c *Controller) sensorsOf(ctx context.Context, n want.Node) (out want.Sensors, err error) {
+// sensorsOf asks one node, and leaves in its answer what the caller sees.
+func (c *Controller) sensorsOf(ctx context.Context, id auth.Identity, n want.Node) (out want.Sensors, err error) {
 	var b bytes.Buffer
 	if err := c.hub.Stream(ctx, c.liveEnd, n.ID, n.Name, want.LiveSpec{Look: &want.Look{Sensors: true}}, &b); err != nil {
 		return out, err
 	}
 	if err := json.Unmarshal(b.Bytes(), &out); err != nil {
 		return out, fault.New(fault.Internal, "it answered in a form that is not understood: %v", err)
+	}
+	for i := range out.Readings { // a node speaks for itself alone
+		out.Readings[i].Node = n.Name
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if project, narrow := c.restricted(id); narrow {
+		out.Readings = slices.DeleteFunc(out.Readings, func(r want.SensorReading) bool {
+			return !c.seesPoint(&project, n.ID, &point.Point{Node: n.Name, Name: r.Point, Kind: point.Sensor})
+		})
+		out.Problems = nil // they are the host's
 	}
 	return out, nil
 }
