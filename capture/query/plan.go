@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sort"
 
 	"opentap/capture/segment"
@@ -40,38 +41,10 @@ func (c *cursor) expect(i, told int) int {
 func (p *Plan) Size(ctx context.Context) (int64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.resolve(ctx); err != nil {
+	if err := p.resolve(ctx, nil); err != nil {
 		return 0, err
 	}
 	return p.size, nil
-}
-
-// resolve finds out what each piece gives. Called with mu held.
-func (p *Plan) resolve(ctx context.Context) error {
-	if p.resolved {
-		return nil
-	}
-	l := &limit{packets: p.window.MaxPackets, octets: p.window.MaxOctets}
-	limited := l.packets > 0 || l.octets > 0
-	if len(p.sources) > 1 {
-		l = &limit{}
-	}
-	size := int64(len(p.head))
-	for _, s := range p.sources {
-		s.bad, s.badPackets, s.packets, s.octets = 0, 0, 0, 0 // a resolve before may have been interrupted
-		s.looked.Read, s.looked.OctetsRead, s.looked.Packets = 0, 0, 0
-		if err := p.resolveSource(ctx, s, l, &size); err != nil {
-			return err
-		}
-	}
-	if limited && len(p.sources) > 1 {
-		if err := p.resolveMerge(ctx, &size); err != nil {
-			return err
-		}
-	}
-	p.tail = p.appendTail(nil)
-	p.size, p.resolved = size+int64(len(p.tail)), true
-	return nil
 }
 
 // limit counts down to the limits of the window.
@@ -87,63 +60,6 @@ func (l *limit) fits(packets, octets uint64) bool {
 func (l *limit) use(packets, octets uint64) {
 	l.usedPackets += packets
 	l.usedOctets += octets
-}
-
-func (p *Plan) resolveSource(ctx context.Context, s *source, l *limit, size *int64) error {
-	c := cursor{plan: p, src: s, rec: s.rec.Clone()}
-	defer c.rec.Close()
-	expected := 0
-	for i := range s.pieces {
-		g := &s.pieces[i]
-		if p.window.Match != nil {
-			expected = c.expect(i, expected)
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		g.start, g.out, g.wanted = *size, 0, 0
-		all := !g.partial && p.window.Match == nil && p.window.Snap == 0 && l.fits(uint64(g.packets), g.stored)
-		g.scan = !all
-		full := false
-		if all {
-			g.wanted, g.out = g.packets, int64(g.epb)
-		}
-		if !all || p.format != PcapNG {
-			if err := c.load(i); err != nil {
-				var damage *segment.CorruptionError
-				if !errors.As(err, &damage) {
-					return err
-				}
-				g.wanted, g.out = 0, 0
-				s.bad++
-				s.badPackets += uint64(g.packets)
-				continue
-			}
-			s.looked.Read++
-			s.looked.OctetsRead += uint64(len(c.rest))
-			if all {
-				g.out = int64(pcap.ClassicPacketSize(0))*int64(g.packets) + int64(g.stored)
-			} else {
-				var err error
-				if full, err = p.scan(s, g, c.rest, l); err != nil {
-					return err
-				}
-			}
-		}
-		if all {
-			l.use(uint64(g.packets), g.stored)
-		}
-		s.packets += uint64(g.wanted)
-		s.octets += g.stored
-		*size += g.out
-		if full {
-			for j := i + 1; j < len(s.pieces); j++ {
-				s.pieces[j].start, s.pieces[j].out, s.pieces[j].wanted = *size, 0, 0
-			}
-			return nil
-		}
-	}
-	return nil
 }
 
 // scan looks at every packet of a piece. It reports whether a limit ends the output there.
@@ -217,11 +133,12 @@ func (p *Plan) resolveMerge(ctx context.Context, size *int64) error {
 // WriteTo writes length octets of the output from offset on; a negative length is up to the end. The same plan always
 // gives the same octets. A chunk that became unreadable after Size was told is replaced by a statistics block of the
 // same size that says so; in pcap, or under limits over several sources, that is a *segment.CorruptionError.
+//
+// The whole output of a single source whose size nobody asked for is written segment by segment, as the packets are found;
+// other calls of the Plan wait for it.
 func (p *Plan) WriteTo(ctx context.Context, w io.Writer, offset, length int64) error {
-	p.mu.Lock()
-	err := p.resolve(ctx)
-	p.mu.Unlock()
-	if err != nil {
+	done, err := p.stream(ctx, w, offset == 0 && length < 0)
+	if done || err != nil {
 		return err
 	}
 	if length < 0 {
@@ -245,6 +162,16 @@ func (p *Plan) WriteTo(ctx context.Context, w io.Writer, offset, length int64) e
 		return errors.New("write range: the output came out shorter than its size") // a bug, never a short file unseen
 	}
 	return out.err
+}
+
+// stream resolves the plan, and writes the whole output as it does, if that is wanted and can be.
+func (p *Plan) stream(ctx context.Context, w io.Writer, whole bool) (done bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.resolved || !whole || len(p.sources) > 1 {
+		return false, p.resolve(ctx, nil)
+	}
+	return true, p.resolve(ctx, &cut{w: w, left: math.MaxInt64})
 }
 
 // cut passes a range of what is written to it.
@@ -301,24 +228,10 @@ func (p *Plan) writeSource(ctx context.Context, out *cut) error {
 			out.write(buf)
 			continue
 		}
-		if !g.scan && p.format == PcapNG {
-			out.write(c.rest)
-			continue
+		var err error
+		if buf, err = c.writePiece(out, g, buf); err != nil {
+			return err
 		}
-		var k block
-		buf = buf[:0]
-		for c.left > 0 && k.parse(c.rest) {
-			c.rest = c.rest[len(k.raw):]
-			if !g.scan || p.wants(&k) {
-				buf = p.encode(buf, 0, &k)
-				c.left--
-			}
-		}
-		if int64(len(buf)) != g.out {
-			return fmt.Errorf("write range: chunk %d of segment %08d gives %d octets, %d were counted: the filter decides differently, or the file changed",
-				g.sequence, g.segment, len(buf), g.out)
-		}
-		out.write(buf)
 	}
 	return out.err
 }
@@ -329,10 +242,10 @@ func (p *Plan) replace(dst []byte, iface uint32, s *source, g *piece, cause erro
 	if !errors.As(cause, &damage) || p.format != PcapNG {
 		return dst, cause
 	}
-	p.mu.Lock()
+	p.lateMu.Lock()
 	p.late.CorruptChunks++
 	p.late.CorruptPackets += uint64(g.wanted)
-	p.mu.Unlock()
+	p.lateMu.Unlock()
 	text := fmt.Sprintf("%d packets are missing here: %v", g.wanted, cause)
 	return appendFiller(dst, iface, g.earliest, int(g.out), text), nil
 }
@@ -379,16 +292,16 @@ func (p *Plan) writeMerge(ctx context.Context, out *cut) error {
 // its data are valid until fn returns. Chunks that became unreadable are left out and counted.
 func (p *Plan) Each(ctx context.Context, fn func(*pcap.Packet) error) error {
 	p.mu.Lock()
-	err := p.resolve(ctx)
+	err := p.resolve(ctx, nil)
 	p.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	m := p.merge(func(c *cursor, i int, _ error) error {
-		p.mu.Lock()
+		p.lateMu.Lock()
 		p.late.CorruptChunks++
 		p.late.CorruptPackets += uint64(c.src.pieces[i].wanted)
-		p.mu.Unlock()
+		p.lateMu.Unlock()
 		return nil
 	})
 	defer m.close()

@@ -7,7 +7,6 @@
 package query
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -116,8 +115,10 @@ type Plan struct {
 	resolved bool
 	size     int64
 	tail     []byte
-	late     Result     // what became unreadable after the plan was resolved
 	numbers  *directory // see Rows; nil = not made yet
+
+	lateMu sync.Mutex // after mu
+	late   Result     // what became unreadable after its size was counted
 }
 
 type source struct {
@@ -164,8 +165,8 @@ func (p *piece) chunk() segment.ChunkHeader {
 	}
 }
 
-// New makes the plan: it reads the headers of the chunks that can hold wanted packets, and no packets. The sources must
-// not be many (tens): each is looked at for every packet of a merge.
+// New makes the plan: it finds out how far the recordings go, and reads no packets. The sources must not be many (tens):
+// each is looked at for every packet of a merge.
 func New(sources []Source, w Window, f Format, m Meta) (*Plan, error) {
 	if len(sources) == 0 {
 		return nil, errors.New("plan query: no source")
@@ -179,7 +180,7 @@ func New(sources []Source, w Window, f Format, m Meta) (*Plan, error) {
 			return nil, fmt.Errorf("plan query: %s and %s have different link types, which a pcap file cannot hold: ask for pcapng",
 				sources[0].Name, s.Name)
 		}
-		src, err := open(s, &w)
+		src, err := open(s)
 		if err != nil {
 			return nil, fmt.Errorf("plan query: %s: %w", s.Name, err)
 		}
@@ -189,67 +190,21 @@ func New(sources []Source, w Window, f Format, m Meta) (*Plan, error) {
 	return p, nil
 }
 
-func open(s Source, w *Window) (*source, error) {
+func open(s Source) (*source, error) {
 	rec, err := segment.OpenUpto(s.Dir, s.Upto)
 	if err != nil {
 		return nil, err
 	}
-	defer rec.Close()
-	src := &source{Source: s, rec: rec}
-	var found *segment.Selection
-	if w.Match != nil && w.Need != nil {
-		if found, err = rec.Select(context.Background(), w.Need, w.From, w.To); err != nil {
-			return nil, err
-		}
-	}
-	for _, in := range rec.Segments() {
-		src.looked.Chunks += uint64(in.Chunks)
-	}
-	src.looked.SkippedByTime = src.looked.Chunks
-	first := true
-	for h, err := range rec.Chunks(w.From, w.To) {
-		var damage *segment.CorruptionError
-		if errors.As(err, &damage) {
-			src.gaps++
-			src.gapPackets += damage.Packets
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if first {
-			first = false
-			if src.base, err = rec.AccountBefore(h); err != nil {
-				return nil, err
-			}
-		}
-		src.last = h.Account
-		src.looked.SkippedByTime--
-		var spans []segment.Span
-		if found != nil {
-			known := false
-			if spans, known = found.Chunk(h); known && len(spans) == 0 {
-				src.looked.SkippedByIndex++
-				continue
-			} else if !known {
-				src.looked.NotIndexed++
-			}
-		}
-		src.pieces = append(src.pieces, piece{
-			offset: h.Offset, earliest: h.Earliest, out: -1, segment: h.Segment,
-			sequence: h.Sequence, length: uint32(h.Length), last: h.Last, header: uint32(h.Header), epb: h.PacketOctets,
-			packets: h.Packets, stored: h.StoredOctets, bodyCRC: h.BodyCRC, headCRC: h.HeaderCRC,
-			partial: h.Earliest < w.From || w.To != 0 && h.Latest >= w.To, spans: spans,
-		})
-	}
-	return src, nil
+	return &source{Source: s, rec: rec}, rec.Close()
 }
 
 // Result says what the plan gives. It is complete after Size or WriteTo, and empty before.
 func (p *Plan) Result() Result {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.lateMu.Lock()
 	r := p.late
+	p.lateMu.Unlock()
 	r.Sources = nil
 	if !p.resolved {
 		return r

@@ -37,7 +37,7 @@ type markCursor struct {
 func (p *Plan) rows(ctx context.Context) (*directory, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.resolve(ctx); err != nil {
+	if err := p.resolve(ctx, nil); err != nil {
 		return nil, err
 	}
 	if p.numbers != nil {

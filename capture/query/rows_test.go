@@ -38,7 +38,9 @@ func TestRowsAreWhatEachGives(t *testing.T) {
 				face  int
 				first string
 			}
-			look := func(pk *pcap.Packet) seen { return seen{pk.Time, pk.Interface, string(pk.Data[:min(40, len(pk.Data))])} }
+			look := func(pk *pcap.Packet) seen {
+				return seen{pk.Time, pk.Interface, string(pk.Data[:min(40, len(pk.Data))])}
+			}
 			var all []seen
 			ctx := context.Background()
 			if err := p.Each(ctx, func(pk *pcap.Packet) error { all = append(all, look(pk)); return nil }); err != nil {

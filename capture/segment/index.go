@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"opentap/capture/index"
 	"opentap/packet"
@@ -295,60 +296,91 @@ type Span struct {
 	CRCFrom, CRCAfter uint32 // crc32c of the chunk's body up to From, and to To; of the last one, that is the body's
 }
 
-// Selection is what the indexes of a recording say about one condition.
+// Selection is what the indexes of a recording say about one condition. They are asked segment by segment, some ahead of the
+// one that Chunk was asked about last.
 type Selection struct {
 	segments map[uint32]*selected
+	todo     []*selected // in order
+	asked    int         // of todo: those before were asked about
+	ahead    chan struct{}
+	stop     context.CancelFunc
+	workers  sync.WaitGroup
 }
 
 type selected struct {
+	place   int           // in todo
+	done    chan struct{} // closed when the rest is there
+	info    *Info
 	headers []uint32 // header checksums by chunk number
 	spans   map[uint32][]Span
 }
 
-// Select asks the indexes which parts of the chunks that can hold packets of from <= time < to may hold what c demands;
-// to = 0 is no end. Segments, and ends of segments, without an index that fits are left to be read whole.
-func (r *Recording) Select(ctx context.Context, c *index.Cond, from, to packet.Timestamp) (*Selection, error) {
+// Select begins to ask the indexes which parts of the chunks that can hold packets of from <= time < to may hold what c
+// demands; to = 0 is no end. Segments, and ends of segments, without an index that fits are left to be read whole, and so are
+// those that were not asked yet when ctx ended. The caller must Close the Selection.
+func (r *Recording) Select(ctx context.Context, c *index.Cond, from, to packet.Timestamp) *Selection {
 	if to == 0 {
 		to = math.MaxInt64
 	}
-	s := &Selection{segments: make(map[uint32]*selected)}
+	ctx, stop := context.WithCancel(ctx)
+	s := &Selection{segments: make(map[uint32]*selected), stop: stop}
 	if c == nil {
-		return s, nil
+		return s
 	}
-	var todo []*Info
 	for i := range r.segments {
 		if in := &r.segments[i]; in.Packets > 0 && in.Latest >= from && in.Earliest < to {
-			todo = append(todo, in)
+			x := &selected{place: len(s.todo), done: make(chan struct{}), info: in, spans: make(map[uint32][]Span)}
+			s.todo = append(s.todo, x)
+			s.segments[in.Number] = x
 		}
 	}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	work := make(chan *Info)
-	for range min(len(todo), selectorsAtMost) {
-		wg.Go(func() {
-			for in := range work {
-				x := &selected{spans: make(map[uint32][]Span)}
-				if in.Sealed {
-					readTable(tablePath(r.dir, in.Number), in) // which Chunks reads next, one after the other
+	s.ahead = make(chan struct{}, len(s.todo)+selectorsAtMost)
+	for range selectorsAtMost {
+		s.ahead <- struct{}{}
+	}
+	var next atomic.Int64
+	for range min(len(s.todo), selectorsAtMost) {
+		s.workers.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(s.todo); i = int(next.Add(1)) - 1 {
+				select {
+				case <-s.ahead:
+					s.todo[i].ask(r.dir, c)
+				case <-ctx.Done():
 				}
-				_ = eachPart(indexPath(r.dir, in.Number), in, func(p *index.Part) error { // what it could not say is read
-					return x.add(p, c)
-				})
-				mu.Lock()
-				s.segments[in.Number] = x
-				mu.Unlock()
+				close(s.todo[i].done)
 			}
 		})
 	}
-	for _, in := range todo {
-		if ctx.Err() != nil {
-			break
-		}
-		work <- in
+	return s
+}
+
+// Close ends the asking. What was not asked yet must be read whole.
+func (s *Selection) Close() {
+	s.stop()
+	s.workers.Wait()
+}
+
+// ask reads the index of a segment.
+func (x *selected) ask(dir string, c *index.Cond) {
+	if x.info.Sealed {
+		readTable(tablePath(dir, x.info.Number), x.info) // which Chunks reads next, one after the other
 	}
-	close(work)
-	wg.Wait()
-	return s, ctx.Err()
+	_ = eachPart(indexPath(dir, x.info.Number), x.info, func(p *index.Part) error { // what it could not say is read
+		return x.add(p, c)
+	})
+}
+
+// of waits for what is said about a segment; nil if nothing is. Those it has passed make room for others to be asked.
+func (s *Selection) of(number uint32) *selected {
+	x := s.segments[number]
+	if x == nil {
+		return nil
+	}
+	for ; s.asked <= x.place; s.asked++ {
+		s.ahead <- struct{}{}
+	}
+	<-x.done
+	return x
 }
 
 // add evaluates a part. An error leaves the chunks of this part and those after it unknown.
@@ -392,9 +424,9 @@ func (x *selected) add(p *index.Part, c *index.Cond) error {
 }
 
 // Chunk returns what must be read of a chunk; none of it if spans is empty. known is false where no index speaks of just
-// this chunk: then it must be read whole.
+// this chunk: then it must be read whole. It waits for the index of the chunk's segment, and is for one goroutine.
 func (s *Selection) Chunk(h *ChunkHeader) (spans []Span, known bool) {
-	x := s.segments[h.Segment]
+	x := s.of(h.Segment)
 	if x == nil || int64(h.Sequence) >= int64(len(x.headers)) || x.headers[h.Sequence] != h.HeaderCRC {
 		return nil, false
 	}
