@@ -30,6 +30,7 @@ type detecting struct {
 	told   []want.Crossing
 	missed uint64   // crossings that nobody took in time
 	points []string // whose packets are looked at
+	counts []string // whose counters are
 }
 
 const (
@@ -49,9 +50,13 @@ func newDetecting(rules []want.Rule) (*detecting, error) {
 			return nil, err
 		}
 		list = append(list, c)
+		points := &d.points
+		if c.Input == want.InputCounters {
+			points = &d.counts
+		}
 		for _, p := range c.Points {
-			if !slices.Contains(d.points, p) {
-				d.points = append(d.points, p)
+			if !slices.Contains(*points, p) {
+				*points = append(*points, p)
 			}
 		}
 	}
@@ -133,6 +138,9 @@ func (a *Agent) showDetections(ctx context.Context, end <-chan struct{}, rules [
 	defer stop()
 	for _, p := range d.points {
 		sniffers.Go(func() { a.sniff(sniffing, d, p) })
+	}
+	for _, p := range d.counts {
+		sniffers.Go(func() { a.count(sniffing, d, p) })
 	}
 	enc := json.NewEncoder(w)
 	advance, tops := time.NewTicker(advanceEvery), time.NewTicker(topsEvery)

@@ -55,7 +55,9 @@ func (c *Controller) checkAction(ctx context.Context, id auth.Identity, r *store
 		if err != nil {
 			return err
 		}
-		values[i] = v
+		if values[i] = v; name == "device" && len(r.compiled.Points) > 0 {
+			values[i] = r.compiled.Points[0]
+		}
 	}
 	if a.Capture != nil {
 		if a.Capture.Past < 0 || a.Capture.Duration < 0 {

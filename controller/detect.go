@@ -171,7 +171,7 @@ func (c *Controller) superviseDetect(ctx context.Context) {
 		for _, name := range slices.Sorted(maps.Keys(d.rules)) {
 			if r := d.rules[name]; !r.Disabled {
 				rules = append(rules, r.Rule)
-				if r.compiled.Input == want.InputPackets {
+				if r.compiled.Input == want.InputPackets || r.compiled.Input == want.InputCounters {
 					blind = nil
 				}
 			}

@@ -36,11 +36,24 @@ type Sample struct {
 
 	Point string // of packets of a device of ours: its name
 
-	// Of flow records: Octets are those of all packets.
+	// Of counters of a device of ours, Point: what they went on by since they were last read. Packet is nil.
+	Way   Way
+	Drops uint64
+
+	// Of flow records and counters: Octets are those of all packets.
 	Packets  uint64 // multiplied by the sampling rate, as Octets are
 	Duration time.Duration
 	Counted  uint64 // packets that were really seen
 }
+
+// Way is which way the counters of a device count.
+type Way uint8
+
+// The ways. The zero value is of what is no counter.
+const (
+	Received Way = 1 + iota
+	Sent
+)
 
 // SampleOf makes a Sample of a flow sample of sFlow, of which p was made.
 func SampleOf(at packet.Timestamp, d *sflow.Datagram, f *sflow.FlowSample, p *packet.Parsed) Sample {
@@ -432,6 +445,8 @@ func (f *slot) seenBy() string {
 // takes reports whether a rule looks at such samples.
 func (c *Compiled) takes(s *Sample) bool {
 	switch {
+	case s.Way != 0:
+		return c.Input == want.InputCounters && slices.Contains(c.Points, s.Point)
 	case s.Point != "":
 		return c.Input == want.InputPackets && slices.Contains(c.Points, s.Point)
 	case s.Packets > 0:
@@ -443,6 +458,15 @@ func (c *Compiled) takes(s *Sample) bool {
 // value is what a sample adds to its flow, and for how many packets that were seen it stands. Of a flow record that lasted longer than
 // the window it is what the flow had in one window on average: when it comes nobody knows when it was.
 func (c *Compiled) value(s *Sample) (value uint64, samples uint32) {
+	if s.Way != 0 {
+		switch {
+		case c.Bits:
+			return 8 * min(s.Octets, math.MaxUint64/8), 1
+		case c.Drops:
+			return s.Drops, 1
+		}
+		return s.Packets, 1
+	}
 	if s.Packets == 0 {
 		if c.Bits {
 			return uint64(s.Rate) * 8 * s.Octets, 1

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"opentap/packet"
 )
@@ -64,6 +65,35 @@ var keys = []key{
 		p, ok := e.ports[portKey{s.Agent, s.Sub, s.In}]
 		return binary.BigEndian.AppendUint32(b, p.Port), ok
 	}, numberText},
+	{"device", deviceLen, func(b []byte, _ *Engine, s *Sample) ([]byte, bool) {
+		if !deviceName(s.Point) {
+			return b, false
+		}
+		var name [deviceLen]byte
+		copy(name[:], s.Point)
+		return append(b, name[:]...), true
+	}, func(b string) string { return strings.TrimRight(b, "\x00") }},
+	{"way", 1, func(b []byte, _ *Engine, s *Sample) ([]byte, bool) { return append(b, byte(s.Way)), s.Way != 0 }, wayText},
+}
+
+// deviceLen is IFNAMSIZ of include/uapi/linux/if.h: no name of a device is as long.
+const deviceLen = 16
+
+// deviceName reports whether a name can stand in a template: the kernel takes others, which could mean something in a filter.
+func deviceName(name string) bool {
+	for _, c := range []byte(name) {
+		if c != '.' && c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return name != "" && len(name) < deviceLen
+}
+
+func wayText(b string) string {
+	if Way(b[0]) == Sent {
+		return "out"
+	}
+	return "in"
 }
 
 // KeyNames lists the keys of rules.
@@ -84,7 +114,7 @@ func keyNamed(name string) (key, bool) {
 	return key{}, false
 }
 
-// Text spells the values of a flow's keys: addresses, numbers and names of protocols, and nothing else, so that they can stand in
+// Text spells the values of a flow's keys: addresses, numbers, names of protocols and devices, and nothing else, so that they can stand in
 // a filter.
 func (c *Compiled) Text(flow string) []string {
 	out := make([]string, 0, len(c.keys))

@@ -24,6 +24,7 @@ type Compiled struct {
 	Name       string
 	Keys       []string
 	Bits       bool // values are bits, else packets
+	Drops      bool // values are packets that devices dropped
 	Above      uint64
 	Clear      uint64
 	Window     time.Duration
@@ -33,7 +34,7 @@ type Compiled struct {
 	Top        int
 	Sources    []netip.Addr
 	Input      string   // of want
-	Points     []string // of want.InputPackets
+	Points     []string // of want.InputPackets and InputCounters
 
 	keys               []key
 	match              *cbpf.Matcher
@@ -46,6 +47,7 @@ const (
 	defaultTop        = 20
 	defaultMinSamples = 10
 	defaultHold       = 10 * time.Second
+	minCounted        = time.Second // window of counters, which are read some times in it
 	minWindow         = 80 * time.Millisecond
 	maxWindow         = 10 * time.Minute
 	maxHold           = 24 * time.Hour
@@ -67,22 +69,26 @@ func Compile(r *want.Rule) (*Compiled, error) {
 		return nil, fault.Field("name", "%q is not of letters, digits, dots, dashes and underscores, at most %d", r.Name, maxName)
 	}
 	switch c.Input = cmp.Or(r.Flow.Input, want.InputSamples); c.Input {
-	case want.InputPackets:
+	case want.InputPackets, want.InputCounters:
 		if len(r.Flow.Points) == 0 || len(r.Flow.Points) > maxPoints {
-			return nil, fault.Field("flow.points", "names %d devices; with packets it names 1 to %d", len(r.Flow.Points), maxPoints)
+			return nil, fault.Field("flow.points", "names %d devices; with "+c.Input+" it names 1 to %d", len(r.Flow.Points), maxPoints)
 		}
 		c.Points = r.Flow.Points
 	case want.InputSamples, want.InputRecords:
 		if len(r.Flow.Points) > 0 {
-			return nil, fault.Field("flow.points", "means nothing without input: packets")
+			return nil, fault.Field("flow.points", "means nothing without input: packets or counters")
 		}
 	default:
-		return nil, fault.Field("flow.input", "%q is none of samples, records, packets", r.Flow.Input)
+		return nil, fault.Field("flow.input", "%q is none of samples, records, packets, counters", r.Flow.Input)
 	}
 	switch r.Flow.Value {
 	case "", "bytes":
 		c.Bits = true
 	case "packets":
+	case "drops":
+		if c.Drops = true; c.Input != want.InputCounters {
+			return nil, fault.Field("flow.value", "drops are known with input: counters alone")
+		}
 	default:
 		return nil, fault.Field("flow.value", "%q is neither bytes nor packets", r.Flow.Value)
 	}
@@ -94,6 +100,9 @@ func Compile(r *want.Rule) (*Compiled, error) {
 		if !ok || slices.Contains(c.Keys, name) {
 			return nil, &fault.Error{Kind: fault.Invalid, Field: "flow.keys", Msg: strconv.Quote(name) + " is no key, or is there twice", Hint: "keys are " + strings.Join(KeyNames(), ", ")}
 		}
+		if counted := name == "device" || name == "way"; c.Input == want.InputCounters && !counted || c.Input != want.InputCounters && name == "way" {
+			return nil, fault.Field("flow.keys", "%s is not known with input: %s", name, c.Input)
+		}
 		c.Keys, c.keys = append(c.Keys, name), append(c.keys, k)
 	}
 	if r.Flow.Filter != "" {
@@ -104,6 +113,9 @@ func Compile(r *want.Rule) (*Compiled, error) {
 		if err != nil {
 			return nil, &fault.Error{Kind: fault.Invalid, Field: "flow.filter", Msg: err.Error()}
 		}
+	}
+	if c.Input == want.InputCounters && (r.Flow.Filter != "" || len(r.Flow.Sources) > 0) {
+		return nil, fault.Field("flow", "filter and sources mean nothing with input: counters")
 	}
 	for _, s := range r.Flow.Sources {
 		a, err := netip.ParseAddr(s)
@@ -140,9 +152,13 @@ func (c *Compiled) threshold(r *want.Rule) (err error) {
 		c.Top = defaultTop
 	}
 	if c.MinSamples == 0 {
-		c.MinSamples = defaultMinSamples
+		if c.MinSamples = defaultMinSamples; c.Input == want.InputCounters {
+			c.MinSamples = 1
+		}
 	}
 	switch {
+	case c.Input == want.InputCounters && c.Window < minCounted:
+		return fault.Field("flow.window", "is %s; with counters it is at least %s", c.Window, minCounted)
 	case c.Window < minWindow || c.Window > maxWindow:
 		return fault.Field("flow.window", "is %s; it can be %s to %s", c.Window, minWindow, maxWindow)
 	case c.Hold < 0 || c.Hold > maxHold:
@@ -153,6 +169,7 @@ func (c *Compiled) threshold(r *want.Rule) (err error) {
 		return fault.Field("flow.top", "is %d; it can be 1 to %d", c.Top, maxTop)
 	}
 	c.aboveSum, c.clearSum = mulDiv(c.Above, uint64(c.Window), uint64(time.Second)), mulDiv(c.Clear, uint64(c.Window), uint64(time.Second))
+	c.clearSum = max(c.clearSum, 1) // nothing at all is below any threshold
 	return nil
 }
 

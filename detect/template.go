@@ -11,17 +11,17 @@ import (
 var (
 	brace = regexp.MustCompile(`\{[^{}]*\}|[{}]`)
 	// plain is all that a value of a key can be made of.
-	plain = regexp.MustCompile(`^[0-9a-z.:]+$`)
+	plain = regexp.MustCompile(`^[0-9A-Za-z.:_-]+$`)
 )
 
 // examples are values of keys, to try templates with.
 var examples = map[string]string{
 	"src": "192.0.2.1", "dst": "192.0.2.2", "agent": "192.0.2.3", "proto": "tcp", "smac": "02:00:00:00:00:01", "dmac": "02:00:00:00:00:02",
-	"dpid": "0000000000000001",
+	"dpid": "0000000000000001", "device": "eth0", "way": "in",
 }
 
 // Fill puts the values of keys in the place of their names in braces. A name that is no key is an error, and so is a value that
-// is not of the plain letters which addresses, numbers and protocols are spelt with: nothing else gets into a text that is
+// is not of the plain letters which addresses, numbers, protocols and devices are spelt with: nothing else gets into a text that is
 // then understood as something.
 func Fill(template string, names, values []string) (string, error) {
 	var err error

@@ -21,17 +21,18 @@ type Rule struct {
 
 // What a rule looks at.
 const (
-	InputSamples = "samples" // packets that sFlow agents sampled: the default
-	InputRecords = "records" // flow records of exporters and of devices whose flows are kept, when they come
-	InputPackets = "packets" // the packets of devices of ours
+	InputSamples  = "samples"  // packets that sFlow agents sampled: the default
+	InputRecords  = "records"  // flow records of exporters and of devices whose flows are kept, when they come
+	InputPackets  = "packets"  // the packets of devices of ours
+	InputCounters = "counters" // what the kernel counts of devices of ours
 )
 
 // RuleFlow defines what is added up: what is alike in all keys is one flow.
 type RuleFlow struct {
 	Input   string   `json:"input,omitempty"`
-	Points  []string `json:"points,omitempty"`  // with packets: names of devices, on every node that has them
-	Keys    []string `json:"keys"`              // src, dst, sport, dport, proto, vlan, tos, smac, dmac; agent, in, out, dpid, port
-	Value   string   `json:"value,omitempty"`   // bytes (default) or packets
+	Points  []string `json:"points,omitempty"`  // with packets and counters: names of devices, on every node that has them
+	Keys    []string `json:"keys"`              // src, dst, sport, dport, proto, vlan, tos, smac, dmac; agent, in, out, dpid, port; device; way
+	Value   string   `json:"value,omitempty"`   // bytes (default) or packets; with counters also drops
 	Filter  string   `json:"filter,omitempty"`  // only packets that this pcap-filter expression means
 	Window  Duration `json:"window,omitempty"`  // rates are of the last so long; default 2s
 	Top     int      `json:"top,omitempty"`     // flows that may be over the threshold at one time; default 20
@@ -42,7 +43,7 @@ type RuleFlow struct {
 type RuleThreshold struct {
 	Above      string   `json:"above"`                 // with bytes such as 100Mbps, with packets such as 20kpps
 	Clear      string   `json:"clear,omitempty"`       // it is over when it is below this; default 60 % of above
-	MinSamples uint32   `json:"min_samples,omitempty"` // in the window, lest one sample decides; default 10
+	MinSamples uint32   `json:"min_samples,omitempty"` // in the window, lest one sample decides; default 10, with counters 1
 	Hold       Duration `json:"hold,omitempty"`        // below clear for so long, before it is over; default 10s
 	CoolDown   Duration `json:"cool_down,omitempty"`   // after it is over, the same flow is not told again for so long
 }

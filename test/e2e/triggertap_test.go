@@ -225,3 +225,28 @@ rules:
 		t.Errorf("one flow makes %d events: %+v", len(all), all)
 	}
 }
+
+// The kernel's own counters make an event, by device and way, and a capture there.
+func TestNetnsTriggerOnCounters(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	d := newDaemon(t, l.near, "")
+	d.apply(`
+rules:
+  - name: busy
+    flow: {input: counters, points: [tap0], keys: [device, way], value: packets, window: 1s}
+    threshold: {above: 500pps, hold: 500ms}
+    then: {capture: {points: ["{device}"]}}
+`)
+	sent := 0
+	within(t, 2*patience, "the counters are over the threshold", func() bool {
+		l.Send(plain(sent, 100, 7777)...)
+		sent += 100
+		return len(d.found("busy")) > 0
+	})
+	within(t, 2*patience, "it is over", func() bool { return d.found("busy")[0].Action.State == "done" })
+	all := d.found("busy")
+	if e := all[0]; len(all) != 1 || e.Keys["device"] != "tap0" || e.Keys["way"] != "in" || e.Agent != "tap0" || e.Action.Capture == "" {
+		t.Errorf("%+v", all)
+	}
+}
