@@ -180,6 +180,11 @@ func (a *Authority) issue(key crypto.PublicKey, m Member, life time.Duration, no
 	return x509.ParseCertificate(der)
 }
 
+// Issued is when Sign or Issue made a member's certificate, to about two seconds: it is valid from some time before.
+func Issued(c *x509.Certificate) time.Time {
+	return c.NotBefore.Add(min(backdate, c.NotAfter.Sub(c.NotBefore)/11)) // a tenth of its life comes before; see issue
+}
+
 // Issue makes a certificate with a new key, for a member in this process.
 func (a *Authority) Issue(m Member, life time.Duration, now time.Time) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -67,7 +67,7 @@ func (r *Registry) allow(ctx context.Context, method string) (context.Context, e
 	}
 	switch {
 	case m.Kind == cert.AgentMember && (strings.HasPrefix(method, agentsCall) || method == renewCall):
-		if err := r.member(ctx, m); err != nil {
+		if err := r.member(ctx, m, cert.Issued(info.State.PeerCertificates[0])); err != nil {
 			return nil, toStatus(err)
 		}
 		ctx = agentapi.WithPeer(ctx, agentapi.Identity{NodeID: m.ID, NodeName: m.Name})

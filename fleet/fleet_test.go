@@ -317,6 +317,25 @@ func TestAUsedTokenOpensNothingElse(t *testing.T) {
 	refused("after it was forgotten", j)
 }
 
+// A certificate that was shut out stays so when its node joins again under the same id.
+func TestARevokedCertificateDoesNotComeBack(t *testing.T) {
+	h := newHall(t, newStore(t), "a")
+	stolen := h.joined(idA, "virgo")
+	if _, err := h.Revoke(t.Context(), "virgo"); err != nil {
+		t.Fatal(err)
+	}
+	h.skew.Store(int64(time.Minute))
+	again := h.host()
+	if _, err := again.Join(t.Context(), h.joinToken("virgo"), idA, "virgo"); err != nil {
+		t.Fatal(err)
+	}
+	if err := session(t, stolen)(); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "has joined again since") {
+		t.Errorf("the old certificate hears %v", err)
+	}
+	session(t, again)
+	eventually(t, "the new one has a session", func() bool { return h.hub.now.Load() == 1 })
+}
+
 func TestTriesAreLimitedAndWrittenDown(t *testing.T) {
 	h := newHall(t, newStore(t), "a")
 	var err error

@@ -234,12 +234,27 @@ func standing(n want.Member, m cert.Member) error {
 	return nil
 }
 
+// clockSlack is by how much the times of a certificate and of an enrolment may differ that belong together.
+const clockSlack = 5 * time.Second
+
+// current is standing for who shows a certificate made at a time: one of an enrolment before the last is good no more, or a
+// revoked certificate would come back when its node joins again.
+func current(n want.Member, m cert.Member, issued time.Time) error {
+	if err := standing(n, m); err != nil {
+		return err
+	}
+	if issued.Before(n.Enrolled.Add(-clockSlack)) {
+		return &fault.Error{Kind: fault.Forbidden, Msg: "the node " + m.Name + " has joined again since this certificate was made", Hint: "let it join again with a token made by opentap node join-token --node " + m.Name}
+	}
+	return nil
+}
+
 // member looks a member up: in the copy, and in the store when the copy knows nothing good, for it may be a moment late.
-func (r *Registry) member(ctx context.Context, m cert.Member) error {
+func (r *Registry) member(ctx context.Context, m cert.Member, issued time.Time) error {
 	r.mu.Lock()
 	n := r.nodes[m.ID]
 	r.mu.Unlock()
-	err := standing(n, m)
+	err := current(n, m, issued)
 	if err == nil {
 		return nil
 	}
@@ -254,7 +269,7 @@ func (r *Registry) member(ctx context.Context, m cert.Member) error {
 	if json.Unmarshal(kv.Value, &n) != nil {
 		return err
 	}
-	if err = standing(n, m); err == nil { // otherwise the connection would end before the answer is heard
+	if err = current(n, m, issued); err == nil { // otherwise the connection would end before the answer is heard
 		r.learn(kv.Key, kv.Value, kv.ModRevision)
 	}
 	return err
