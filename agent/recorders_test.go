@@ -35,7 +35,7 @@ func TestNetnsRecordersByDesiredState(t *testing.T) {
 	out, port := newSender(t)
 	h := newHost(t, nil)
 	h.start()
-	wish := want.Recorder{Point: "lo", Filter: fmt.Sprintf("udp port %d", port), Bytes: 64 << 20, Owner: "root", Changed: time.Now().UTC()}
+	wish := want.Recorder{Point: "lo", Filter: fmt.Sprintf("udp port %d", port), Bytes: 64 << 20, Owner: "root", Changed: time.Now().UTC(), Compress: want.Zstd}
 	h.obeyAll(agentapi.Desired{Revision: 1, Recorders: []want.Recorder{wish}})
 	h.obeyAll(agentapi.Desired{Revision: 1, Recorders: []want.Recorder{wish}}) // twice is once
 	until(t, "it records", func() bool { return h.recorderState("lo").Status.State == want.Running })
@@ -43,7 +43,7 @@ func TestNetnsRecordersByDesiredState(t *testing.T) {
 	out.send(50)
 	until(t, "it has recorded", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 50 })
 	v := h.recorderState("lo")
-	if acc := v.Status.Ledger; acc.Check() != nil || v.Origin != want.FromAPI || v.Owner != "root" || v.Status.ReadBy == "" {
+	if acc := v.Status.Ledger; acc.Check() != nil || v.Origin != want.FromAPI || v.Owner != "root" || v.Compress != want.Zstd || v.Status.ReadBy == "" {
 		t.Errorf("%+v", v)
 	}
 

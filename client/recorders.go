@@ -15,14 +15,16 @@ func (c *Client) Recorders(ctx context.Context) ([]want.RecorderView, error) {
 	return a.Recorders, err
 }
 
-// SetRecorder has the newest packets of a point kept; of r it takes filter, snap length, octets and age.
+// SetRecorder has the newest packets of a point kept; of r it takes filter, snap length, octets, age and compression.
 func (c *Client) SetRecorder(ctx context.Context, point string, r want.Recorder) (v want.RecorderView, err error) {
 	body := struct {
 		Filter string        `json:"filter,omitempty"`
 		Snap   int           `json:"snap,omitempty"`
 		Bytes  int64         `json:"bytes"`
 		Age    want.Duration `json:"age,omitempty"`
-	}{r.Filter, r.Snap, r.Bytes, r.Age}
+
+		Compress string `json:"compress,omitempty"`
+	}{r.Filter, r.Snap, r.Bytes, r.Age, r.Compress}
 	_, err = c.do(ctx, "PUT", "/v1/recorders/"+escape(point), body, &v)
 	return v, err
 }

@@ -204,6 +204,7 @@ func (c *Controller) SetRecorder(ctx context.Context, id auth.Identity, name str
 	if err := c.record(ctx, id, "recorder.set", p.Name, id.Project, map[string]string{
 		"node": p.Node, "filter": r.Filter,
 		"snap": strconv.Itoa(r.Snap), "bytes": strconv.FormatInt(r.Bytes, 10), "age": time.Duration(r.Age).String(),
+		"compress": r.Compress,
 	}); err != nil {
 		return want.RecorderView{}, false, err
 	}
@@ -245,6 +246,8 @@ func (c *Controller) checkRecorder(k recorderKey, p point.Point, r want.Recorder
 		return fault.Field("bytes", "is %d octets; say how much of the disk it may take, at least %d", r.Bytes, int64(minRecorder))
 	case r.Age < 0:
 		return fault.Field("age", "is negative")
+	case r.Compress != "" && r.Compress != want.Zstd:
+		return fault.Field("compress", "is %q; it can be %s, or left out for none", r.Compress, want.Zstd)
 	}
 	if r.Filter != "" {
 		if _, err := parseFilter(r.Filter, false); err != nil {

@@ -13,7 +13,7 @@ import (
 func TestRecordersAreDesiredState(t *testing.T) {
 	b := newBench(t, func(c *Config) { c.SettleWait = 10 * time.Millisecond })
 	ctx := t.Context()
-	wish := want.Recorder{Filter: "udp", Bytes: 1 << 30, Age: want.Duration(time.Hour)}
+	wish := want.Recorder{Filter: "udp", Bytes: 1 << 30, Age: want.Duration(time.Hour), Compress: want.Zstd}
 	if _, _, err := b.SetRecorder(ctx, alice, "eth0", wish); !fault.Is(err, fault.Forbidden) {
 		t.Errorf("without the right: %v", err)
 	}
@@ -30,6 +30,7 @@ func TestRecordersAreDesiredState(t *testing.T) {
 		"wrong filter":  {"eth0", want.Recorder{Bytes: 1 << 30, Filter: "prot 80"}, fault.Invalid},
 		"wrong snap":    {"eth0", want.Recorder{Bytes: 1 << 30, Snap: 3}, fault.Invalid},
 		"wrong age":     {"eth0", want.Recorder{Bytes: 1 << 30, Age: -1}, fault.Invalid},
+		"compression":   {"eth0", want.Recorder{Bytes: 1 << 30, Compress: "gzip"}, fault.Invalid},
 		"another point": {"eth0", want.Recorder{Bytes: 1 << 30, Point: "eth1"}, fault.Invalid},
 	} {
 		if _, _, err := b.SetRecorder(ctx, root, tt.point, tt.r); !fault.Is(err, tt.kind) {
@@ -41,7 +42,7 @@ func TestRecordersAreDesiredState(t *testing.T) {
 		t.Fatalf("set: %+v, %v, %v", v, created, err)
 	}
 	d, err := b.Desired(ctx, "n1")
-	if err != nil || len(d.Recorders) != 1 || d.Recorders[0].Point != "eth0" || d.Recorders[0].Filter != "udp" {
+	if err != nil || len(d.Recorders) != 1 || d.Recorders[0].Point != "eth0" || d.Recorders[0].Filter != "udp" || d.Recorders[0].Compress != want.Zstd {
 		t.Fatalf("desired %+v, %v", d, err)
 	}
 	if other, err := b.Desired(ctx, "n2"); err != nil || len(other.Recorders) != 0 {

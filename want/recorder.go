@@ -16,9 +16,15 @@ type Recorder struct {
 	Bytes  int64    `json:"bytes"`            // the oldest data goes when it holds more
 	Age    Duration `json:"age,omitempty"`    // and when it is older; 0 = any age
 
+	// Compress names how full segments are compressed, in the background: Zstd, or "" = not at all.
+	Compress string `json:"compress,omitempty"`
+
 	Owner   string    `json:"owner,omitempty"`  // who asked last
 	Changed time.Time `json:"changed,omitzero"` // when
 }
+
+// Zstd is the one way to compress recordings: RFC 8878.
+const Zstd = "zstd"
 
 // Origin says who decides about a recorder.
 type Origin string

@@ -13,6 +13,8 @@ type RecorderWish struct {
 	Snap   int           `json:"snap"`
 	Bytes  int64         `json:"bytes"`
 	Age    want.Duration `json:"age"`
+
+	Compress string `json:"compress"`
 }
 
 func (s *server) recorders(w http.ResponseWriter, r *http.Request) error {
@@ -46,7 +48,7 @@ func (s *server) setRecorder(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	v, created, err := s.ctl.SetRecorder(r.Context(), httpapi.Identity(r.Context()), r.PathValue("point"),
-		want.Recorder{Filter: body.Filter, Snap: body.Snap, Bytes: body.Bytes, Age: body.Age})
+		want.Recorder{Filter: body.Filter, Snap: body.Snap, Bytes: body.Bytes, Age: body.Age, Compress: body.Compress})
 	if err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func TestRoutes(t *testing.T) {
 		{"recorders", "GET", "/v1/recorders", "", nil, 200, `"configuration"`},
 		{"recorder", "GET", "/v1/recorders/eth0", "", nil, 200, `"read_by"`},
 		{"recorder of none", "GET", "/v1/recorders/eth9", "", nil, 404, `"not_found"`},
-		{"set recorder", "PUT", "/v1/recorders/eth1", `{"bytes":1073741824,"age":"6h","filter":"tcp","snap":128}`, nil, 201, `"api"`},
+		{"set recorder", "PUT", "/v1/recorders/eth1", `{"bytes":1073741824,"age":"6h","filter":"tcp","snap":128,"compress":"zstd"}`, nil, 201, `"compress":"zstd"`},
 		{"recorder without a budget", "PUT", "/v1/recorders/eth1", `{}`, nil, 400, `"field":"bytes"`},
 		{"recorder of the configuration", "PUT", "/v1/recorders/eth0", `{"bytes":1073741824}`, nil, 409, `"conflict"`},
 		{"recorder with a fanout", "PUT", "/v1/recorders/eth1", `{"bytes":1073741824,"fanout":2}`, nil, 400, `fanout`},
