@@ -28,6 +28,7 @@ func (c *Controller) keepPlaces(ctx context.Context) {
 		var dirty []*storedPlaces
 		pick := func() bool {
 			dirty = dirty[:0]
+			before := len(c.moved)
 			for id := range c.moved {
 				n := c.nodes[id]
 				if n == nil || !n.connected {
@@ -46,6 +47,9 @@ func (c *Controller) keepPlaces(ctx context.Context) {
 						delete(c.moved, id)
 					}
 				}
+			}
+			if len(c.moved) < before {
+				c.tell() // whoever waits for the store to have it all
 			}
 			return len(dirty) > 0
 		}
