@@ -391,6 +391,20 @@ func TestAnAgentSpeaksForItsOwnCapturesAlone(t *testing.T) {
 	}
 }
 
+// A change that was on its way when all was told comes after it, and is older.
+func TestWhatHasEndedDoesNotRunAgain(t *testing.T) {
+	b := newBench(t, nil)
+	v := b.create(t, alice, want.Request{ID: "c", Kind: want.Packets})
+	b.Actual("n1", 2, []want.Status{{UID: v.UID, State: want.Stopped, Reason: "stopped on request", Ended: time.Now()}}, true)
+	b.Actual("n1", 2, []want.Status{{UID: v.UID, State: want.Running}}, false)
+	if err := b.await(t.Context(), func() bool { return b.captures[v.UID].Final != nil }); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.Capture(t.Context(), alice, "c"); err != nil || got.Status.State != want.Stopped {
+		t.Errorf("state = %+v, %v", got.Status, err)
+	}
+}
+
 func TestProjectQuota(t *testing.T) {
 	b := newBench(t, func(c *Config) { c.CapturesMax = 1 })
 	b.create(t, alice, want.Request{Kind: want.Packets})

@@ -91,6 +91,9 @@ func (c *Controller) take(e *entry, s want.Status, nodeID string) {
 		return
 	}
 	before := c.status[s.UID]
+	if before.State.Final() && !s.State.Final() {
+		return // older: a change that was still on its way when all was told
+	}
 	c.count(e.Capture.Kind, &before, &s)
 	c.status[s.UID] = s
 	if s.State.Final() {
