@@ -195,12 +195,13 @@ func (c *Controller) Ready(ctx context.Context) error {
 	return c.await(ctx, func() bool { return c.revision > 0 && c.projects != nil })
 }
 
-// Reached reports whether a node is connected and has told what it has: before that its points are unknown here.
+// Reached reports whether a node is connected, has told what it has, and the store has it: before that its points and ports
+// are unknown here.
 func (c *Controller) Reached(nodeID string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.nodes[nodeID]
-	return n != nil && n.connected && len(n.points) > 0
+	return n != nil && n.connected && len(n.points) > 0 && c.taps.nodes[nodeID] != nil
 }
 
 // follow lists the captures and then applies changes as they come.

@@ -78,7 +78,9 @@ func TestReleaseIsForEverySystem(t *testing.T) {
 		}
 	}
 
-	t.Run("arm64", func(t *testing.T) { runForeign(t, unpack(t, out, "opentap_1.2.3_linux_arm64/", "opentapd"), unpack(t, out, "opentap_1.2.3_linux_arm64/", "opentap")) })
+	t.Run("arm64", func(t *testing.T) {
+		runForeign(t, unpack(t, out, "opentap_1.2.3_linux_arm64/", "opentapd"), unpack(t, out, "opentap_1.2.3_linux_arm64/", "opentap"))
+	})
 }
 
 // unpack returns a file of an archive.
