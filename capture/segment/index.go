@@ -341,11 +341,18 @@ func (r *Recording) Select(ctx context.Context, c *index.Cond, from, to packet.T
 	var next atomic.Int64
 	for range min(len(s.todo), selectorsAtMost) {
 		s.workers.Go(func() {
-			for i := int(next.Add(1)) - 1; i < len(s.todo); i = int(next.Add(1)) - 1 {
+			for {
+				// The right to ask comes before the segment, so that the earliest segment is never the one that waits for it.
 				select {
 				case <-s.ahead:
-					s.todo[i].ask(r.dir, c)
 				case <-ctx.Done():
+				}
+				i := int(next.Add(1)) - 1
+				if i >= len(s.todo) {
+					return
+				}
+				if ctx.Err() == nil {
+					s.todo[i].ask(r.dir, c)
 				}
 				close(s.todo[i].done)
 			}
