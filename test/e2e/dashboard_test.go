@@ -44,7 +44,7 @@ func TestNetnsDashboard(t *testing.T) {
 	dir := needDashboard(t)
 	l.near.Ready("tap0")
 	d := prepare(t, l.near, "")
-	for _, args := range [][]string{{"link", "add", "tool0", "type", "bridge"}, {"link", "set", "tool0", "up"}} {
+	for _, args := range [][]string{{"link", "add", "tool0", "type", "veth", "peer", "name", "tool1"}, {"link", "set", "tool1", "up"}, {"link", "set", "tool0", "up"}} {
 		if r := d.exec("ip", args...); r.code != 0 {
 			t.Fatalf("ip %q: %s", args, r.stderr)
 		}

@@ -174,8 +174,10 @@ await test('a connection that is lost is shown and mends itself', async () => {
   const page = await open(browser, { at: '/', state });
   await page.waitForSelector('nav .conn.open');
   await page.context().setOffline(true);
+  await page.evaluate(() => dispatchEvent(new Event('offline'))); // which the browser's emulation tells some pages only
   await page.waitForSelector('text=The connection to the server is lost', { timeout: 60_000 });
   await page.context().setOffline(false);
+  await page.evaluate(() => dispatchEvent(new Event('online')));
   await page.waitForSelector('nav .conn.open');
   page.wrong = page.wrong.filter((w) => !w.includes('ERR_INTERNET_DISCONNECTED')); // the browser's own words about being offline
   clean(page);
