@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -61,13 +60,7 @@ func (c *Controller) CreateTapMirrors(ctx context.Context, id auth.Identity, lis
 			if err != nil {
 				return nil, nil, err
 			}
-			have := 0
-			for _, o := range c.taps.mirrors {
-				if o.Mirror.Project == m.Mirror.Project {
-					have++
-				}
-			}
-			if err := quota("tap_mirror", have, len(made), c.cfg.Taps.Mirrors); err != nil {
+			if err := quota("tap_mirror", keptMirrors.of(c, m.Mirror.Project), len(made), c.cfg.Taps.Mirrors); err != nil {
 				return nil, nil, err
 			}
 			value, err := json.Marshal(m)
@@ -93,18 +86,7 @@ func (c *Controller) CreateTapMirrors(ctx context.Context, id auth.Identity, lis
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make([]tap.MirrorView, 0, len(made))
-	for _, m := range made {
-		if now := c.taps.mirrors[m.Mirror.ID]; now != nil {
-			out = append(out, c.mirrorView(now))
-		}
-	}
-	if len(out) != len(made) {
-		return nil, fault.New(fault.Conflict, "somebody deleted it at once")
-	}
-	return out, nil
+	return keptMirrors.made(c, made)
 }
 
 func sortedDirections(m map[tap.Direction]uint32) []tap.Direction {
@@ -126,45 +108,12 @@ func (c *Controller) checkMirror(m *tap.Mirror, now time.Time) error {
 
 // TapMirrors lists the mirrors that the caller may see, the oldest first.
 func (c *Controller) TapMirrors(ctx context.Context, id auth.Identity) ([]tap.MirrorView, error) {
-	if !id.May(seeTaps) {
-		return nil, c.deny(ctx, id, "tap.mirror.list", "", seeTaps)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make([]tap.MirrorView, 0, len(c.taps.mirrors))
-	for _, m := range c.taps.mirrors {
-		if mine(id, m.Mirror.Project) {
-			out = append(out, c.mirrorView(m))
-		}
-	}
-	slices.SortFunc(out, func(a, b tap.MirrorView) int { return byAge(a.Created, b.Created, a.ID, b.ID) })
-	return out, nil
+	return keptMirrors.list(ctx, c, id)
 }
 
 // TapMirror shows one mirror.
 func (c *Controller) TapMirror(ctx context.Context, id auth.Identity, name string) (tap.MirrorView, error) {
-	if !id.May(seeTaps) {
-		return tap.MirrorView{}, c.deny(ctx, id, "tap.mirror.show", name, seeTaps)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	m, err := c.findMirror(id, name)
-	if err != nil {
-		return tap.MirrorView{}, err
-	}
-	return c.mirrorView(m), nil
-}
-
-// findMirror finds what the caller may see. c.mu is held.
-func (c *Controller) findMirror(id auth.Identity, name string) (*storedMirror, error) {
-	found, err := matchName(c.taps.mirrors, name, func(m *storedMirror) bool { return mine(id, m.Mirror.Project) }, func(m *storedMirror) string { return m.Mirror.Name })
-	if err != nil {
-		return nil, err
-	}
-	if m := c.taps.mirrors[found]; m != nil {
-		return m, nil
-	}
-	return nil, noMirror(name)
+	return keptMirrors.one(ctx, c, id, name)
 }
 
 // UpdateTapMirror changes a mirror.
@@ -175,7 +124,7 @@ func (c *Controller) UpdateTapMirror(ctx context.Context, id auth.Identity, name
 	var mid string
 	acts := []act{{action: "tap.mirror.update"}}
 	err := c.transact(ctx, id, &acts, func() ([]store.Compare, []store.Op, error) {
-		m, err := c.findMirror(id, name)
+		m, err := keptMirrors.find(c, id, name)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -206,16 +155,12 @@ func (c *Controller) UpdateTapMirror(ctx context.Context, id auth.Identity, name
 
 // DeleteTapMirror deletes a mirror; its tunnel ids are free then.
 func (c *Controller) DeleteTapMirror(ctx context.Context, id auth.Identity, name string) error {
-	if !id.May(makeService) {
-		return c.deny(ctx, id, "tap.mirror.delete", name, makeService)
-	}
-	c.mu.Lock()
-	m, err := c.findMirror(id, name)
-	c.mu.Unlock()
+	const action = "tap.mirror.delete"
+	found, err := keptMirrors.idOf(ctx, c, id, action, name)
 	if err != nil {
 		return err
 	}
-	return c.removeMirror(ctx, id, m.Mirror.ID, "tap.mirror.delete")
+	return c.removeMirror(ctx, id, found, action)
 }
 
 func (c *Controller) removeMirror(ctx context.Context, id auth.Identity, mid, action string) error {

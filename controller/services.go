@@ -60,13 +60,7 @@ func (c *Controller) CreateTapServices(ctx context.Context, id auth.Identity, li
 			if err != nil {
 				return nil, nil, err
 			}
-			have := 0
-			for _, o := range c.taps.services {
-				if o.Service.Project == s.Service.Project {
-					have++
-				}
-			}
-			if err := quota("tap_service", have, len(made), c.cfg.Taps.Services); err != nil {
+			if err := quota("tap_service", keptServices.of(c, s.Service.Project), len(made), c.cfg.Taps.Services); err != nil {
 				return nil, nil, err
 			}
 			if d := c.taps.declared[p.ID]; s.Service.Options.Device && (d == nil || !d.Bind || d.Port.Node == "" || deviceToMake(&d.Port) == "") {
@@ -85,18 +79,7 @@ func (c *Controller) CreateTapServices(ctx context.Context, id auth.Identity, li
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make([]tap.ServiceView, 0, len(made))
-	for _, s := range made {
-		if now := c.taps.services[s.Service.ID]; now != nil {
-			out = append(out, c.serviceView(now))
-		}
-	}
-	if len(out) != len(made) {
-		return nil, fault.New(fault.Conflict, "somebody deleted it at once")
-	}
-	return out, nil
+	return keptServices.made(c, made)
 }
 
 func tunnelKey(id uint32) string { return fmt.Sprintf("%s%06x", tunnelPrefix, id) }
@@ -167,52 +150,12 @@ func bulkFits(compares []store.Compare, ops []store.Op) error {
 
 // TapServices lists the services that the caller may see, the oldest first.
 func (c *Controller) TapServices(ctx context.Context, id auth.Identity) ([]tap.ServiceView, error) {
-	if !id.May(seeTaps) {
-		return nil, c.deny(ctx, id, "tap.service.list", "", seeTaps)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make([]tap.ServiceView, 0, len(c.taps.services))
-	for _, s := range c.taps.services {
-		if mine(id, s.Service.Project) {
-			out = append(out, c.serviceView(s))
-		}
-	}
-	slices.SortFunc(out, func(a, b tap.ServiceView) int { return byAge(a.Created, b.Created, a.ID, b.ID) })
-	return out, nil
-}
-
-func byAge(a, b time.Time, ida, idb string) int {
-	if c := a.Compare(b); c != 0 {
-		return c
-	}
-	return strings.Compare(ida, idb)
+	return keptServices.list(ctx, c, id)
 }
 
 // TapService shows one service, by id; with names, also by a name that only one has.
 func (c *Controller) TapService(ctx context.Context, id auth.Identity, name string) (tap.ServiceView, error) {
-	if !id.May(seeTaps) {
-		return tap.ServiceView{}, c.deny(ctx, id, "tap.service.show", name, seeTaps)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s, err := c.findService(id, name)
-	if err != nil {
-		return tap.ServiceView{}, err
-	}
-	return c.serviceView(s), nil
-}
-
-// findService finds what the caller may see. c.mu is held.
-func (c *Controller) findService(id auth.Identity, name string) (*storedService, error) {
-	found, err := matchName(c.taps.services, name, func(s *storedService) bool { return mine(id, s.Service.Project) }, func(s *storedService) string { return s.Service.Name })
-	if err != nil {
-		return nil, err
-	}
-	if s := c.taps.services[found]; s != nil {
-		return s, nil
-	}
-	return nil, noService(name)
+	return keptServices.one(ctx, c, id, name)
 }
 
 // UpdateTapService changes a service.
@@ -223,7 +166,7 @@ func (c *Controller) UpdateTapService(ctx context.Context, id auth.Identity, nam
 	var sid string
 	acts := []act{{action: "tap.service.update"}}
 	err := c.transact(ctx, id, &acts, func() ([]store.Compare, []store.Op, error) {
-		s, err := c.findService(id, name)
+		s, err := keptServices.find(c, id, name)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -267,16 +210,12 @@ func changeTexts(ch tap.Change, name, description *string) {
 
 // DeleteTapService deletes a service together with its flows.
 func (c *Controller) DeleteTapService(ctx context.Context, id auth.Identity, name string) error {
-	if !id.May(makeService) {
-		return c.deny(ctx, id, "tap.service.delete", name, makeService)
-	}
-	c.mu.Lock()
-	s, err := c.findService(id, name)
-	c.mu.Unlock()
+	const action = "tap.service.delete"
+	found, err := keptServices.idOf(ctx, c, id, action, name)
 	if err != nil {
 		return err
 	}
-	return c.removeService(ctx, id, s.Service.ID, "tap.service.delete")
+	return c.removeService(ctx, id, found, action)
 }
 
 // removeService deletes a service and then its flows. No flow can be made for it once it is gone, so that those which are

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,7 +52,7 @@ func (c *Controller) CreateTapFlows(ctx context.Context, id auth.Identity, list 
 			if err != nil {
 				return nil, nil, err
 			}
-			if err := quota("tap_flow", c.flowsOf(f.Flow.Project), len(made), c.cfg.Taps.Flows); err != nil {
+			if err := quota("tap_flow", keptFlows.of(c, f.Flow.Project), len(made), c.cfg.Taps.Flows); err != nil {
 				return nil, nil, err
 			}
 			value, err := json.Marshal(f)
@@ -69,18 +68,7 @@ func (c *Controller) CreateTapFlows(ctx context.Context, id auth.Identity, list 
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make([]tap.FlowView, 0, len(made))
-	for _, f := range made {
-		if now := c.taps.flows[f.Flow.ID]; now != nil {
-			out = append(out, c.flowView(now))
-		}
-	}
-	if len(out) != len(made) {
-		return nil, fault.New(fault.Conflict, "somebody deleted it at once")
-	}
-	return out, nil
+	return keptFlows.made(c, made)
 }
 
 func (c *Controller) checkFlow(f *tap.Flow, now time.Time) error {
@@ -124,58 +112,14 @@ func (c *Controller) mayFlow(id auth.Identity, f *tap.Flow) ([]store.Compare, er
 	return append(need, store.Compare{Key: servicePrefix + s.Service.ID, ModRevision: s.rev}), nil
 }
 
-// flowsOf counts a project's flows. c.mu is held.
-func (c *Controller) flowsOf(project string) int {
-	n := 0
-	for _, f := range c.taps.flows {
-		if f.Flow.Project == project {
-			n++
-		}
-	}
-	return n
-}
-
 // TapFlows lists the flows that the caller may see, the oldest first.
 func (c *Controller) TapFlows(ctx context.Context, id auth.Identity) ([]tap.FlowView, error) {
-	if !id.May(seeTaps) {
-		return nil, c.deny(ctx, id, "tap.flow.list", "", seeTaps)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make([]tap.FlowView, 0, len(c.taps.flows))
-	for _, f := range c.taps.flows {
-		if mine(id, f.Flow.Project) {
-			out = append(out, c.flowView(f))
-		}
-	}
-	slices.SortFunc(out, func(a, b tap.FlowView) int { return byAge(a.Created, b.Created, a.ID, b.ID) })
-	return out, nil
+	return keptFlows.list(ctx, c, id)
 }
 
 // TapFlow shows one flow.
 func (c *Controller) TapFlow(ctx context.Context, id auth.Identity, name string) (tap.FlowView, error) {
-	if !id.May(seeTaps) {
-		return tap.FlowView{}, c.deny(ctx, id, "tap.flow.show", name, seeTaps)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	f, err := c.findFlow(id, name)
-	if err != nil {
-		return tap.FlowView{}, err
-	}
-	return c.flowView(f), nil
-}
-
-// findFlow finds what the caller may see. c.mu is held.
-func (c *Controller) findFlow(id auth.Identity, name string) (*storedFlow, error) {
-	found, err := matchName(c.taps.flows, name, func(f *storedFlow) bool { return mine(id, f.Flow.Project) }, func(f *storedFlow) string { return f.Flow.Name })
-	if err != nil {
-		return nil, err
-	}
-	if f := c.taps.flows[found]; f != nil {
-		return f, nil
-	}
-	return nil, noFlow(name)
+	return keptFlows.one(ctx, c, id, name)
 }
 
 // UpdateTapFlow changes a flow.
@@ -186,7 +130,7 @@ func (c *Controller) UpdateTapFlow(ctx context.Context, id auth.Identity, name s
 	var fid string
 	acts := []act{{action: "tap.flow.update"}}
 	err := c.transact(ctx, id, &acts, func() ([]store.Compare, []store.Op, error) {
-		f, err := c.findFlow(id, name)
+		f, err := keptFlows.find(c, id, name)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -217,16 +161,12 @@ func (c *Controller) UpdateTapFlow(ctx context.Context, id auth.Identity, name s
 
 // DeleteTapFlow deletes a flow.
 func (c *Controller) DeleteTapFlow(ctx context.Context, id auth.Identity, name string) error {
-	if !id.May(makeService) {
-		return c.deny(ctx, id, "tap.flow.delete", name, makeService)
-	}
-	c.mu.Lock()
-	f, err := c.findFlow(id, name)
-	c.mu.Unlock()
+	const action = "tap.flow.delete"
+	found, err := keptFlows.idOf(ctx, c, id, action, name)
 	if err != nil {
 		return err
 	}
-	return c.removeFlow(ctx, id, f.Flow.ID, "tap.flow.delete")
+	return c.removeFlow(ctx, id, found, action)
 }
 
 func (c *Controller) removeFlow(ctx context.Context, id auth.Identity, fid, action string) error {

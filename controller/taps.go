@@ -244,23 +244,6 @@ func quota(what string, have, more, most int) error {
 	}
 }
 
-// matchName finds what a name means among those that the caller sees; an id always means itself.
-func matchName[T any](all map[string]T, name string, see func(T) bool, nameOf func(T) string) (string, error) {
-	if v, ok := all[strings.ToLower(name)]; ok && see(v) {
-		return strings.ToLower(name), nil
-	}
-	found := ""
-	for id, v := range all {
-		if name != "" && nameOf(v) == name && see(v) {
-			if found != "" {
-				return "", fault.Field("id", "several have the name %q; use the id", name)
-			}
-			found = id
-		}
-	}
-	return found, nil
-}
-
 // underlayOf are the addresses that a node says others reach it at, without what cannot be one.
 func underlayOf(list []netip.Addr) []netip.Addr {
 	var out []netip.Addr

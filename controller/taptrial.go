@@ -30,7 +30,7 @@ func (c *Controller) TryTapFlow(ctx context.Context, id auth.Identity, name stri
 		return tap.Trial{}, c.deny(ctx, id, "tap.flow.test", name, makeTap)
 	}
 	c.mu.Lock()
-	f, err := c.findFlow(id, name)
+	f, err := keptFlows.find(c, id, name)
 	var from, to place
 	var why string
 	var fromNode, toNode string
