@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"opentap/point"
@@ -16,23 +17,24 @@ func TestOwnersOfDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	said := make(chan string)
-	go func() {
-		defer close(said)
-		c, err := l.Accept()
-		if err != nil {
-			return
+	// Whoever asks is answered: the driver of taps asks the same database, and one of the two is first.
+	var served sync.WaitGroup
+	served.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			served.Go(func() {
+				defer c.Close()
+				_, _ = c.Read(make([]byte, 1024))
+				_, _ = c.Write([]byte(`{"id":"monitor","error":null,"result":{"Interface":{"u":{"new":{"name":"lo","external_ids":["map",[["iface-id","port-1"]]]}}}}}`))
+				_, _ = bufio.NewReader(c).ReadByte() // until the agent goes
+			})
 		}
-		defer c.Close()
-		buf := make([]byte, 1024)
-		n, _ := c.Read(buf)
-		said <- string(buf[:n])
-		_, _ = c.Write([]byte(`{"id":"monitor","error":null,"result":{"Interface":{"u":{"new":{"name":"lo","external_ids":["map",[["iface-id","port-1"]]]}}}}}`))
-		_, _ = bufio.NewReader(c).ReadByte() // until the agent goes
-	}()
+	})
 	h := newHost(t, func(c *Config) { c.OVSDB = sock })
 	h.start()
-	<-said
 	lo := func() (p point.Point) {
 		points, _ := h.Inventory()
 		for _, p := range points {
@@ -51,5 +53,5 @@ func TestOwnersOfDevices(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	<-said
+	served.Wait()
 }

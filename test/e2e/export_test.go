@@ -87,10 +87,10 @@ exporters:
 	}
 	_ = collector.Wait()
 	files, _ := filepath.Glob(filepath.Join(store, "nfcapd.2*"))
-	if len(files) != 1 {
-		t.Fatalf("nfcapd wrote %v", files)
+	if len(files) == 0 {
+		t.Fatal("nfcapd wrote nothing")
 	}
-	out := output(t, "nfdump", "-r", files[0], "-I")
+	out := output(t, "nfdump", "-R", store, "-I") // all files: nfcapd begins another at the full hour
 	for name, want := range map[string]uint64{"Packets": 4000, "Bytes": octets} {
 		m := regexp.MustCompile(`(?m)^` + name + `: (\d+)`).FindStringSubmatch(out)
 		if m == nil || number(t, m[1]) != want {
