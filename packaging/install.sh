@@ -181,6 +181,8 @@ Description=OpenTap: packets, flow records, counters and sensors of this host
 After=network.target
 
 [Service]
+Type=notify
+TimeoutStartSec=10min
 ExecStart=$home/bin/opentapd --config $conf
 Restart=on-failure
 RestartSec=2

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
 	"opentap/agent"
@@ -103,11 +104,13 @@ func serveAgent(ctx context.Context, cfg config, log *slog.Logger) error {
 	group.Go(func() error {
 		<-ctx.Done()
 		log.Info("stopping")
+		tellManager(daemon.SdNotifyStopping, log)
 		<-agentDone
 		stopInner()
 		return nil
 	})
 	log.Info("opentap agent is running", "version", programVersion(), "data_dir", cfg.DataDir, "node", node, "controllers", strings.Join(cfg.Fleet.Controllers, " "))
+	tellManager(daemon.SdNotifyReady, log)
 	return group.Wait()
 }
 

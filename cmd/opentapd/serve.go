@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
@@ -274,6 +275,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 	group.Go(func() error {
 		<-ctx.Done()
 		log.Info("stopping")
+		tellManager(daemon.SdNotifyStopping, log)
 		patient, cancel := context.WithTimeout(context.Background(), shutdownPatience)
 		defer cancel()
 		ctl.EndLive()
@@ -299,6 +301,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 			}
 		}
 		log.Info("opentapd is running", "version", programVersion(), "listen", listener.Addr(), "data_dir", cfg.DataDir, "node", node)
+		tellManager(daemon.SdNotifyReady, log)
 		return nil
 	})
 	if len(grants) > 0 {

@@ -119,6 +119,18 @@ ok opentap retrieve first-packets -w /tmp/again.pcap
 cmp -s /tmp/first.pcap /tmp/again.pcap || bad "the capture is not what it was"
 capture second
 
+# --- a service that cannot serve does not count as started, and one that serves does at once ---
+if [ -z "$plain" ]; then
+  cp /etc/opentap/opentap.yaml /tmp/opentap.yaml
+  stop opentap
+  printf 'captures_dir: 1\n' >>/etc/opentap/opentap.yaml
+  not systemctl start opentap
+  ok systemctl stop opentap
+  ok systemctl reset-failed opentap
+  cp /tmp/opentap.yaml /etc/opentap/opentap.yaml
+  start opentap
+  ok opentap points
+fi
 
 # --- the roles on their own: the agent's unit as it is, for a controller whose unit was told to live beside it ---
 if [ -z "$plain" ]; then
