@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,7 +77,7 @@ func one(ctx context.Context, i int, token string, controllers []string, dir str
 	if _, err := mem.Join(ctx, token, id.NodeID, id.NodeName); err != nil {
 		return err
 	}
-	l := &host{}
+	l := &host{number: i}
 	link := agentapi.NewLink(id, l, log)
 	l.link = link
 	return link.RunDialing(ctx, mem.Dial)
@@ -84,11 +85,13 @@ func one(ctx context.Context, i int, token string, controllers []string, dir str
 
 // host is an agent's host without a kernel.
 type host struct {
-	link *agentapi.Link
+	number int
+	link   *agentapi.Link
 
 	mu       sync.Mutex
 	revision int64
 	captures []want.Capture
+	taps     []tap.Status
 }
 
 // Obey implements agentapi.Local.
@@ -98,7 +101,14 @@ func (h *host) Obey(d agentapi.Desired) error {
 	if d.Revision < h.revision {
 		return agentapi.ErrStale
 	}
-	h.revision, h.captures = d.Revision, d.Captures
+	h.revision, h.captures, h.taps = d.Revision, d.Captures, nil
+	for _, x := range d.Taps.Sources {
+		h.taps = append(h.taps, tap.Status{ID: x.ID, State: tap.Active})
+	}
+	for _, x := range d.Taps.Sinks {
+		h.taps = append(h.taps, tap.Status{ID: x.ID, State: tap.Active})
+	}
+	h.link.TapsChanged()
 	return nil
 }
 
@@ -114,15 +124,21 @@ func (h *host) Actual() (int64, []want.Status) {
 }
 
 // TapStates implements agentapi.Local.
-func (h *host) TapStates() []tap.Status { return nil }
+func (h *host) TapStates() []tap.Status {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.taps
+}
 
 // Inventory implements agentapi.Local.
 func (h *host) Inventory() ([]point.Point, want.Node) {
 	var out []point.Point
-	for _, n := range []string{"lo", "eth0", "eth1", "eth2"} {
-		out = append(out, point.Point{Name: n, Kind: point.Netdev, Present: true, Up: true, MTU: 1500, MAC: "02:00:00:00:00:01", Driver: "veth"})
+	hi, lo := byte(h.number>>8), byte(h.number)
+	for i, n := range []string{"lo", "eth0", "eth1", "eth2"} {
+		mac := fmt.Sprintf("02:00:00:%02x:%02x:%02x", hi, lo, i)
+		out = append(out, point.Point{Name: n, Kind: point.Netdev, Present: true, Up: true, MTU: 1500, MAC: mac, Driver: "veth"})
 	}
-	return out, want.Node{DiskFree: 1 << 40}
+	return out, want.Node{DiskFree: 1 << 40, Underlay: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, hi, lo})}}
 }
 
 // Open implements agentapi.Local.

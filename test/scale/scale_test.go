@@ -59,6 +59,7 @@ func open(t *testing.T, st store.Store, id, address string) *place {
 	}
 	cfg := controller.DefaultConfig()
 	cfg.CapturesMax, cfg.SettleWait = 0, 30*time.Second // what takes long is told, not failed
+	cfg.Taps = controller.TapQuota{}
 	p.Controller = controller.New(cfg, st, paper{}, log)
 	board := agentapi.NewBoard(p.Controller, log)
 	p.hub = agentapi.NewHub(board, log)
@@ -232,6 +233,7 @@ func TestFleetOfThousands(t *testing.T) {
 	t.Logf("%d captures in %s, 16 at a time: from POST to running %s median, %s at 99 %%", 2*size, time.Since(began).Round(time.Millisecond),
 		took[len(took)/2].Round(time.Microsecond), took[len(took)*99/100].Round(time.Microsecond))
 	within(t, patience, "no agent is behind", func() bool { return a.behind() == 0 && b.behind() == 0 })
+	tapThem(t, a, b, size, patience)
 
 	// A controller is lost: its agents come to the other, which goes on serving.
 	a.stop()
@@ -250,5 +252,7 @@ func TestFleetOfThousands(t *testing.T) {
 	d = within(t, patience, "all agents are back", all)
 	t.Logf("both were lost: all agents were back, and known to both, after %s; %d were asked to come later", d.Round(time.Millisecond), a.hub.TurnedAway()+b.hub.TurnedAway())
 	within(t, patience, "no agent is behind", func() bool { return a.behind() == 0 && b.behind() == 0 })
+	d = within(t, patience, "both know that all flows are at work", func() bool { return flowsUp(t, a) == size*flowsEach && flowsUp(t, b) == size*flowsEach })
+	t.Logf("that all flows are at work was known to both %s later", d.Round(time.Millisecond))
 	t.Logf("the controllers hold %d MiB at the end", memory()>>20)
 }
