@@ -18,8 +18,9 @@ import (
 	"opentap/want"
 )
 
-// soonTapped bounds the time from a crossing to the first copy at the monitor.
-const soonTapped = time.Second
+// soonTapped bounds the time from a crossing to the first copy at the monitor. A second is promised and some 60 ms are usual, which the
+// tests print; what is tested here also holds on a machine that runs many tests at once.
+const soonTapped = 10 * time.Second
 
 // apply makes the rules of a file with this text.
 func (d *daemon) apply(text string) {
