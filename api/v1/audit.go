@@ -18,7 +18,7 @@ type Auditing interface {
 func auditRoutes(s *server) []httpapi.Route {
 	return []httpapi.Route{
 		{Method: "GET", Path: "/v1/audit", Serve: s.audit},
-		{Method: "GET", Path: "/v1/audit/verify", Serve: s.verifyAudit},
+		{Method: "GET", Path: "/v1/audit/verify", Serve: look(s.ctl.VerifyAudit)},
 	}
 }
 
@@ -33,15 +33,4 @@ func (s *server) audit(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"entries": notNil(list)})
-}
-
-func (s *server) verifyAudit(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	report, err := s.ctl.VerifyAudit(r.Context(), httpapi.Identity(r.Context()))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, report)
 }

@@ -1,11 +1,13 @@
 package v1
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strings"
 
 	"opentap/api/httpapi"
+	"opentap/auth"
 	"opentap/fault"
 	"opentap/want"
 )
@@ -15,6 +17,14 @@ func shown(v want.View) want.View {
 	v.Formats = notNil(v.Formats)
 	v.Query.Points = notNil(v.Query.Points)
 	return v
+}
+
+// viewed is what a view is asked by, for an answer without nulls.
+func viewed(ask func(context.Context, auth.Identity, string) (want.View, error)) func(context.Context, auth.Identity, string) (want.View, error) {
+	return func(ctx context.Context, id auth.Identity, captureID string) (want.View, error) {
+		v, err := ask(ctx, id, captureID)
+		return shown(v), err
+	}
 }
 
 func (s *server) create(w http.ResponseWriter, r *http.Request) error {
@@ -81,39 +91,6 @@ func (s *server) captures(w http.ResponseWriter, r *http.Request) error {
 		list[i] = shown(list[i])
 	}
 	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"captures": notNil(list)})
-}
-
-func (s *server) capture(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	v, err := s.ctl.Capture(r.Context(), httpapi.Identity(r.Context()), r.PathValue("id"))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, shown(v))
-}
-
-func (s *server) stop(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	v, err := s.ctl.StopCapture(r.Context(), httpapi.Identity(r.Context()), r.PathValue("id"))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, shown(v))
-}
-
-func (s *server) remove(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	if err := s.ctl.DeleteCapture(r.Context(), httpapi.Identity(r.Context()), r.PathValue("id")); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
 }
 
 func (s *server) ledger(w http.ResponseWriter, r *http.Request) error {

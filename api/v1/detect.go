@@ -26,38 +26,16 @@ type Detector interface {
 
 func (s *server) detectRoutes() []httpapi.Route {
 	return []httpapi.Route{
-		{Method: "GET", Path: "/v1/detect/rules", Serve: s.rules},
-		{Method: "GET", Path: "/v1/detect/rules/{name}", Serve: s.rule},
-		{Method: "PUT", Path: "/v1/detect/rules/{name}", Serve: s.setRule},
-		{Method: "DELETE", Path: "/v1/detect/rules/{name}", Serve: s.deleteRule},
-		{Method: "GET", Path: "/v1/detect/rules/{name}/top", Serve: s.topDetect},
+		{Method: "GET", Path: "/v1/detect/rules", Serve: list("rules", s.ctl.Rules)},
+		{Method: "GET", Path: "/v1/detect/rules/{name}", Serve: show("name", s.ctl.Rule)},
+		{Method: "PUT", Path: "/v1/detect/rules/{name}", Serve: set("name", s.setRule)},
+		{Method: "DELETE", Path: "/v1/detect/rules/{name}", Serve: remove("name", s.ctl.DeleteRule)},
+		{Method: "GET", Path: "/v1/detect/rules/{name}/top", Serve: show("name", s.ctl.TopDetect)},
 		{Method: "GET", Path: "/v1/detect/events", Serve: s.detections},
 		{Method: "GET", Path: "/v1/detect/events/stream", Serve: s.followDetections},
 		{Method: "POST", Path: "/v1/detect/events/{id}/confirm", Serve: s.decide(true)},
 		{Method: "POST", Path: "/v1/detect/events/{id}/refuse", Serve: s.decide(false)},
 	}
-}
-
-func (s *server) rules(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	list, err := s.ctl.Rules(r.Context(), httpapi.Identity(r.Context()))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"rules": notNil(list)})
-}
-
-func (s *server) rule(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	v, err := s.ctl.Rule(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, v)
 }
 
 // RuleBody is the body of PUT /v1/detect/rules/{name}.
@@ -68,46 +46,8 @@ type RuleBody struct {
 	Disabled  bool               `json:"disabled"`
 }
 
-func (s *server) setRule(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	var body RuleBody
-	if err := httpapi.DecodeJSON(w, r, &body); err != nil {
-		return err
-	}
-	v, created, err := s.ctl.SetRule(r.Context(), httpapi.Identity(r.Context()),
-		want.Rule{Name: r.PathValue("name"), Flow: body.Flow, Threshold: body.Threshold, Then: body.Then, Disabled: body.Disabled})
-	if err != nil {
-		return err
-	}
-	status := http.StatusOK
-	if created {
-		status = http.StatusCreated
-	}
-	return httpapi.WriteJSON(w, status, v)
-}
-
-func (s *server) deleteRule(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	if err := s.ctl.DeleteRule(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name")); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-func (s *server) topDetect(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	v, err := s.ctl.TopDetect(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, v)
+func (s *server) setRule(ctx context.Context, id auth.Identity, name string, b RuleBody) (want.Rule, bool, error) {
+	return s.ctl.SetRule(ctx, id, want.Rule{Name: name, Flow: b.Flow, Threshold: b.Threshold, Then: b.Then, Disabled: b.Disabled})
 }
 
 func (s *server) detections(w http.ResponseWriter, r *http.Request) error {
@@ -161,15 +101,8 @@ func (s *server) followDetections(w http.ResponseWriter, r *http.Request) error 
 }
 
 // decide answers an action that waits for somebody to agree.
-func (s *server) decide(agree bool) func(http.ResponseWriter, *http.Request) error {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		if err := noQuery(r); err != nil {
-			return err
-		}
-		v, err := s.ctl.DecideDetection(r.Context(), httpapi.Identity(r.Context()), r.PathValue("id"), agree)
-		if err != nil {
-			return err
-		}
-		return httpapi.WriteJSON(w, http.StatusOK, v)
-	}
+func (s *server) decide(agree bool) serve {
+	return show("id", func(ctx context.Context, id auth.Identity, event string) (want.Detection, error) {
+		return s.ctl.DecideDetection(ctx, id, event, agree)
+	})
 }

@@ -32,11 +32,11 @@ func fabricRoutes(s *server) []httpapi.Route {
 		{Method: "PUT", Path: "/v1/fabric", Serve: s.setFabric},
 		{Method: "DELETE", Path: "/v1/fabric", Serve: s.deleteFabric},
 		{Method: "POST", Path: "/v1/fabric/plan", Serve: s.planFabric},
-		{Method: "GET", Path: "/v1/fabric/verify", Serve: s.verifyFabric},
-		{Method: "GET", Path: "/v1/fabric/drift", Serve: s.fabricDrift},
-		{Method: "GET", Path: "/v1/fabric/policies/{name}", Serve: s.fabricPolicy},
-		{Method: "PUT", Path: "/v1/fabric/policies/{name}", Serve: s.setFabricPolicy},
-		{Method: "DELETE", Path: "/v1/fabric/policies/{name}", Serve: s.deleteFabricPolicy},
+		{Method: "GET", Path: "/v1/fabric/verify", Serve: look(s.ctl.VerifyFabric)},
+		{Method: "GET", Path: "/v1/fabric/drift", Serve: list("drift", s.ctl.FabricDrift)},
+		{Method: "GET", Path: "/v1/fabric/policies/{name}", Serve: show("name", s.ctl.FabricPolicy)},
+		{Method: "PUT", Path: "/v1/fabric/policies/{name}", Serve: set("name", s.ctl.SetFabricPolicy)},
+		{Method: "DELETE", Path: "/v1/fabric/policies/{name}", Serve: remove("name", s.ctl.DeleteFabricPolicy)},
 		{Method: "POST", Path: "/v1/fabric/policies/{name}/probe", Serve: s.probeFabric},
 	}
 }
@@ -110,69 +110,6 @@ func (s *server) planFabric(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return httpapi.WriteJSON(w, http.StatusOK, p)
-}
-
-func (s *server) verifyFabric(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	report, err := s.ctl.VerifyFabric(r.Context(), httpapi.Identity(r.Context()))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, report)
-}
-
-func (s *server) fabricDrift(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	list, err := s.ctl.FabricDrift(r.Context(), httpapi.Identity(r.Context()))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"drift": notNil(list)})
-}
-
-func (s *server) fabricPolicy(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	v, err := s.ctl.FabricPolicy(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, v)
-}
-
-func (s *server) setFabricPolicy(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	var p want.FabricPolicy
-	if err := httpapi.DecodeJSON(w, r, &p); err != nil {
-		return err
-	}
-	v, created, err := s.ctl.SetFabricPolicy(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"), p)
-	if err != nil {
-		return err
-	}
-	status := http.StatusOK
-	if created {
-		status = http.StatusCreated
-	}
-	return httpapi.WriteJSON(w, status, v)
-}
-
-func (s *server) deleteFabricPolicy(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	if err := s.ctl.DeleteFabricPolicy(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name")); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
 }
 
 func (s *server) probeFabric(w http.ResponseWriter, r *http.Request) error {

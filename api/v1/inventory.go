@@ -18,17 +18,6 @@ func parseQuery(r *http.Request) (url.Values, error) {
 	return q, nil
 }
 
-func (s *server) points(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	list, err := s.ctl.Points(r.Context(), httpapi.Identity(r.Context()))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"points": notNil(list)})
-}
-
 func (s *server) point(w http.ResponseWriter, r *http.Request) error {
 	if err := noQuery(r); err != nil {
 		return err

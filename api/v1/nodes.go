@@ -2,7 +2,6 @@ package v1
 
 import (
 	"context"
-	"net/http"
 
 	"opentap/api/httpapi"
 	"opentap/auth"
@@ -23,105 +22,13 @@ type Fleet interface {
 
 func fleetRoutes(s *server) []httpapi.Route {
 	return []httpapi.Route{
-		{Method: "GET", Path: "/v1/nodes", Serve: s.nodes},
-		{Method: "GET", Path: "/v1/nodes/{name}", Serve: s.node},
-		{Method: "DELETE", Path: "/v1/nodes/{name}", Serve: s.forgetNode},
-		{Method: "POST", Path: "/v1/nodes/{name}/revoke", Serve: s.revokeNode},
-		{Method: "POST", Path: "/v1/nodes/join-tokens", Serve: s.createJoinToken},
-		{Method: "GET", Path: "/v1/nodes/join-tokens", Serve: s.joinTokens},
-		{Method: "DELETE", Path: "/v1/nodes/join-tokens/{id}", Serve: s.deleteJoinToken},
-		{Method: "POST", Path: "/v1/store/accept", Serve: s.acceptStore},
+		{Method: "GET", Path: "/v1/nodes", Serve: list("nodes", s.ctl.Nodes)},
+		{Method: "GET", Path: "/v1/nodes/{name}", Serve: show("name", s.ctl.Node)},
+		{Method: "DELETE", Path: "/v1/nodes/{name}", Serve: remove("name", s.ctl.ForgetNode)},
+		{Method: "POST", Path: "/v1/nodes/{name}/revoke", Serve: show("name", s.ctl.RevokeNode)},
+		{Method: "POST", Path: "/v1/nodes/join-tokens", Serve: create(s.ctl.CreateJoinToken)},
+		{Method: "GET", Path: "/v1/nodes/join-tokens", Serve: list("join_tokens", s.ctl.JoinTokens)},
+		{Method: "DELETE", Path: "/v1/nodes/join-tokens/{id}", Serve: remove("id", s.ctl.DeleteJoinToken)},
+		{Method: "POST", Path: "/v1/store/accept", Serve: look(s.ctl.AcceptStore)},
 	}
-}
-
-func (s *server) nodes(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	list, err := s.ctl.Nodes(r.Context(), httpapi.Identity(r.Context()))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"nodes": notNil(list)})
-}
-
-func (s *server) node(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	n, err := s.ctl.Node(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, n)
-}
-
-func (s *server) revokeNode(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	n, err := s.ctl.RevokeNode(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, n)
-}
-
-func (s *server) forgetNode(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	if err := s.ctl.ForgetNode(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name")); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-func (s *server) createJoinToken(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	var body want.JoinTokenRequest
-	if err := httpapi.DecodeJSON(w, r, &body); err != nil {
-		return err
-	}
-	t, err := s.ctl.CreateJoinToken(r.Context(), httpapi.Identity(r.Context()), body)
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusCreated, t)
-}
-
-func (s *server) joinTokens(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	list, err := s.ctl.JoinTokens(r.Context(), httpapi.Identity(r.Context()))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"join_tokens": notNil(list)})
-}
-
-func (s *server) deleteJoinToken(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	if err := s.ctl.DeleteJoinToken(r.Context(), httpapi.Identity(r.Context()), r.PathValue("id")); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-func (s *server) acceptStore(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	e, err := s.ctl.AcceptStore(r.Context(), httpapi.Identity(r.Context()))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, e)
 }

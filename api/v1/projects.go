@@ -2,7 +2,6 @@ package v1
 
 import (
 	"context"
-	"net/http"
 
 	"opentap/api/httpapi"
 	"opentap/auth"
@@ -19,61 +18,9 @@ type Tenants interface {
 
 func tenantRoutes(s *server) []httpapi.Route {
 	return []httpapi.Route{
-		{Method: "GET", Path: "/v1/projects", Serve: s.projects},
-		{Method: "GET", Path: "/v1/projects/{name}", Serve: s.project},
-		{Method: "PUT", Path: "/v1/projects/{name}", Serve: s.setProject},
-		{Method: "DELETE", Path: "/v1/projects/{name}", Serve: s.deleteProject},
+		{Method: "GET", Path: "/v1/projects", Serve: list("projects", s.ctl.Tenants)},
+		{Method: "GET", Path: "/v1/projects/{name}", Serve: show("name", s.ctl.Tenant)},
+		{Method: "PUT", Path: "/v1/projects/{name}", Serve: set("name", s.ctl.SetTenant)},
+		{Method: "DELETE", Path: "/v1/projects/{name}", Serve: remove("name", s.ctl.DeleteTenant)},
 	}
-}
-
-func (s *server) projects(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	list, err := s.ctl.Tenants(r.Context(), httpapi.Identity(r.Context()))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"projects": notNil(list)})
-}
-
-func (s *server) project(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	p, err := s.ctl.Tenant(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, p)
-}
-
-func (s *server) setProject(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	var body want.ProjectRequest
-	if err := httpapi.DecodeJSON(w, r, &body); err != nil {
-		return err
-	}
-	p, created, err := s.ctl.SetTenant(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"), body)
-	if err != nil {
-		return err
-	}
-	status := http.StatusOK
-	if created {
-		status = http.StatusCreated
-	}
-	return httpapi.WriteJSON(w, status, p)
-}
-
-func (s *server) deleteProject(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	if err := s.ctl.DeleteTenant(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name")); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
 }

@@ -77,78 +77,27 @@ func tapRoutes(s *server) []httpapi.Route {
 		{Method: "POST", Path: "/v1/taps/services", Serve: s.createTapService},
 		{Method: "POST", Path: "/v1/taps/flows", Serve: s.createTapFlow},
 		{Method: "POST", Path: "/v1/taps/flows/estimate", Serve: s.estimateTapFlow},
-		{Method: "POST", Path: "/v1/taps/flows/{name}/test", Serve: s.tryTapFlow},
+		{Method: "POST", Path: "/v1/taps/flows/{name}/test", Serve: show("name", s.ctl.TryTapFlow)},
 		{Method: "POST", Path: "/v1/taps/mirrors", Serve: s.createTapMirror},
 		{Method: "POST", Path: "/v1/taps/mirrors/estimate", Serve: s.estimateTapMirror},
 		{Method: "POST", Path: "/v1/ports", Serve: s.createPort},
-		{Method: "PATCH", Path: "/v1/ports/{name}", Serve: s.updatePort},
 	}
 	c := s.ctl
-	routes = append(routes, things("/v1/taps/services", "services", c.TapServices, c.TapService, c.DeleteTapService, changes(c.UpdateTapService))...)
-	routes = append(routes, things("/v1/taps/flows", "flows", c.TapFlows, c.TapFlow, c.DeleteTapFlow, changes(c.UpdateTapFlow))...)
-	routes = append(routes, things("/v1/taps/mirrors", "mirrors", c.TapMirrors, c.TapMirror, c.DeleteTapMirror, changes(c.UpdateTapMirror))...)
-	return append(routes, things("/v1/ports", "ports", c.Ports, c.Port, c.DeletePort, nil)...)
+	routes = append(routes, things("/v1/taps/services", "services", c.TapServices, c.TapService, c.DeleteTapService, change("name", c.UpdateTapService))...)
+	routes = append(routes, things("/v1/taps/flows", "flows", c.TapFlows, c.TapFlow, c.DeleteTapFlow, change("name", c.UpdateTapFlow))...)
+	routes = append(routes, things("/v1/taps/mirrors", "mirrors", c.TapMirrors, c.TapMirror, c.DeleteTapMirror, change("name", c.UpdateTapMirror))...)
+	return append(routes, things("/v1/ports", "ports", c.Ports, c.Port, c.DeletePort, change("name", c.UpdatePort))...)
 }
-
-type serve = func(http.ResponseWriter, *http.Request) error
 
 // things are the routes that look at one sort of things, change and delete them. A name is one segment: node%2Fname.
-func things[V any](path, plural string, list func(context.Context, auth.Identity) ([]V, error),
-	show func(context.Context, auth.Identity, string) (V, error), remove func(context.Context, auth.Identity, string) error, update serve,
+func things[V any](path, plural string, all func(context.Context, auth.Identity) ([]V, error),
+	one func(context.Context, auth.Identity, string) (V, error), end func(context.Context, auth.Identity, string) error, update serve,
 ) []httpapi.Route {
-	routes := []httpapi.Route{
-		{Method: "GET", Path: path, Serve: func(w http.ResponseWriter, r *http.Request) error {
-			if err := noQuery(r); err != nil {
-				return err
-			}
-			all, err := list(r.Context(), httpapi.Identity(r.Context()))
-			if err != nil {
-				return err
-			}
-			return httpapi.WriteJSON(w, http.StatusOK, map[string]any{plural: notNil(all)})
-		}},
-		{Method: "GET", Path: path + "/{name}", Serve: func(w http.ResponseWriter, r *http.Request) error {
-			if err := noQuery(r); err != nil {
-				return err
-			}
-			v, err := show(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"))
-			if err != nil {
-				return err
-			}
-			return httpapi.WriteJSON(w, http.StatusOK, v)
-		}},
-		{Method: "DELETE", Path: path + "/{name}", Serve: func(w http.ResponseWriter, r *http.Request) error {
-			if err := noQuery(r); err != nil {
-				return err
-			}
-			if err := remove(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name")); err != nil {
-				return err
-			}
-			w.WriteHeader(http.StatusNoContent)
-			return nil
-		}},
-	}
-	if update != nil {
-		routes = append(routes, httpapi.Route{Method: "PATCH", Path: path + "/{name}", Serve: update})
-	}
-	return routes
-}
-
-// changes serves PATCH: what the body does not name stays as it is.
-func changes[V any](update func(context.Context, auth.Identity, string, tap.Change) (V, error)) serve {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		if err := noQuery(r); err != nil {
-			return err
-		}
-		var ch tap.Change
-		if err := httpapi.DecodeJSON(w, r, &ch); err != nil {
-			return err
-		}
-		v, err := update(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"), ch)
-		if err != nil {
-			return err
-		}
-		return httpapi.WriteJSON(w, http.StatusOK, v)
+	return []httpapi.Route{
+		{Method: "GET", Path: path, Serve: list(plural, all)},
+		{Method: "GET", Path: path + "/{name}", Serve: show("name", one)},
+		{Method: "DELETE", Path: path + "/{name}", Serve: remove("name", end)},
+		{Method: "PATCH", Path: path + "/{name}", Serve: update},
 	}
 }
 
@@ -259,18 +208,6 @@ func (s *server) estimateTapFlow(w http.ResponseWriter, r *http.Request) error {
 	return httpapi.WriteJSON(w, http.StatusOK, e)
 }
 
-// tryTapFlow tests a flow with canaries.
-func (s *server) tryTapFlow(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	t, err := s.ctl.TryTapFlow(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, t)
-}
-
 func (s *server) mirrorWish(w http.ResponseWriter, r *http.Request) (m tap.Mirror, err error) {
 	if err := noQuery(r); err != nil {
 		return m, err
@@ -331,19 +268,4 @@ func (s *server) createPort(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return httpapi.WriteJSON(w, http.StatusCreated, made[0])
-}
-
-func (s *server) updatePort(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	var b tap.PortWish
-	if err := httpapi.DecodeJSON(w, r, &b); err != nil {
-		return err
-	}
-	v, err := s.ctl.UpdatePort(r.Context(), httpapi.Identity(r.Context()), r.PathValue("name"), b)
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, v)
 }
