@@ -14,13 +14,11 @@ import (
 	"opentap/fault"
 )
 
-// prefix begins the names of namespaces.
-const prefix = "otlab-"
-
 // bench is a network under construction.
 type bench struct {
 	cfg    Config
 	dir    string
+	prefix string // of the names of namespaces: that of no other lab
 	env    []string
 	spaces []string
 	procs  []*exec.Cmd
@@ -69,7 +67,7 @@ func open(cfg Config) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{cfg: cfg, dir: dir}
+	b := &bench{cfg: cfg, dir: dir, prefix: fmt.Sprintf("otlab%d-", os.Getpid())}
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "OPENTAP_") {
 			b.env = append(b.env, v)
@@ -135,7 +133,7 @@ func (b *bench) must(name string, args ...string) error {
 
 // inside runs a program in the namespace of the switches.
 func (b *bench) inside(name string, args ...string) []string {
-	return append([]string{"netns", "exec", prefix + "sw", name}, args...)
+	return append([]string{"netns", "exec", b.prefix + "sw", name}, args...)
 }
 
 // daemon starts a program in the namespace of the switches. It dies with the lab.
@@ -185,24 +183,24 @@ func exists(path string) func() bool {
 
 // space makes a namespace.
 func (b *bench) space(name string) error {
-	if err := b.must("ip", "netns", "add", prefix+name); err != nil {
-		return fmt.Errorf("%w (is another lab running? ip netns del %s)", err, prefix+name)
+	if err := b.must("ip", "netns", "add", b.prefix+name); err != nil {
+		return fmt.Errorf("%w (was it left by a lab that was killed? ip netns del %s)", err, b.prefix+name)
 	}
-	b.spaces = append(b.spaces, prefix+name)
+	b.spaces = append(b.spaces, b.prefix+name)
 	// Without IPv6 the kernel sends nothing by itself, and every frame that is counted is one of the scenario.
-	_, _ = b.quiet("ip", "netns", "exec", prefix+name, "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
-	return b.must("ip", "-n", prefix+name, "link", "set", "lo", "up")
+	_, _ = b.quiet("ip", "netns", "exec", b.prefix+name, "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
+	return b.must("ip", "-n", b.prefix+name, "link", "set", "lo", "up")
 }
 
 // cable lays a cable between two namespaces, both ends up.
 func (b *bench) cable(spaceA, a, spaceB, z string) error {
-	if err := b.must("ip", "-n", prefix+spaceA, "link", "add", a, "type", "veth", "peer", "name", z, "netns", prefix+spaceB); err != nil {
+	if err := b.must("ip", "-n", b.prefix+spaceA, "link", "add", a, "type", "veth", "peer", "name", z, "netns", b.prefix+spaceB); err != nil {
 		return err
 	}
-	if err := b.must("ip", "-n", prefix+spaceA, "link", "set", a, "up"); err != nil {
+	if err := b.must("ip", "-n", b.prefix+spaceA, "link", "set", a, "up"); err != nil {
 		return err
 	}
-	return b.must("ip", "-n", prefix+spaceB, "link", "set", z, "up")
+	return b.must("ip", "-n", b.prefix+spaceB, "link", "set", z, "up")
 }
 
 func (b *bench) vsctl(args ...string) error {

@@ -33,9 +33,9 @@ func demon(ctx context.Context, cfg Config) (err error) {
 	if cfg.Keep {
 		b.say("\nThe lab stays until it is interrupted. In another terminal:\n")
 		b.say("  export OPENTAP_DATA=%s/data OVS_RUNDIR=%s", b.dir, b.dir)
-		b.say("  ip netns exec %ssw %s fabric show", prefix, cfg.Opentap)
-		b.say("  ip netns exec %ssw ovs-ofctl -O OpenFlow13 dump-flows s1", prefix)
-		b.say("  ip netns exec %sh11 tcpdump -eni h11-eth0      ip netns exec %sh1 ping 10.0.0.2", prefix, prefix)
+		b.say("  ip netns exec %ssw %s fabric show", b.prefix, cfg.Opentap)
+		b.say("  ip netns exec %ssw ovs-ofctl -O OpenFlow13 dump-flows s1", b.prefix)
+		b.say("  ip netns exec %sh11 tcpdump -eni h11-eth0      ip netns exec %sh1 ping 10.0.0.2", b.prefix, b.prefix)
 		<-ctx.Done()
 	}
 	return nil
@@ -78,7 +78,7 @@ func (b *bench) build(ctx context.Context) error {
 		if err := b.cable("sw", add(sw, port), name, name+"-eth0"); err != nil {
 			return err
 		}
-		return b.must("ip", "-n", prefix+name, "addr", "add", fmt.Sprintf("10.0.0.%d/8", n), "dev", name+"-eth0")
+		return b.must("ip", "-n", b.prefix+name, "addr", "add", fmt.Sprintf("10.0.0.%d/8", n), "dev", name+"-eth0")
 	}
 	for n := 1; n <= 5; n++ {
 		if err := errors.Join(hostAt(n, 1, n), hostAt(n+5, 2, n)); err != nil {
@@ -152,7 +152,7 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	hosts := make(map[int]*host)
 	for n := 1; n <= 11; n++ {
-		h, err := visit(n)
+		h, err := b.visit(n)
 		if err != nil {
 			return err
 		}
@@ -163,7 +163,7 @@ func (b *bench) run(ctx context.Context) error {
 	const frames = 200
 	for k := range frames {
 		if k == frames/2 {
-			if err := b.must("ip", "-n", prefix+"sw", "link", "set", "s1-eth7", "down"); err != nil {
+			if err := b.must("ip", "-n", b.prefix+"sw", "link", "set", "s1-eth7", "down"); err != nil {
 				return err
 			}
 		}
@@ -180,7 +180,7 @@ func (b *bench) run(ctx context.Context) error {
 	if err := b.judge(hosts, frames); err != nil {
 		return err
 	}
-	if err := b.must("ip", "-n", prefix+"sw", "link", "set", "s1-eth7", "up"); err != nil {
+	if err := b.must("ip", "-n", b.prefix+"sw", "link", "set", "s1-eth7", "up"); err != nil {
 		return err
 	}
 	if err := wait(ctx, "the cable is found again", 30*time.Second, func() bool { _, err := b.opentap("fabric", "verify"); return err == nil }); err != nil {

@@ -18,13 +18,13 @@ type host struct {
 }
 
 // visit opens a packet socket inside a namespace. A socket stays in the namespace it was made in.
-func visit(n int) (*host, error) {
+func (b *bench) visit(n int) (*host, error) {
 	h := &host{name: fmt.Sprintf("h%d", n), got: make(map[uint64]int)}
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
 		done <- func() error {
-			ns, err := os.Open("/run/netns/" + prefix + h.name)
+			ns, err := os.Open("/run/netns/" + b.prefix + h.name)
 			if err != nil {
 				return err
 			}

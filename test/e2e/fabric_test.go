@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -14,7 +15,8 @@ import (
 func TestNetnsLabDemon(t *testing.T) {
 	needRoot(t)
 	needTool(t, "ovs-vsctl", "ip")
-	out, err := exec.Command(clientBin, "lab", "demon", "--opentapd", daemonBin).CombinedOutput()
+	cmd := exec.Command(clientBin, "lab", "demon", "--opentapd", daemonBin)
+	out, err := cmd.CombinedOutput()
 	text := string(out)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
@@ -24,7 +26,7 @@ func TestNetnsLabDemon(t *testing.T) {
 			t.Errorf("%q is missing in\n%s", s, text)
 		}
 	}
-	if left, _ := exec.Command("ip", "netns").Output(); strings.Contains(string(left), "otlab-") {
+	if left, _ := exec.Command("ip", "netns").Output(); strings.Contains(string(left), fmt.Sprintf("otlab%d-", cmd.Process.Pid)) {
 		t.Errorf("namespaces are left: %s", left)
 	}
 }
