@@ -138,8 +138,11 @@ func (c *compiler) ingresses() []entry {
 		for _, name := range p.From {
 			e := c.l.at[name]
 			ends := []Endpoint{e}
-			if p.Direction == want.BothSides {
+			switch p.Direction {
+			case want.BothSides:
 				ends = append(ends, c.l.peers[e])
+			case want.Egress: // what leaves by a port has entered by the other one of the pair
+				ends[0] = c.l.peers[e]
 			}
 			for _, e := range ends {
 				if !slices.Contains(at[e], i) {
@@ -173,7 +176,7 @@ func (c *compiler) cells(in entry) []cell {
 	cells := []cell{{match: inPort(in.at.Port)}}
 	for _, i := range in.policies {
 		p := c.policy(i)
-		d, err := lowerText(p.Filter)
+		d, _, err := c.l.lowered(p)
 		if err != nil {
 			c.infeasible(p.Name, "%s", err)
 			continue

@@ -189,7 +189,32 @@ func NewLayout(f want.Fabric) (*Layout, error) {
 		}
 		seen[f.Policies[i].Name] = true
 	}
+	if err := l.checkExact(); err != nil {
+		return nil, err
+	}
 	return l, nil
+}
+
+// PortAt is what the description calls a port, and its role there; "" = it does not name it. at is SWITCH/PORT.
+func (l *Layout) PortAt(at string) (name, role string) {
+	e, err := l.endpoint("", at)
+	if err != nil {
+		return "", ""
+	}
+	name = l.portName[e]
+	return name, l.Fabric.Ports[name].Role
+}
+
+// Paired reports whether the named port is one of a pair.
+func (l *Layout) Paired(name string) bool {
+	_, ok := l.peers[l.at[name]]
+	return ok
+}
+
+// EndpointOf is where a named port is.
+func (l *Layout) EndpointOf(name string) (Endpoint, bool) {
+	e, ok := l.at[name]
+	return e, ok
 }
 
 // endpoint reads switch/port.
@@ -299,6 +324,9 @@ func (l *Layout) addPort(name string, p want.FabricPort) error {
 	_, paired := l.peers[e]
 	if p.Return != "" && p.Role != want.RoleService {
 		return fault.Field(field+".return", "is of services alone")
+	}
+	if err := l.checkPlace(field, &p); err != nil {
+		return err
 	}
 	if paired && p.Role != want.RoleFilter {
 		return fault.Field(field+".at", "%s is one of a pair: it can only be a filter port", p.At)
@@ -418,14 +446,14 @@ func (l *Layout) CheckPolicy(field string, p *want.FabricPolicy) error {
 	}
 	switch p.Direction {
 	case "", want.Ingress:
-	case want.BothSides:
+	case want.BothSides, want.Egress:
 		for _, n := range p.From {
 			if _, ok := l.peers[l.at[n]]; !ok {
-				return fault.Field(field+".direction", "both: %s is not one of a pair; only what enters by it passes here", n)
+				return fault.Field(field+".direction", "%s: %s is not one of a pair; only what enters by it passes here", p.Direction, n)
 			}
 		}
 	default:
-		return fault.Field(field+".direction", "%q is neither ingress nor both", p.Direction)
+		return fault.Field(field+".direction", "%q is none of ingress, egress, both", p.Direction)
 	}
 	if p.Truncate != 0 && (p.Truncate < minTruncate || p.Truncate > maxTruncate) {
 		return fault.Field(field+".truncate", "is %d octets; it can be %d to %d", p.Truncate, minTruncate, maxTruncate)
@@ -436,9 +464,6 @@ func (l *Layout) CheckPolicy(field string, p *want.FabricPolicy) error {
 	if p.TTL < 0 {
 		return fault.Field(field+".ttl", "is negative")
 	}
-	_, err := lowerText(p.Filter)
-	if err != nil {
-		return err
-	}
-	return nil
+	_, _, err := l.lowered(p)
+	return err
 }

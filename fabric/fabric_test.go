@@ -63,7 +63,7 @@ func TestMistakesNameTheField(t *testing.T) {
 		{"policies[0]", "both name", func(f *want.Fabric) { f.Policies[0].To = nil }},
 		{"policies[0].services", "no service", func(f *want.Fabric) { f.Policies[0].Services = []string{"far"} }},
 		{"policies[0].services", "twice", func(f *want.Fabric) { f.Policies[0].Services = []string{"svc", "svc"} }},
-		{"policies[0].direction", "neither ingress", func(f *want.Fabric) { f.Policies[0].Direction = "out" }},
+		{"policies[0].direction", "none of ingress", func(f *want.Fabric) { f.Policies[0].Direction = "out" }},
 		{"policies[0].direction", "not one of a pair", func(f *want.Fabric) { f.Policies[0].From, f.Policies[0].Direction = []string{"span"}, want.BothSides }},
 		{"policies[0].truncate", "14 to", func(f *want.Fabric) { f.Policies[0].Truncate = 5 }},
 		{"policies[0].rate_kbps", "negative", func(f *want.Fabric) { f.Policies[0].RateKbps = -1 }},

@@ -138,12 +138,18 @@ func lowerText(text string) (decision, error) {
 }
 
 // Weight is how many rules a policy takes at a port by itself.
-func Weight(p *want.FabricPolicy) int {
-	d, err := lowerText(p.Filter)
+func (l *Layout) Weight(p *want.FabricPolicy) int {
+	d, _, err := l.lowered(p)
 	if err != nil {
 		return 0
 	}
 	return len(d)
+}
+
+// Split says which part of a policy's filter is where; "" = the switches match all of it.
+func (l *Layout) Split(p *want.FabricPolicy) string {
+	_, split, _ := l.lowered(p)
+	return split
 }
 
 // cannot is a condition that OpenFlow does not have.

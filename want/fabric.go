@@ -45,6 +45,11 @@ type FabricPort struct {
 	At     string `json:"at"`               // switch/port
 	Role   string `json:"role"`             // filter, delivery, service
 	Return string `json:"return,omitempty"` // of a service: where its output comes back
+
+	// LeadsTo is the network device of a node with an agent, NODE/DEVICE, that the cable at this port leads to. Into is
+	// a device of the same node, to which the agent hands what comes there, filtered exactly: of delivery ports.
+	LeadsTo string `json:"leads_to,omitempty"`
+	Into    string `json:"into,omitempty"`
 }
 
 // FabricTool is several delivery ports of one switch that share what is sent to the tool, flow by flow.
@@ -55,14 +60,15 @@ type FabricTool struct {
 // Directions of a policy on a port that is one of a pair.
 const (
 	Ingress   = "ingress" // what enters by the port
-	BothSides = "both"    // and what leaves by it
+	Egress    = "egress"  // what leaves by it
+	BothSides = "both"    // either
 )
 
 // FabricPolicy says what is copied from where to where.
 type FabricPolicy struct {
 	Name      string   `json:"name"`
 	From      []string `json:"from"`                // filter ports
-	Direction string   `json:"direction,omitempty"` // ingress (default) or both
+	Direction string   `json:"direction,omitempty"` // ingress (default), egress, both
 	Filter    string   `json:"filter,omitempty"`    // pcap-filter expression; "" = all
 	To        []string `json:"to"`                  // delivery ports and tools
 	Priority  int      `json:"priority,omitempty"`  // decides between exclusive policies: the highest
@@ -75,6 +81,9 @@ type FabricPolicy struct {
 	Owner   string    `json:"owner,omitempty"`  // who set it
 	Changed time.Time `json:"changed,omitzero"` // when
 	Expires time.Time `json:"expires,omitzero"` // from TTL
+
+	Tap     string `json:"tap,omitempty"`      // the tap flow that it is there for: it comes and goes with that
+	ExactAt string `json:"exact_at,omitempty"` // NODE/DEVICE where an agent filters exactly, so that switches may copy more
 }
 
 // DPID names an OpenFlow switch on the wire. Text has it as 16 hexadecimal digits; it is read also with colons, with 0x, or
@@ -127,7 +136,10 @@ type FabricPolicyView struct {
 	State   PolicyState `json:"state"`
 	Reason  string      `json:"reason,omitempty"`
 	Rules   int         `json:"rules"`          // in all switches
-	Packets uint64      `json:"packets"`        // matched at the filter ports, when the switches were last read
+	Packets uint64      `json:"packets"`        // matched at the filter ports since this controller knows of it, when the switches were last read
+	Octets  uint64      `json:"octets"`         // of these
+	Seen    uint64      `json:"seen"`           // packets of the filter ports in the same time, matched or not
+	Split   string      `json:"split,omitempty"` // which part of the filter is where, when switches cannot match all of it
 	Hops    []FabricHop `json:"hops,omitempty"` // where copies pass, counted
 }
 

@@ -308,7 +308,7 @@ func (e *Engine) blame(l *fabric.Layout, err error, of [][]string) []string {
 			if !slices.ContainsFunc(of, func(names []string) bool { return slices.Contains(names, p.Name) }) {
 				continue
 			}
-			weight := fabric.Weight(p)
+			weight := l.Weight(p)
 			if before != nil {
 				if o, ok := before.Outcome(p.Name); !ok || o.State == want.PolicyInfeasible {
 					weight += 1 << 20
