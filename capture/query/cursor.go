@@ -18,7 +18,7 @@ type cursor struct {
 	next  int    // piece
 	buf   []byte // the chunk
 	rest  []byte // its packet blocks not yet looked at
-	left  uint32 // wanted packets still in rest
+	left  uint32 // wanted packets still in rest, at most
 
 	// Where the cursor is, if on.
 	on    bool
@@ -27,9 +27,11 @@ type cursor struct {
 	cause error
 
 	bad func(i int, cause error) error // decides about a chunk that does not read: nil = leave it out
+	ask *finding                       // the pieces are found as the cursor comes to them; nil = they are known
 }
 
-// step moves to the next wanted packet. Afterwards c.on says whether there is one.
+// step moves to the next wanted packet. Afterwards c.on says whether there is one, or if not, waits whether one may be in
+// segments that were not looked at.
 func (c *cursor) step(ctx context.Context) error {
 	c.on, c.lost = false, nil
 	for {
@@ -38,7 +40,11 @@ func (c *cursor) step(ctx context.Context) error {
 				return errors.New("read chunk: its checksum is right and its packet blocks are not") // a writer's bug
 			}
 			c.rest = c.rest[len(c.k.raw):]
-			if c.plan.wants(&c.k) {
+			wanted := c.plan.wants(&c.k)
+			if c.ask != nil {
+				c.ask.tally(c, wanted)
+			}
+			if wanted {
 				c.left--
 				c.on = true
 				return nil
@@ -52,6 +58,11 @@ func (c *cursor) step(ctx context.Context) error {
 		}
 		i := c.next
 		c.next++
+		if c.ask != nil {
+			if err := c.ask.meet(c, i); err != nil {
+				return err
+			}
+		}
 		if c.src.pieces[i].wanted == 0 {
 			continue
 		}
@@ -67,8 +78,20 @@ func (c *cursor) step(ctx context.Context) error {
 				c.on = true
 				return nil
 			}
+			continue
+		}
+		if c.ask != nil {
+			c.ask.loaded(c, i)
 		}
 	}
+}
+
+// waits reports whether there may be packets in segments that were not looked at, none of which is before the floor.
+func (c *cursor) waits() (floor packet.Timestamp, ok bool) {
+	if c.on || c.ask == nil || c.ask.survey.done() {
+		return 0, false
+	}
+	return c.ask.survey.floor(), true
 }
 
 // load reads the chunk of piece i.
@@ -168,7 +191,8 @@ func (p *Plan) merge(bad func(c *cursor, i int, cause error) error) *merge {
 	return m
 }
 
-// step moves to the next packet of all and returns its cursor, or nil at the end.
+// step moves to the next packet of all and returns its cursor, or nil at the end. Segments are looked at when what is found
+// already may not be the next.
 func (m *merge) step(ctx context.Context) (*cursor, error) {
 	if m.current != nil {
 		if err := m.current.step(ctx); err != nil {
@@ -181,13 +205,28 @@ func (m *merge) step(ctx context.Context) (*cursor, error) {
 			}
 		}
 	}
-	m.current = nil
-	for i := range m.cursors {
-		if c := &m.cursors[i]; c.on && (m.current == nil || c.time() < m.current.time()) {
-			m.current = c
+	for {
+		m.current = nil
+		var waiting *cursor
+		var least packet.Timestamp
+		for i := range m.cursors {
+			c := &m.cursors[i]
+			if c.on && (m.current == nil || c.time() < m.current.time()) {
+				m.current = c
+			} else if floor, ok := c.waits(); ok && (waiting == nil || floor < least) {
+				waiting, least = c, floor
+			}
+		}
+		if waiting == nil || m.current != nil && m.current.time() < least {
+			return m.current, nil
+		}
+		if err := waiting.ask.segment(ctx); err != nil {
+			return nil, err
+		}
+		if err := waiting.step(ctx); err != nil {
+			return nil, err
 		}
 	}
-	return m.current, nil
 }
 
 func (m *merge) close() {

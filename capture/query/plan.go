@@ -96,46 +96,11 @@ func (p *Plan) scan(s *source, g *piece, body []byte, l *limit) (full bool, err 
 	return false, nil
 }
 
-// resolveMerge applies the limits to the merge of several sources.
-func (p *Plan) resolveMerge(ctx context.Context, size *int64) error {
-	m := p.merge(func(c *cursor, i int, _ error) error {
-		g := &c.src.pieces[i]
-		c.src.bad++
-		c.src.badPackets += uint64(g.packets)
-		g.wanted, g.out = 0, 0
-		return nil
-	})
-	defer m.close()
-	for _, s := range p.sources {
-		s.packets, s.octets = 0, 0
-	}
-	*size = int64(len(p.head))
-	l := limit{packets: p.window.MaxPackets, octets: p.window.MaxOctets}
-	for {
-		c, err := m.step(ctx)
-		if err != nil {
-			return err
-		}
-		if c == nil {
-			return nil
-		}
-		n := uint64(p.kept(&c.k))
-		if !l.fits(1, n) {
-			return nil
-		}
-		l.use(1, n)
-		c.src.packets++
-		c.src.octets += n
-		*size += p.encodedSize(&c.k)
-	}
-}
-
 // WriteTo writes length octets of the output from offset on; a negative length is up to the end. The same plan always
 // gives the same octets. A chunk that became unreadable after Size was told is replaced by a statistics block of the
 // same size that says so; in pcap, or under limits over several sources, that is a *segment.CorruptionError.
 //
-// The whole output of a single source whose size nobody asked for is written segment by segment, as the packets are found;
-// other calls of the Plan wait for it.
+// A whole output whose size nobody asked for is written as the packets are found; other calls of the Plan wait for it.
 func (p *Plan) WriteTo(ctx context.Context, w io.Writer, offset, length int64) error {
 	done, err := p.stream(ctx, w, offset == 0 && length < 0)
 	if done || err != nil {
@@ -168,10 +133,14 @@ func (p *Plan) WriteTo(ctx context.Context, w io.Writer, offset, length int64) e
 func (p *Plan) stream(ctx context.Context, w io.Writer, whole bool) (done bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.resolved || !whole || len(p.sources) > 1 {
+	out := &cut{w: w, left: math.MaxInt64}
+	switch {
+	case p.resolved || !whole:
 		return false, p.resolve(ctx, nil)
+	case len(p.sources) > 1:
+		return true, p.writeFound(ctx, out)
 	}
-	return true, p.resolve(ctx, &cut{w: w, left: math.MaxInt64})
+	return true, p.resolve(ctx, out)
 }
 
 // cut passes a range of what is written to it.
@@ -242,10 +211,7 @@ func (p *Plan) replace(dst []byte, iface uint32, s *source, g *piece, cause erro
 	if !errors.As(cause, &damage) || p.format != PcapNG {
 		return dst, cause
 	}
-	p.lateMu.Lock()
-	p.late.CorruptChunks++
-	p.late.CorruptPackets += uint64(g.wanted)
-	p.lateMu.Unlock()
+	p.missed(uint64(g.wanted))
 	text := fmt.Sprintf("%d packets are missing here: %v", g.wanted, cause)
 	return appendFiller(dst, iface, g.earliest, int(g.out), text), nil
 }
@@ -289,19 +255,17 @@ func (p *Plan) writeMerge(ctx context.Context, out *cut) error {
 }
 
 // Each calls fn for every packet of the output in order until it returns an error, which Each returns. The packet and
-// its data are valid until fn returns. Chunks that became unreadable are left out and counted.
+// its data are valid until fn returns. Chunks that became unreadable are left out and counted. The first time the packets are
+// given as they are found, and fn must not call the Plan.
 func (p *Plan) Each(ctx context.Context, fn func(*pcap.Packet) error) error {
 	p.mu.Lock()
-	err := p.resolve(ctx, nil)
-	p.mu.Unlock()
-	if err != nil {
-		return err
+	if !p.resolved {
+		defer p.mu.Unlock()
+		return p.eachFound(ctx, fn)
 	}
+	p.mu.Unlock()
 	m := p.merge(func(c *cursor, i int, _ error) error {
-		p.lateMu.Lock()
-		p.late.CorruptChunks++
-		p.late.CorruptPackets += uint64(c.src.pieces[i].wanted)
-		p.lateMu.Unlock()
+		p.missed(uint64(c.src.pieces[i].wanted))
 		return nil
 	})
 	defer m.close()
@@ -318,7 +282,7 @@ func (p *Plan) Each(ctx context.Context, fn func(*pcap.Packet) error) error {
 		if c == nil {
 			return nil
 		}
-		out = pcap.Packet{Interface: int(c.iface), Time: c.k.ts, OrigLen: c.k.origLen, Data: c.k.data[:p.kept(&c.k)], Direction: c.k.direction()}
+		p.fill(&out, c)
 		if err := fn(&out); err != nil {
 			return err
 		}

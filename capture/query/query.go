@@ -198,7 +198,7 @@ func open(s Source) (*source, error) {
 	return &source{Source: s, rec: rec}, rec.Close()
 }
 
-// Result says what the plan gives. It is complete after Size or WriteTo, and empty before.
+// Result says what the plan gives. It is complete after Size, WriteTo or Each; before, it says at most what was looked at.
 func (p *Plan) Result() Result {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -206,12 +206,14 @@ func (p *Plan) Result() Result {
 	r := p.late
 	p.lateMu.Unlock()
 	r.Sources = nil
+	for _, s := range p.sources {
+		r.Explain.Add(&s.looked)
+	}
 	if !p.resolved {
 		return r
 	}
 	for _, s := range p.sources {
 		r.Packets += s.packets
-		r.Explain.Add(&s.looked)
 		r.Octets += s.octets
 		r.Chunks += uint64(len(s.pieces))
 		r.CorruptChunks += s.bad + s.gaps

@@ -36,6 +36,11 @@ const epoch = 1_700_000_000_000_000_000
 // record writes a recording of n packets, 1 ms apart or less, and returns what is in it.
 func record(t testing.TB, dir string, src, n int, seed uint64) []sample {
 	t.Helper()
+	return recordFrom(t, dir, src, n, seed, epoch)
+}
+
+func recordFrom(t testing.TB, dir string, src, n int, seed uint64, ts packet.Timestamp) []sample {
+	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, uint64(src)))
 	cfg := segment.DefaultConfig(dir)
 	cfg.ChunkBytes, cfg.SegmentBytes, cfg.FlushEvery, cfg.NoSync = 4*segment.Page, 256<<10, 0, true
@@ -44,7 +49,6 @@ func record(t testing.TB, dir string, src, n int, seed uint64) []sample {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts := packet.Timestamp(epoch)
 	var out []sample
 	for i := range n {
 		ts += packet.Timestamp(rng.IntN(10) * 100_000)

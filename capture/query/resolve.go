@@ -20,23 +20,14 @@ func (p *Plan) resolve(ctx context.Context, out *cut) error {
 		out.write(p.head)
 	}
 	l := &limit{packets: p.window.MaxPackets, octets: p.window.MaxOctets}
-	limited := l.packets > 0 || l.octets > 0
-	if len(p.sources) > 1 {
-		l = &limit{}
+	if len(p.sources) > 1 && (l.packets > 0 || l.octets > 0) { // which only the order of all settles
+		return p.find(ctx, goOn, func(*cursor) error { return nil })
 	}
 	size := int64(len(p.head))
-	p.held = 0
-	p.lateMu.Lock()
-	p.late = Result{} // of an interrupted one
-	p.lateMu.Unlock()
+	p.forget()
 	for _, s := range p.sources {
 		r := resolver{plan: p, limit: l, size: &size, out: out, c: cursor{plan: p, src: s, rec: s.rec.Clone()}}
 		if err := r.run(ctx); err != nil {
-			return err
-		}
-	}
-	if limited && len(p.sources) > 1 {
-		if err := p.resolveMerge(ctx, &size); err != nil {
 			return err
 		}
 	}
@@ -70,8 +61,13 @@ type resolver struct {
 func (r *resolver) run(ctx context.Context) error {
 	defer r.c.rec.Close()
 	s := r.c.src
-	s.bad, s.badPackets, s.packets, s.octets = 0, 0, 0, 0 // a resolve before may have been interrupted
-	return s.survey(ctx, &r.plan.window, func() error {
+	v := s.survey(ctx, &r.plan.window)
+	defer v.close()
+	for more := true; more; {
+		var err error
+		if more, err = v.segment(ctx); err != nil {
+			return err
+		}
 		for ; r.next < len(s.pieces); r.next++ {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -83,8 +79,11 @@ func (r *resolver) run(ctx context.Context) error {
 				return r.out.err
 			}
 		}
-		return nil
-	})
+		if r.full {
+			v.enough()
+		}
+	}
+	return nil
 }
 
 // piece resolves piece i, and writes what it gives.

@@ -13,6 +13,7 @@ import (
 	"opentap/filter"
 	"opentap/filter/cbpf"
 	"opentap/packet"
+	"opentap/pcap"
 
 	"pgregory.net/rapid"
 )
@@ -39,8 +40,12 @@ func TestStreamSame(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	beside, after := Source{Interface: iface(1), Dir: filepath.Join(t.TempDir(), "beside")}, Source{Interface: iface(2), Dir: filepath.Join(t.TempDir(), "after")}
+	record(t, beside.Dir, 1, 3000, 12)
+	recordFrom(t, after.Dir, 2, 3000, 13, all[len(all)*3/4].ts)
 	rapid.Check(t, func(t *rapid.T) {
-		dir := rapid.SampledFrom([]string{whole, damaged}).Draw(t, "dir")
+		one := Source{Interface: iface(0), Dir: rapid.SampledFrom([]string{whole, damaged}).Draw(t, "dir")}
+		sources := rapid.SampledFrom([][]Source{{one}, {one, beside}, {beside, one, after}, {after, one}}).Draw(t, "sources")
 		f := rapid.SampledFrom([]Format{PcapNG, Pcap, PcapMicros}).Draw(t, "format")
 		time := func(name string) packet.Timestamp {
 			if i := rapid.IntRange(-1, len(all)-1).Draw(t, name); i >= 0 {
@@ -55,7 +60,7 @@ func TestStreamSame(t *testing.T) {
 		if least := rapid.SampledFrom([]int{-1, 0, 300, 890, 2000}).Draw(t, "least"); least >= 0 {
 			w.Match = func(b []byte, _ uint32) bool { return len(b) >= least }
 		}
-		sameStreamed(t, dir, w, f)
+		sameStreamed(t, sources, w, f)
 	})
 }
 
@@ -73,7 +78,7 @@ func TestStreamSameIndexed(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, limit := range []uint64{0, 1, 20} {
-			sameStreamed(t, dir, Window{Match: m.Match, Need: index.Necessary(expr, packet.LinkEthernet, false), MaxPackets: limit}, PcapNG)
+			sameStreamed(t, []Source{{Interface: iface(0), Dir: dir}}, Window{Match: m.Match, Need: index.Necessary(expr, packet.LinkEthernet, false), MaxPackets: limit}, PcapNG)
 		}
 	}
 }
@@ -83,16 +88,16 @@ type fataler interface {
 	Fatalf(format string, args ...any)
 }
 
-func sameStreamed(t fataler, dir string, w Window, f Format) {
+func sameStreamed(t fataler, sources []Source, w Window, f Format) {
 	t.Helper()
 	plan := func() *Plan {
-		p, err := New([]Source{{Interface: iface(0), Dir: dir}}, w, f, Meta{})
+		p, err := New(sources, w, f, Meta{})
 		if err != nil {
 			t.Fatalf("%v", err)
 		}
 		return p
 	}
-	first, second := plan(), plan()
+	first, second, third := plan(), plan(), plan()
 	size, err := first.Size(context.Background())
 	if err != nil {
 		t.Fatalf("%v", err)
@@ -116,6 +121,25 @@ func sameStreamed(t fataler, dir string, w Window, f Format) {
 			t.Fatalf("%v", err)
 		}
 	}
+	if err := third.Each(context.Background(), func(*pcap.Packet) error { return nil }); err != nil {
+		t.Fatalf("%v", err)
+	}
+	var walked bytes.Buffer
+	if err := third.WriteTo(context.Background(), &walked, 0, -1); err != nil {
+		t.Fatalf("%v", err)
+	}
+	if !bytes.Equal(known.Bytes(), walked.Bytes()) {
+		t.Fatalf("%d octets, %d when its packets were walked through before", known.Len(), walked.Len())
+	}
+	for _, from := range []int{1, walked.Len() / 2, walked.Len() - 1} {
+		var part bytes.Buffer
+		if err := third.WriteTo(context.Background(), &part, int64(from), -1); err != nil {
+			t.Fatalf("%v", err)
+		}
+		if !bytes.Equal(part.Bytes(), known.Bytes()[from:]) {
+			t.Fatalf("the part from %d on is another one", from)
+		}
+	}
 	if int64(known.Len()) != size || !bytes.Equal(known.Bytes(), found.Bytes()) || !bytes.Equal(known.Bytes(), again.Bytes()) {
 		t.Fatalf("%d octets with size %d, %d streamed, %d after that", known.Len(), size, found.Len(), again.Len())
 	}
@@ -126,26 +150,32 @@ func sameStreamed(t fataler, dir string, w Window, f Format) {
 	}
 }
 
-// TestStreamEarly demands the first packets before the last segment was looked at.
+// TestStreamEarly demands the first packets of one and of two recordings before their last segments were looked at, and that
+// a recording is not looked at before its time comes.
 func TestStreamEarly(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "r")
-	record(t, dir, 0, 4000, 12)
-	p, err := New([]Source{{Interface: iface(0), Dir: dir}}, Window{Match: func([]byte, uint32) bool { return true }}, PcapNG, Meta{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	early, n := false, 0
-	s := p.sources[0]
-	last := s.rec.Segments()[len(s.rec.Segments())-1].Number
-	if err := p.WriteTo(context.Background(), writerFunc(func(b []byte) (int, error) {
-		if n++; n == 2 && len(s.pieces) > 0 { // behind the head; the writer runs in the same goroutine
-			early = s.pieces[len(s.pieces)-1].segment < last
+	base := t.TempDir()
+	all := record(t, filepath.Join(base, "r"), 0, 4000, 12)
+	recordFrom(t, filepath.Join(base, "later"), 1, 4000, 13, all[len(all)/2].ts)
+	sources := []Source{{Interface: iface(0), Dir: filepath.Join(base, "r")}, {Interface: iface(1), Dir: filepath.Join(base, "later")}}
+	for n := range sources {
+		p, err := New(sources[:n+1], Window{Match: func([]byte, uint32) bool { return true }}, PcapNG, Meta{})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return len(b), nil
-	}), 0, -1); err != nil {
-		t.Fatal(err)
-	}
-	if !early {
-		t.Fatal("the first packets came when all segments had been looked at")
+		writes, early, alone := 0, false, true
+		s := p.sources[0]
+		last := s.rec.Segments()[len(s.rec.Segments())-1].Number
+		if err := p.WriteTo(context.Background(), writerFunc(func(b []byte) (int, error) {
+			if writes++; writes == 2 && len(s.pieces) > 0 { // behind the head; the writer runs in the same goroutine
+				early = s.pieces[len(s.pieces)-1].segment < last
+				alone = len(p.sources) == 1 || len(p.sources[1].pieces) == 0
+			}
+			return len(b), nil
+		}), 0, -1); err != nil {
+			t.Fatal(err)
+		}
+		if !early || !alone {
+			t.Fatalf("%d sources: the first packets came when all segments of the first had been looked at (%v), or the second's (%v)", n+1, !early, !alone)
+		}
 	}
 }

@@ -3,70 +3,124 @@ package query
 import (
 	"context"
 	"errors"
+	"math"
 
 	"opentap/capture/segment"
 	"opentap/ledger"
+	"opentap/packet"
 )
 
-// survey finds the chunks of a source that can hold wanted packets, and calls fn whenever those of a segment are known. The
-// indexes of the segments behind are asked meanwhile. It begins anew each time.
-func (s *source) survey(ctx context.Context, w *Window, fn func() error) error {
-	rec := s.rec.Clone()
-	defer rec.Close()
+// surveyor finds the chunks of a source that can hold wanted packets, one segment after the other, so that what the first
+// ones hold is there before the last ones are looked at. The indexes of the segments behind are asked meanwhile.
+type surveyor struct {
+	src    *source
+	window *Window
+	rec    *segment.Recording
+	found  *segment.Selection // nil = there is nothing to ask the indexes
+	next   int                // of the recording's segments
+	floors []packet.Timestamp // of each segment: it and those behind it hold nothing earlier
+	begun  bool               // a chunk was seen
+	over   bool               // no more pieces are wanted
+}
+
+// survey begins anew to find the pieces of a source. The caller must close the surveyor.
+func (s *source) survey(ctx context.Context, w *Window) *surveyor {
+	v := &surveyor{src: s, window: w, rec: s.rec.Clone()}
 	s.pieces, s.base, s.last, s.gaps, s.gapPackets, s.looked = nil, ledger.Account{}, ledger.Account{}, 0, 0, Explain{}
-	var found *segment.Selection
+	s.bad, s.badPackets, s.packets, s.octets = 0, 0, 0, 0
 	if w.Match != nil && w.Need != nil {
-		found = rec.Select(ctx, w.Need, w.From, w.To)
-		defer found.Close()
+		v.found = v.rec.Select(ctx, w.Need, w.From, w.To)
 	}
-	for _, in := range rec.Segments() {
+	segments := v.rec.Segments()
+	v.floors = make([]packet.Timestamp, len(segments))
+	floor := packet.Timestamp(math.MaxInt64)
+	for i := len(segments) - 1; i >= 0; i-- {
+		in := &segments[i]
 		s.looked.Chunks += uint64(in.Chunks)
+		if in.Packets > 0 {
+			floor = min(floor, in.Earliest)
+		}
+		v.floors[i] = max(floor, w.From)
 	}
 	s.looked.SkippedByTime = s.looked.Chunks
-	first, at := true, uint32(0)
-	for h, err := range rec.Chunks(w.From, w.To) {
-		var damage *segment.CorruptionError
-		if errors.As(err, &damage) {
-			s.gaps++
-			s.gapPackets += damage.Packets
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if first {
-			first, at = false, h.Segment
-			if s.base, err = rec.AccountBefore(h); err != nil {
-				return err
-			}
-		}
-		if h.Segment != at {
-			at = h.Segment
-			if err := fn(); err != nil {
-				return err
-			}
-		}
-		s.last = h.Account
-		s.looked.SkippedByTime--
-		var spans []segment.Span
-		if found != nil {
-			known := false
-			if spans, known = found.Chunk(h); known && len(spans) == 0 {
-				s.looked.SkippedByIndex++
-				continue
-			} else if !known {
-				s.looked.NotIndexed++
-			}
-		}
-		s.pieces = append(s.pieces, piece{
-			offset: h.Offset, earliest: h.Earliest, out: -1, segment: h.Segment,
-			sequence: h.Sequence, length: uint32(h.Length), last: h.Last, header: uint32(h.Header), epb: h.PacketOctets,
-			packets: h.Packets, stored: h.StoredOctets, bodyCRC: h.BodyCRC, headCRC: h.HeaderCRC,
-			partial: h.Earliest < w.From || w.To != 0 && h.Latest >= w.To, spans: spans,
-		})
+	return v
+}
+
+func (v *surveyor) close() {
+	v.enough()
+	v.rec.Close()
+}
+
+// enough says that no more pieces are wanted: the segments behind are only looked at for their accounts.
+func (v *surveyor) enough() {
+	v.over = true
+	if v.found != nil {
+		v.found.Close()
+		v.found = nil
+	}
+}
+
+// done reports whether all segments were looked at.
+func (v *surveyor) done() bool { return v.next == len(v.floors) }
+
+// floor is a time that no packet of the segments left is before.
+func (v *surveyor) floor() packet.Timestamp { return v.floors[v.next] }
+
+// segment adds the pieces of the next segment. It reports whether there was one.
+func (v *surveyor) segment(ctx context.Context) (bool, error) {
+	if v.done() {
+		return false, nil
 	}
 	if err := ctx.Err(); err != nil {
-		return err // or chunks would stay unselected
+		return false, err // or chunks would stay unselected
 	}
-	return fn()
+	i := v.next
+	v.next++
+	for h, err := range v.rec.ChunksOf(i, v.window.From, v.window.To) {
+		var damage *segment.CorruptionError
+		if errors.As(err, &damage) {
+			v.src.gaps++
+			v.src.gapPackets += damage.Packets
+			continue
+		}
+		if err == nil {
+			err = v.chunk(h)
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, ctx.Err()
+}
+
+func (v *surveyor) chunk(h *segment.ChunkHeader) (err error) {
+	s, w := v.src, v.window
+	if !v.begun {
+		v.begun = true
+		if s.base, err = v.rec.AccountBefore(h); err != nil {
+			return err
+		}
+	}
+	s.last = h.Account
+	s.looked.SkippedByTime--
+	if v.over {
+		return nil
+	}
+	var spans []segment.Span
+	if v.found != nil {
+		known := false
+		if spans, known = v.found.Chunk(h); known && len(spans) == 0 {
+			s.looked.SkippedByIndex++
+			return nil
+		} else if !known {
+			s.looked.NotIndexed++
+		}
+	}
+	s.pieces = append(s.pieces, piece{
+		offset: h.Offset, earliest: h.Earliest, out: -1, segment: h.Segment,
+		sequence: h.Sequence, length: uint32(h.Length), last: h.Last, header: uint32(h.Header), epb: h.PacketOctets,
+		packets: h.Packets, stored: h.StoredOctets, bodyCRC: h.BodyCRC, headCRC: h.HeaderCRC,
+		partial: h.Earliest < w.From || w.To != 0 && h.Latest >= w.To, spans: spans,
+	})
+	return nil
 }

@@ -149,20 +149,33 @@ func (r *Recording) Account() ledger.Account {
 // The header is valid until the next step. A *CorruptionError comes with a nil header where chunks are missing, with the
 // number of packets missed, and the walk goes on behind; any other error ends it. Bodies are not read.
 func (r *Recording) Chunks(from, to packet.Timestamp) iter.Seq2[*ChunkHeader, error] {
+	return func(yield func(*ChunkHeader, error) bool) {
+		on := true
+		for i := range r.segments {
+			r.ChunksOf(i, from, to)(func(h *ChunkHeader, err error) bool {
+				var damage *CorruptionError
+				on = yield(h, err) && (err == nil || errors.As(err, &damage))
+				return on
+			})
+			if !on {
+				return
+			}
+		}
+	}
+}
+
+// ChunksOf is Chunks of the i-th of Segments alone.
+func (r *Recording) ChunksOf(i int, from, to packet.Timestamp) iter.Seq2[*ChunkHeader, error] {
 	if to == 0 {
 		to = math.MaxInt64
 	}
 	return func(yield func(*ChunkHeader, error) bool) {
-		for i := range r.segments {
-			in := &r.segments[i]
-			// Without packets there is nothing to find, but damage that may have held them is reported.
-			if in.Packets > 0 && (in.Latest < from || in.Earliest >= to) {
-				continue
-			}
-			if !r.segmentChunks(in, from, to, yield) {
-				return
-			}
+		in := &r.segments[i]
+		// Without packets there is nothing to find, but damage that may have held them is reported.
+		if in.Packets > 0 && (in.Latest < from || in.Earliest >= to) {
+			return
 		}
+		r.segmentChunks(in, from, to, yield)
 	}
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -31,6 +30,10 @@ const (
 	queryHost  = "10.0.48.62"
 	queryPort  = 1024 + queryFlow&0x7fff
 	queryTo    = "198.51.100.1"
+	queryGap   = 40_000 // ns between packets
+
+	queryLateHost = "192.0.2.77" // speaks queryLate packets, when 95 % of all are over
+	queryLate     = 28
 )
 
 // shape is a question in each tool's language. The time is asked for as a part of the whole.
@@ -206,7 +209,8 @@ func dropCaches() error {
 // flowsBegin is the time of the first packet that writeSearched makes.
 const flowsBegin = packet.Timestamp(1_700_000_000_000_000_000)
 
-// writeSearched makes an indexed recording of about so many octets, and a pcap file with the same packets: IMIX of queryFlows flows.
+// writeSearched makes an indexed recording of about so many octets, and unless file is "" a pcap file with the same packets:
+// IMIX of queryFlows flows, and near the end a few packets of a host that never spoke before.
 func writeSearched(dir, file string, octets int64) (packets int, span time.Duration, err error) {
 	cfg := segment.DefaultConfig(dir)
 	cfg.NoSync = true
@@ -215,20 +219,24 @@ func writeSearched(dir, file string, octets int64) (packets int, span time.Durat
 	if err != nil {
 		return 0, 0, err
 	}
-	f, err := os.Create(file)
+	twin, finish, err := newTwin(file)
 	if err != nil {
 		return 0, 0, err
 	}
-	defer f.Close()
-	out := bufio.NewWriterSize(f, 4<<20)
+	defer finish()
 	buf := pcap.AppendClassicHeader(nil, packet.LinkEthernet, 65535, true)
 	lengths := []int{60, 590, 60, 60, 590, 1514, 60, 590, 60, 60, 590, 60}
 	frame := make([]byte, 1514)
 	copy(frame[12:], []byte{8, 0, 0x45})
 	frame[23] = 17
+	late := 0
 	for written := int64(0); written < octets; packets++ {
 		n := uint32(packets / 2 % queryFlows)
 		client, server, port, service := uint32(10<<24|n), uint32(198<<24|51<<16|100<<8|1), uint16(1024+n&0x7fff), uint16(443)
+		if late < queryLate && written > octets/20*19 {
+			client = 192<<24 | 2<<8 | 77 // queryLateHost
+			late++
+		}
 		if packets%2 == 1 {
 			client, server, port, service = server, client, service, port
 		}
@@ -238,26 +246,39 @@ func writeSearched(dir, file string, octets int64) (packets int, span time.Durat
 		binary.BigEndian.PutUint32(d[30:], server)
 		binary.BigEndian.PutUint16(d[34:], port)
 		binary.BigEndian.PutUint16(d[36:], service)
-		ts := flowsBegin + packet.Timestamp(packets)*10_000
+		ts := flowsBegin + packet.Timestamp(packets)*queryGap
 		for !w.Append(ts, uint32(len(d)), d, pcap.DirectionIn) {
 			if err := w.Flush(); err != nil {
 				return 0, 0, err
 			}
 		}
-		buf = pcap.AppendClassicPacket(buf, ts, uint32(len(d)), d, true)
-		if _, err := out.Write(buf); err != nil {
-			return 0, 0, err
+		if buf = pcap.AppendClassicPacket(buf, ts, uint32(len(d)), d, true); len(buf) > 1<<20 {
+			if _, err := twin.Write(buf); err != nil {
+				return 0, 0, err
+			}
+			buf = buf[:0]
 		}
-		buf = buf[:0]
 		written += int64(len(d) + 36)
 	}
 	if err := w.Close(ledger.Account{}); err != nil {
 		return 0, 0, err
 	}
-	if err := out.Flush(); err != nil {
+	if _, err := twin.Write(buf); err != nil {
 		return 0, 0, err
 	}
-	return packets, time.Duration(packets) * 10_000, f.Close()
+	return packets, time.Duration(packets) * queryGap, finish()
+}
+
+// newTwin makes the file of the same packets for the peers; with "" it is nowhere.
+func newTwin(file string) (io.Writer, func() error, error) {
+	if file == "" {
+		return io.Discard, func() error { return nil }, nil
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f, f.Close, nil
 }
 
 // runQuery writes the packets that a filter takes to /dev/null, as opentap query -w does.
