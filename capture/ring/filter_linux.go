@@ -8,11 +8,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// refuse lets nothing into the ring.
+var refuse = []bpf.RawInstruction{{Op: unix.BPF_RET | unix.BPF_K}}
+
 // attachFilter puts the configured filter and snap length in the kernel. The filter's verdict is the number of octets
 // kept (net/packet/af_packet.c, tpacket_rcv), so the snap length needs one even when every packet is wanted.
 func (r *Ring) attachFilter() error {
 	switch {
+	case len(r.cfg.Filter) == 0 && r.cfg.SnapLen == 0 && !r.member:
+		return nil
 	case len(r.cfg.Filter) == 0 && r.cfg.SnapLen == 0:
+		if err := unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0); err != nil {
+			return fmt.Errorf("detach the filter that refuses: %w", err)
+		}
 		return nil
 	case len(r.cfg.Filter) == 0:
 		return r.attachClassic([]bpf.RawInstruction{{Op: unix.BPF_RET | unix.BPF_K, K: uint32(min(r.cfg.SnapLen, 1<<30))}})

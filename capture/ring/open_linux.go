@@ -50,7 +50,13 @@ func (r *Ring) open() error {
 			return fmt.Errorf("ignore outgoing packets (Linux 4.20): %w", err)
 		}
 	}
-	if err := r.attachFilter(); err != nil {
+	if r.cfg.Group != nil {
+		// From when it is bound until it is a member, the socket would get what the others get.
+		err = r.attachClassic(refuse)
+	} else {
+		err = r.attachFilter()
+	}
+	if err != nil {
 		return err
 	}
 	if r.cfg.Promiscuous {
@@ -61,6 +67,14 @@ func (r *Ring) open() error {
 	}
 	if err := r.bind(unix.ETH_P_ALL); err != nil {
 		return fmt.Errorf("bind: %w", err)
+	}
+	if r.cfg.Group != nil {
+		if err := r.joinGroup(loopback); err != nil {
+			return err
+		}
+		if err := r.attachFilter(); err != nil {
+			return err
+		}
 	}
 	r.poll[0] = unix.PollFd{Fd: int32(r.fd), Events: unix.POLLIN | unix.POLLERR}
 	r.poll[1] = r.gate.Poll()
@@ -139,6 +153,7 @@ func (r *Ring) release() error {
 		errs = append(errs, unix.Close(r.fd))
 		r.fd = -1
 	}
+	r.leaveGroup()
 	return errors.Join(errs...)
 }
 

@@ -53,6 +53,7 @@ type Config struct {
 	SnapLen     int                  // octets kept of each frame, 0 = all
 	Filter      []bpf.RawInstruction // classic BPF, compiled for the kernel (outer VLAN tag in metadata); nil = every packet
 	Promiscuous bool                 // ask the interface for frames addressed to others
+	Group       *Group               // of rings that share the interface's packets; nil = this one gets all
 }
 
 // DefaultConfig returns a ring of 64 MiB that lends blocks at least every 50 ms; Interface is still to be set.

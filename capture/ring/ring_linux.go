@@ -33,6 +33,7 @@ type Ring struct {
 	wasDown bool // at least once
 	gone    bool
 	stopped bool
+	member  bool // of cfg.Group
 
 	gate Gate
 }
@@ -240,15 +241,19 @@ func (r *Ring) Stop() error {
 	if r.stopped {
 		return nil
 	}
-	refuse := [1]unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
-	prog := unix.SockFprog{Len: 1, Filter: &refuse[0]}
-	if err := unix.SetsockoptSockFprog(r.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
+	if err := r.attachClassic(refuse); err != nil {
 		return fmt.Errorf("stop ring on %q: %w", r.cfg.Interface, err)
 	}
 	// Packets on other CPUs may still be inside the old filter. Binding to another protocol takes the socket off the
 	// receive path and waits for them (af_packet.c, packet_do_bind → __unregister_prot_hook → synchronize_net).
 	// An interface that is gone has been waited for already.
-	if err := r.bind(unusedProtocol); err != nil && !errors.Is(err, ErrGone) {
+	var err error
+	if r.member {
+		err = awaitReceivers()
+	} else {
+		err = r.bind(unusedProtocol)
+	}
+	if err != nil && !errors.Is(err, ErrGone) {
 		return fmt.Errorf("stop ring on %q: %w", r.cfg.Interface, err)
 	}
 	r.stopped = true

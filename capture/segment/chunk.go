@@ -63,6 +63,7 @@ type ChunkHeader struct {
 	Length   int    // octets of the whole chunk, a multiple of Page
 	Header   int    // octets before the first packet block
 	Last     uint32 // offset in the chunk of the last, padded packet block; 0 = no packets
+	Lane     uint32 // that it was appended by: within a lane chunks are in the order of time
 
 	Packets      uint32
 	PacketOctets uint32 // octets of the Enhanced Packet Blocks without padding: what they take in any other pcapng file
@@ -120,7 +121,7 @@ func (h *ChunkHeader) put(b []byte, extra []byte) {
 	le.PutUint32(b[72:], h.Packets)
 	le.PutUint32(b[76:], h.PacketOctets)
 	le.PutUint32(b[80:], h.Last)
-	le.PutUint32(b[84:], 0)
+	le.PutUint32(b[84:], h.Lane)
 	le.PutUint64(b[88:], uint64(h.Earliest))
 	le.PutUint64(b[96:], uint64(h.Latest))
 	le.PutUint64(b[104:], h.Octets)
@@ -221,6 +222,7 @@ func (h *ChunkHeader) fields(f []byte, offset int64, limit int) string {
 		Packets:      le.Uint32(b[72:]),
 		PacketOctets: le.Uint32(b[76:]),
 		Last:         le.Uint32(b[80:]),
+		Lane:         le.Uint32(b[84:]),
 		Earliest:     packet.Timestamp(le.Uint64(b[88:])),
 		Latest:       packet.Timestamp(le.Uint64(b[96:])),
 		Octets:       le.Uint64(b[104:]),

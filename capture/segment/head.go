@@ -10,8 +10,9 @@ import (
 
 const (
 	maxHead    = 65536
-	headFields = 24               // offset of the head's option in the file
-	headOption = 64 + accountSize // end of its fields
+	headFields = 24 // offset of the head's option in the file
+	headLanes  = 64 + accountSize
+	headOption = headLanes + 4 // end of its fields
 	headCRC    = 44
 )
 
@@ -21,6 +22,7 @@ type head struct {
 	recordID  uint64
 	segment   uint32
 	limit     int            // largest chunk
+	lanes     int            // 0 = one, in which chunks are in the order of time
 	account   ledger.Account // before the segment, without FilterUncounted
 	Interface pcap.Interface
 }
@@ -51,8 +53,11 @@ func appendHead(dst []byte, h *head, s pcap.Section) ([]byte, error) {
 	b = le.AppendUint64(b, h.recordID)
 	b = le.AppendUint32(b, h.segment)
 	b = le.AppendUint32(b, uint32(h.limit))
-	b = append(b, make([]byte, accountSize+pad)...)
+	b = append(b, make([]byte, headOption-64+pad)...)
 	putAccount(b[at+64:], &h.account)
+	if h.lanes > 1 {
+		le.PutUint32(b[at+headLanes:], uint32(h.lanes))
+	}
 	b = append(b, opts...)
 	size := uint32(len(b) - at + 4)
 	b = le.AppendUint32(b, size)
@@ -64,7 +69,7 @@ func appendHead(dst []byte, h *head, s pcap.Section) ([]byte, error) {
 
 // headLength returns how long the head that starts with b is, if b starts one.
 func headLength(b []byte) (int, bool) {
-	if len(b) < headOption || le.Uint32(b) != pcap.BlockSection || le.Uint32(b[28:]) != pcap.PEN ||
+	if len(b) < headLanes || le.Uint32(b) != pcap.BlockSection || le.Uint32(b[28:]) != pcap.PEN ||
 		le.Uint16(b[32:]) != kindHead || string(b[36:40]) != magicHead {
 		return 0, false
 	}
@@ -93,6 +98,9 @@ func parseHead(b []byte, h *head) (msg string, foreign bool) {
 	}
 	*h = head{length: n, recordID: le.Uint64(b[48:]), segment: le.Uint32(b[56:]), limit: int(le.Uint32(b[60:]))}
 	getAccount(b[64:], &h.account)
+	if 28+int(le.Uint16(b[26:])) >= headOption { // else it is from before there were lanes
+		h.lanes = int(min(le.Uint32(b[headLanes:]), MaxLanes))
+	}
 	if h.limit < Page || h.limit > MaxChunkBytes || h.limit%Page != 0 {
 		return "impossible chunk limit", true
 	}

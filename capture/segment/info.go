@@ -37,6 +37,7 @@ type Info struct {
 	start    int64 // of the first chunk
 	end      int64 // of the chunks
 	limit    int
+	lanes    int
 	recordID uint64         // 0 = unknown, since the head is damaged
 	base     ledger.Account // before the segment
 	before   uint64         // packets of the recording before end
@@ -97,7 +98,7 @@ func inspectFile(f io.ReaderAt, size int64, n uint32, path string) (Info, error)
 	var h head
 	msg, foreign := parseHead(b[:got], &h)
 	if in.Damaged = msg; msg == "" {
-		in.start, in.limit, in.recordID, in.base = int64(h.length), h.limit, h.recordID, h.account
+		in.start, in.limit, in.recordID, in.lanes, in.base = int64(h.length), h.limit, h.recordID, h.lanes, h.account
 		if h.segment != n {
 			return in, &ForeignError{Path: path, Msg: fmt.Sprintf("its head says segment %08d", h.segment)}
 		}

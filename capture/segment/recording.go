@@ -128,6 +128,15 @@ func (r *Recording) survey(in *Info, check bool) error {
 // Segments returns the segments in order. The slice is the Recording's own.
 func (r *Recording) Segments() []Info { return r.segments }
 
+// Lanes is how many runs of chunks there are at most that each are in the order of time: ChunkHeader.Lane is below it.
+func (r *Recording) Lanes() int {
+	lanes := 1
+	for i := range r.segments {
+		lanes = max(lanes, r.segments[i].lanes)
+	}
+	return lanes
+}
+
 // Position is the end of the recording as it was opened.
 func (r *Recording) Position() Position {
 	if len(r.segments) == 0 {

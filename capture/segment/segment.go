@@ -38,6 +38,7 @@ type Config struct {
 	FlushEvery   time.Duration // age after which a chunk that is not full is written; <= 0: only Flush and Close do
 	SyncEvery    time.Duration // fdatasync at most this often while writing; 0 = only at rotation and close
 	NoSync       bool          // never sync: for tests and data that may vanish with the power
+	Lanes        int           // ways in, for goroutines that append beside one another; 0 = 1
 	NoIndex      bool          // write no index beside the segments: queries then read every chunk of their window
 	Interface    pcap.Interface
 	Section      pcap.Section
@@ -59,8 +60,10 @@ func (c *Config) check() error {
 		return fmt.Errorf("segment config: chunk of %d octets: want a multiple of %d from %d to %d", c.ChunkBytes, Page, MinChunkBytes, MaxChunkBytes)
 	case c.SegmentBytes < int64(c.ChunkBytes)+maxHead+Page:
 		return fmt.Errorf("segment config: segment of %d octets is too small for a chunk of %d", c.SegmentBytes, c.ChunkBytes)
-	case c.Buffers < 2:
-		return fmt.Errorf("segment config: %d buffers: want at least 2", c.Buffers)
+	case c.Lanes < 0 || c.Lanes > MaxLanes:
+		return fmt.Errorf("segment config: %d lanes: want at most %d", c.Lanes, MaxLanes)
+	case c.Buffers < 2*max(c.Lanes, 1):
+		return fmt.Errorf("segment config: %d buffers: want at least 2 for each lane", c.Buffers)
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ func (s *sink) begin() error {
 func (s *sink) open() error {
 	n := s.number + 1
 	path := newPath(s.cfg.Dir, n)
-	h := head{recordID: s.recordID, segment: n, limit: s.cfg.ChunkBytes, account: s.lastAcc, Interface: s.cfg.Interface}
+	h := head{recordID: s.recordID, segment: n, limit: s.cfg.ChunkBytes, lanes: s.cfg.Lanes, account: s.lastAcc, Interface: s.cfg.Interface}
 	b, err := appendHead(s.page[:0], &h, s.cfg.Section)
 	if err != nil {
 		return err
@@ -326,18 +326,15 @@ func (w *Writer) run() {
 		defer t.Stop()
 		tick = t.C
 	}
-	var old *buffer // open at the last tick: it is written if it still is at the next one
-	var oldHanded uint64
 	for {
 		select {
 		case c := <-w.full:
 			w.writeChunk(c)
 		case <-tick:
-			w.mu.Lock()
-			if w.open != nil && w.open == old && w.handed == oldHanded {
-				w.handOver()
+			for i := range w.lanes {
+				w.lanes[i].tick()
 			}
-			old, oldHanded = w.open, w.handed
+			w.mu.Lock()
 			w.relax()
 			w.mu.Unlock()
 		case <-w.stop:
@@ -366,8 +363,8 @@ func (w *Writer) writeChunk(c *buffer) {
 		}
 	}
 	w.mu.Lock()
-	if err != nil && w.err == nil {
-		w.err = err
+	if err != nil {
+		w.fail(err)
 	}
 	if err == nil {
 		w.stats.WrittenPackets += uint64(c.h.Packets)
@@ -380,6 +377,14 @@ func (w *Writer) writeChunk(c *buffer) {
 	w.publish()
 	w.moved.Broadcast()
 	w.mu.Unlock()
+}
+
+// fail keeps the first error, after which nothing is appended. Called with mu held.
+func (w *Writer) fail(err error) {
+	if w.err == nil {
+		w.err = err
+		w.failed.Store(true)
+	}
 }
 
 // publish copies what the sink knows to where readers see it. Called with mu held, or before the goroutine starts.
@@ -403,9 +408,7 @@ func (w *Writer) end() {
 	if err == nil {
 		err = ErrClosed
 	}
-	if w.err == nil {
-		w.err = err
-	}
+	w.fail(err)
 	w.publish()
 	w.moved.Broadcast()
 	w.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"os"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"opentap/capture/index"
@@ -19,22 +20,22 @@ import (
 // goroutine of the Writer's own, which ends with Close, writes full buffers. All methods may be called from any
 // goroutine; packets are kept in the order of the calls.
 type Writer struct {
-	cfg Config
+	cfg    Config
+	lanes  []Lane
+	failed atomic.Bool // err is set
 
-	mu       sync.Mutex
-	moved    sync.Cond // written, err or stopped changed
-	open     *buffer   // being filled; nil = none
-	free     []*buffer // a stack: a slow recording touches one buffer only
-	least    int       // of free buffers, since memory was last given back
-	account  ledger.Account
-	handed   uint64 // buffers handed to the sink
-	written  uint64 // buffers the sink is done with
-	durable  Position
-	stats    Stats
-	err      error
-	closed   bool
-	packets  uint64 // in the recording, before the open buffer
-	lastTime packet.Timestamp
+	mu      sync.Mutex // after those of the lanes
+	moved   sync.Cond  // written, err or stopped changed
+	free    []*buffer  // a stack: a slow recording touches one buffer only
+	least   int        // of free buffers, since memory was last given back
+	account ledger.Account
+	handed  uint64 // buffers handed to the sink
+	written uint64 // buffers the sink is done with
+	durable Position
+	stats   Stats
+	err     error
+	closed  bool
+	packets uint64 // in the recording, before the open buffers
 
 	full    chan *buffer // to the sink; as many slots as there are buffers, so a send never waits
 	stop    chan struct{}
@@ -43,7 +44,6 @@ type Writer struct {
 	dir     *os.File // holds the lock
 	release func()   // gives the buffers back
 
-	scanner      *index.Scanner // nil: no index
 	indexing     sync.WaitGroup // of old segments
 	stopIndexing func()
 	sink         *sink
@@ -128,8 +128,12 @@ func prepare(cfg Config) (*Writer, error) {
 		return nil, err
 	}
 	w.account, w.packets = w.sink.account, w.sink.before
-	if !cfg.NoIndex {
-		w.scanner = index.NewScanner(cfg.Interface.Link)
+	w.lanes = make([]Lane, max(cfg.Lanes, 1))
+	for i := range w.lanes {
+		w.lanes[i] = Lane{w: w, number: uint32(i)}
+		if !cfg.NoIndex {
+			w.lanes[i].scanner = index.NewScanner(cfg.Interface.Link)
+		}
 	}
 	w.moved.L = &w.mu
 	pool, release, err := mapBuffers(cfg.Buffers * cfg.ChunkBytes)
@@ -172,132 +176,19 @@ func aligned(n int) []byte {
 	return b[skip : skip+n : skip+n]
 }
 
-// Append copies one packet into the recording. false means that it was not kept: the disk is late (no free buffer) or
-// has failed (Err), or the Writer is closed; the caller counts it as ledger.Disk. data longer than pcap.MaxPacket or
-// than fits in a chunk is cut, as by a snap length. It allocates nothing.
+// Append is Lane.Append of the first lane.
 func (w *Writer) Append(ts packet.Timestamp, origLen uint32, data []byte, dir pcap.Direction) bool {
-	w.mu.Lock()
-	ok := w.append(ts, origLen, data, dir)
-	w.mu.Unlock()
-	return ok
+	return w.lanes[0].Append(ts, origLen, data, dir)
 }
 
-// Batch is a Writer that is held for many appends in a row, which saves the lock of each.
-type Batch Writer
+// Begin is Lane.Begin of the first lane.
+func (w *Writer) Begin() *Batch { return w.lanes[0].Begin() }
 
-// Begin holds the Writer until End: for a block of packets at a time, since Flush, Account and the disk wait.
-func (w *Writer) Begin() *Batch {
-	w.mu.Lock()
-	return (*Batch)(w)
-}
+// Room is Lane.Room of the first lane.
+func (w *Writer) Room() int { return w.lanes[0].Room() }
 
-// Append is Writer.Append.
-func (b *Batch) Append(ts packet.Timestamp, origLen uint32, data []byte, dir pcap.Direction) bool {
-	return (*Writer)(b).append(ts, origLen, data, dir)
-}
-
-// End lets go of the Writer.
-func (b *Batch) End() { b.mu.Unlock() }
-
-// Room is how many octets of packet blocks (pcap.PacketSize) can be appended now whatever the disk does. It grows when
-// the disk is done with a buffer.
-func (w *Writer) Room() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	// The end of a chunk that the next packet does not fit in stays empty.
-	each := w.cfg.ChunkBytes - chunkHeaderSize - pcap.PacketSize(pcap.MaxPacket, pcap.DirectionIn)
-	if w.cfg.ChunkBytes < 2*pcap.MaxPacket {
-		each = w.cfg.ChunkBytes / 2
-	}
-	room := len(w.free) * each
-	if w.open != nil {
-		room += max(each-len(w.open.b), 0)
-	}
-	return room
-}
-
-func (w *Writer) append(ts packet.Timestamp, origLen uint32, data []byte, dir pcap.Direction) bool {
-	if limit := min(pcap.MaxPacket, w.cfg.ChunkBytes-chunkHeaderSize-64); len(data) > limit {
-		data = data[:limit]
-	}
-	if w.err != nil {
-		w.stats.Refused++
-		return false
-	}
-	size := pcap.PacketSize(len(data), dir)
-	c := w.open
-	if c != nil && len(c.b)+size > cap(c.b)-minPad && len(c.b)+size != cap(c.b) {
-		w.handOver()
-		c = nil
-	}
-	if c == nil {
-		if c = w.take(); c == nil {
-			w.stats.Refused++
-			return false
-		}
-	}
-	at := len(c.b)
-	c.b = pcap.AppendPacket(c.b, 0, ts, origLen, data, dir)
-	h := &c.h
-	h.Last = uint32(at)
-	h.Octets += uint64(origLen)
-	h.StoredOctets += uint64(len(data))
-	if h.Packets == 0 {
-		h.Earliest, h.Latest = ts, ts
-	} else {
-		h.Earliest, h.Latest = min(h.Earliest, ts), max(h.Latest, ts)
-	}
-	h.Packets++
-	if at-c.summed >= crcWindow { // the last block may still be padded: never summed here
-		c.crc = crc32.Update(c.crc, castagnoli, c.b[c.summed:at])
-		c.summed = at
-		c.marks = append(c.marks, index.Mark{Offset: uint32(at), CRC: c.crc})
-		if w.scanner != nil {
-			w.scanner.Next()
-		}
-	}
-	if w.scanner != nil { // here, since the packet is in the nearest cache now and will not be again
-		w.scanner.Frame(data)
-	}
-	return true
-}
-
-// take opens a free buffer, if there is one and appending is allowed.
-func (w *Writer) take() *buffer {
-	n := len(w.free)
-	if n == 0 || w.closed {
-		return nil
-	}
-	c := w.free[n-1]
-	w.free = w.free[:n-1]
-	w.least = min(w.least, n-1)
-	c.b = c.b[:chunkHeaderSize]
-	c.h = ChunkHeader{Header: chunkHeaderSize, Before: w.packets}
-	c.crc, c.summed, c.finished = 0, chunkHeaderSize, false
-	c.marks = append(c.marks[:0], index.Mark{Offset: chunkHeaderSize})
-	if w.scanner != nil {
-		w.scanner.Begin(&c.keys)
-	}
-	w.open = c
-	return c
-}
-
-// handOver gives the open buffer, which holds a packet, to the sink.
-func (w *Writer) handOver() {
-	c := w.open
-	w.open = nil
-	h := &c.h
-	h.PacketOctets = uint32(len(c.b) - chunkHeaderSize)
-	h.Account = w.account
-	h.time = h.Latest
-	w.packets += uint64(h.Packets)
-	w.lastTime = h.Latest
-	w.stats.Packets += uint64(h.Packets)
-	w.stats.Octets += h.Octets
-	w.stats.Stored += h.StoredOctets
-	w.handed++
-	w.full <- c
-}
+// Lane returns one of Config.Lanes.
+func (w *Writer) Lane(i int) *Lane { return &w.lanes[i] }
 
 // finish pads the chunk to whole pages and completes its body checksum. Called by the sink.
 func (c *buffer) finish() {
@@ -320,14 +211,14 @@ func (w *Writer) Account(a ledger.Account) {
 	w.mu.Unlock()
 }
 
-// Flush hands the open chunk to the disk and waits until everything appended before is readable. An engine that must
+// Flush hands what is open to the disk and waits until everything appended before is readable. An engine that must
 // not wait for the disk relies on Config.FlushEvery instead.
 func (w *Writer) Flush() error {
+	for i := range w.lanes {
+		w.lanes[i].flush()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.open != nil {
-		w.handOver()
-	}
 	for target := w.handed; w.written < target && w.err == nil; {
 		w.moved.Wait()
 	}
@@ -353,13 +244,21 @@ func (w *Writer) Err() error {
 
 // Stats returns the counts.
 func (w *Writer) Stats() Stats {
+	for i := range w.lanes { // all at once, or a chunk could be counted twice
+		l := &w.lanes[i]
+		l.mu.Lock()
+		defer l.mu.Unlock()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.stats
-	if c := w.open; c != nil {
-		s.Packets += uint64(c.h.Packets)
-		s.Octets += c.h.Octets
-		s.Stored += c.h.StoredOctets
+	for i := range w.lanes {
+		s.Refused += w.lanes[i].refused
+		if c := w.lanes[i].open; c != nil {
+			s.Packets += uint64(c.h.Packets)
+			s.Octets += c.h.Octets
+			s.Stored += c.h.StoredOctets
+		}
 	}
 	s.FreeBuffers = len(w.free)
 	return s
@@ -370,12 +269,12 @@ func (w *Writer) Stats() Stats {
 func (w *Writer) Close(a ledger.Account) error {
 	w.closing.Do(func() {
 		w.mu.Lock()
-		if w.open != nil {
-			w.handOver()
-		}
-		w.closed = true
+		w.closed = true // from now on no lane opens another chunk
 		w.account = a
 		w.mu.Unlock()
+		for i := range w.lanes {
+			w.lanes[i].flush()
+		}
 		close(w.stop)
 		if w.stopIndexing != nil {
 			w.stopIndexing()
