@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,6 +21,17 @@ func Octets[T ~int64 | ~uint64 | ~int](n T) string {
 		return fmt.Sprintf("%d B", n)
 	}
 	return fmt.Sprintf("%.1f %s", f, names[i])
+}
+
+// Bits writes a rate for people. Bits per second.
+func Bits(n uint64) string {
+	switch {
+	case n >= 1e9:
+		return strconv.FormatFloat(float64(n)/1e9, 'g', 4, 64) + " Gbit/s"
+	case n >= 1e6:
+		return strconv.FormatFloat(float64(n)/1e6, 'g', 4, 64) + " Mbit/s"
+	}
+	return strconv.FormatUint(n, 10) + " bit/s"
 }
 
 // Limit writes a bound of time; 0 is none.

@@ -290,7 +290,7 @@ func (c *call) conclude(v *want.View, size int64, onLoss bool) error {
 	}
 	for _, g := range st.Gaps {
 		lost = true
-		c.say("warning: nothing was seen from %s", gapText(g))
+		c.say("warning: nothing was seen from %s", report.Gap(g, when))
 	}
 	switch {
 	case st.State == want.Failed:
@@ -299,7 +299,7 @@ func (c *call) conclude(v *want.View, size int64, onLoss bool) error {
 		c.say("warning: the capture is degraded: %s", st.Reason)
 	}
 	if lost && onLoss {
-		return errLoss
+		return report.ErrLoss
 	}
 	return nil
 }

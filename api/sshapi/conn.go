@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"opentap/report"
 )
 
 // aliveInterval is how often a peer is asked whether it is there.
@@ -192,7 +194,7 @@ func (c *conn) session(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Req
 
 // run runs what a session is for, and tells its exit code.
 func (c *conn) run(ch ssh.Channel, fn func() int) {
-	code := exitError
+	code := report.ExitError
 	defer func() {
 		if p := recover(); p != nil {
 			c.s.log.Error("ssh command panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))

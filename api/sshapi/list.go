@@ -3,10 +3,6 @@ package sshapi
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"opentap/report"
@@ -39,31 +35,8 @@ var pointsVerb = verb{
 			if err != nil {
 				return err
 			}
-			rows := make([][]string, 0, len(list))
-			for _, p := range list {
-				var notes []string
-				if p.Default {
-					notes = append(notes, "default")
-				}
-				if !p.Present {
-					notes = append(notes, "absent")
-				}
-				if p.NoPcap != "" {
-					notes = append(notes, "no packets: "+p.NoPcap)
-				}
-				state, detail := "down", ""
-				if p.Up {
-					state = "up"
-				}
-				switch {
-				case p.Quantity != "":
-					state, detail = "", p.Quantity+" ("+p.Unit+")"
-				case p.SpeedBPS > 0:
-					detail = strconv.FormatFloat(float64(p.SpeedBPS)/1e6, 'f', -1, 64) + " Mbit/s"
-				}
-				rows = append(rows, []string{p.Name, strings.Join(p.Aliases, ","), p.Node, string(p.Kind), state, detail, strings.Join(notes, "; ")})
-			}
-			return c.table([]string{"NAME", "ALIASES", "NODE", "KIND", "STATE", "DETAIL", "NOTES"}, rows, map[string]any{"points": list})
+			header, rows := report.Points(list)
+			return c.table(header, rows, map[string]any{"points": list})
 		}
 	},
 }
@@ -76,16 +49,7 @@ var capabilitiesVerb = verb{
 			if err != nil {
 				return err
 			}
-			list := [][2]string{{"name", v.Name}, {"version", v.Version}}
-			for _, k := range v.Kinds {
-				list = append(list, [2]string{"captures", strings.TrimSpace(string(k) + "  " + report.Formats(v.Formats[k]))})
-			}
-			for _, k := range slices.Sorted(maps.Keys(v.Missing)) {
-				list = append(list, [2]string{"missing", k + ": " + v.Missing[k]})
-			}
-			list = append(list, [2]string{"default point", v.DefaultPoint}, [2]string{"retention", report.Limit(v.RetentionDefault)},
-				[2]string{"longest retention", report.Limit(v.RetentionMax)}, [2]string{"longest capture", report.Limit(v.MaxDuration)}, [2]string{"quota", report.Octets(v.QuotaBytes)})
-			return c.fields(list, v)
+			return c.fields(report.Capabilities(&v), v)
 		}
 	},
 }
@@ -98,20 +62,8 @@ var capturesVerb = verb{
 			if err != nil {
 				return err
 			}
-			rows := make([][]string, 0, len(list))
-			for i := range list {
-				v := &list[i]
-				st := &v.Status
-				n := st.Records
-				if v.Kind == want.Packets {
-					n = st.Ledger.Captured
-				}
-				rows = append(rows, []string{
-					v.ID, string(v.Kind), strings.Join(v.Query.Points, ","), string(st.State), when(v.Query.From), when(v.End()),
-					strconv.FormatUint(n, 10), report.Octets(st.Bytes), strconv.FormatUint(st.Ledger.DroppedTotal(), 10), v.Query.Filter,
-				})
-			}
-			return c.table([]string{"ID", "KIND", "POINTS", "STATE", "FROM", "TO", "RECORDS", "SIZE", "DROPPED", "FILTER"}, rows, map[string]any{"captures": list})
+			header, rows := report.Captures(list, when)
+			return c.table(header, rows, map[string]any{"captures": list})
 		}
 	},
 }
@@ -130,45 +82,7 @@ var showVerb = verb{
 }
 
 // show writes one capture.
-func (c *call) show(v *want.View) error {
-	st := &v.Status
-	list := [][2]string{
-		{"id", v.ID},
-		{"kind", string(v.Kind)},
-		{"points", strings.Join(v.Query.Points, ", ")},
-		{"node", v.Node},
-		{"owner", v.Owner},
-		{"state", string(st.State)},
-		{"reason", st.Reason},
-		{"filter", v.Query.Filter},
-		{"from", when(v.Query.From)},
-		{"to", when(v.End())},
-		{"started", when(st.Started)},
-		{"ended", when(st.Ended)},
-		{"expires", when(v.Expires)},
-		{"size", report.Octets(st.Bytes)},
-		{"note", v.Note},
-	}
-	if v.Kind == want.Packets || v.Kind == want.Flows {
-		list = append(list, [2]string{"packets", report.Accounts(&st.Ledger)})
-	}
-	if v.Kind != want.Packets {
-		list = append(list, [2]string{"records", strconv.FormatUint(st.Records, 10)})
-	}
-	for _, g := range st.Gaps {
-		list = append(list, [2]string{"gap", gapText(g)})
-	}
-	list = append(list, [2]string{"formats", report.Formats(v.Formats)})
-	return c.fields(list, v)
-}
-
-func gapText(g want.Gap) string {
-	to := "now"
-	if !g.To.IsZero() {
-		to = when(g.To)
-	}
-	return fmt.Sprintf("%s to %s: %s", when(g.From), to, g.Reason)
-}
+func (c *call) show(v *want.View) error { return c.fields(report.Capture(v, when), v) }
 
 var stopVerb = verb{
 	name: "stop", args: "ID", short: "Stop a capture; what was captured is kept", example: "  ssh HOST stop cap-1", lists: true, min: 1, max: 1,

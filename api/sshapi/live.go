@@ -87,7 +87,7 @@ Nothing is stored on the server. If the reader takes too little, packets are los
 			if n := l.DroppedTotal(); n > 0 {
 				c.say("warning: %d packets were dropped%s", n, report.Reasons(&l))
 				if onLoss {
-					return errLoss
+					return report.ErrLoss
 				}
 			}
 			return nil

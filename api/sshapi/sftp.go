@@ -85,7 +85,7 @@ func (c *conn) transfer(ctx context.Context, ch ssh.Channel) int {
 		defer func() { <-c.s.transfers }()
 	default:
 		_, _ = io.WriteString(ch.Stderr(), "opentap: too many SFTP sessions; try again later\n")
-		return exitUnavailable
+		return report.ExitUnavailable
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -100,9 +100,9 @@ func (c *conn) transfer(ctx context.Context, ch ssh.Channel) int {
 	defer stop()
 	if err := server.Serve(); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
 		c.s.log.Debug("sftp session broke", "remote", c.remote, "err", err)
-		return exitError
+		return report.ExitError
 	}
-	return exitOK
+	return report.ExitOK
 }
 
 // touching tells the connection of what comes.

@@ -17,21 +17,6 @@ import (
 	"opentap/report"
 )
 
-// Exit codes: those of the command line.
-const (
-	exitOK          = 0
-	exitError       = 1
-	exitUsage       = 2
-	exitRefused     = 3
-	exitNotFound    = 4
-	exitUnavailable = 5
-	exitLoss        = 6
-	exitInterrupted = 130
-)
-
-// errLoss ends a command that was asked to fail when something was lost.
-var errLoss = errors.New("packets were lost or the window has gaps, and --fail-on-loss was given")
-
 // errReader says that whoever read the output takes no more of it.
 var errReader = errors.New("the client has closed the session")
 
@@ -220,7 +205,7 @@ func (c *conn) command(ctx context.Context, ch ssh.Channel, text string, interru
 	}
 	code := exitCode(ctx, err)
 	attrs := []any{"verb", name, "exit", code, "octets", out.octets.Load(), "duration", time.Since(started), "who", id.Name, "remote", c.remote}
-	if err != nil && code == exitError {
+	if err != nil && code == report.ExitError {
 		ref := rand.Text()
 		c.s.log.Error("ssh command failed", append(attrs, "err", err, "reference", ref)...)
 		var f *fault.Error
@@ -241,23 +226,13 @@ func exitCode(ctx context.Context, err error) int {
 	var usage usageError
 	switch {
 	case err == nil:
-		return exitOK
+		return report.ExitOK
 	case errors.As(err, &usage):
-		return exitUsage
+		return report.ExitUsage
 	case ctx.Err() != nil, errors.Is(err, errReader), errors.Is(err, context.Canceled):
-		return exitInterrupted
-	case errors.Is(err, errLoss):
-		return exitLoss
+		return report.ExitInterrupted
 	}
-	switch fault.KindOf(err) {
-	case fault.Unauthenticated, fault.Forbidden:
-		return exitRefused
-	case fault.NotFound:
-		return exitNotFound
-	case fault.Unavailable, fault.NotReady:
-		return exitUnavailable
-	}
-	return exitError
+	return report.Exit(err)
 }
 
 // explain tells the error on standard error, with what to do about it. Causes are left out: they are for the log.
@@ -265,7 +240,7 @@ func (c *call) explain(err error, code int) {
 	var f *fault.Error
 	switch {
 	case err == nil:
-	case code == exitInterrupted:
+	case code == report.ExitInterrupted:
 		c.say("interrupted")
 	case errors.As(err, &f):
 		msg := f.Msg
@@ -278,7 +253,7 @@ func (c *call) explain(err error, code int) {
 		}
 	default:
 		c.say("opentap: %s", err)
-		if code == exitUsage {
+		if code == report.ExitUsage {
 			c.say("  see ssh HOST help, and ssh HOST VERB --help")
 		}
 	}
@@ -290,5 +265,5 @@ func (c *conn) howTo(ch ssh.Channel) int {
 	defer c.end()
 	w := &outlet{w: ch.Stderr(), ch: ch, c: c, cancel: func() {}}
 	_, _ = io.WriteString(w, "There is no shell here: a verb goes on the command line.\n\n"+overview())
-	return exitUsage
+	return report.ExitUsage
 }

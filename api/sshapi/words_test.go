@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"opentap/report"
 	"opentap/want"
 )
 
@@ -105,7 +106,7 @@ func TestOptions(t *testing.T) {
 		t.Errorf("rest %q, points %q, %v, %d, %v, %v: %v", rest, points, d, n, quiet, other, err)
 	}
 	for _, words := range [][]string{{"--nope"}, {"-z"}, {"-p"}, {"--quiet=yes"}, {"--snap", "-1"}, {"-d", "10"}, {"-4"}} {
-		if _, err := o.parse(words); exitCode(t.Context(), err) != exitUsage {
+		if _, err := o.parse(words); exitCode(t.Context(), err) != report.ExitUsage {
 			t.Errorf("%q: %v", words, err)
 		}
 	}

@@ -271,7 +271,7 @@ func (a *app) conclude(v *want.View, t *target, failOnLoss bool) error {
 		return fmt.Errorf("the capture failed: %s; what was captured before is in %s", s.Reason, t.name())
 	}
 	if lost && failOnLoss {
-		return errLoss
+		return report.ErrLoss
 	}
 	return nil
 }
@@ -287,7 +287,7 @@ func (a *app) warn(v *want.View) bool {
 	}
 	for _, g := range v.Status.Gaps {
 		lost = true
-		a.say("warning: nothing was seen from %s", gapText(g))
+		a.say("warning: nothing was seen from %s", report.Gap(g, when))
 	}
 	if v.Status.State == want.Degraded {
 		a.say("warning: the capture is degraded: %s", v.Status.Reason)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"opentap/api/doortest"
+	"opentap/report"
 )
 
 func TestDoctor(t *testing.T) {
@@ -17,20 +18,20 @@ func TestDoctor(t *testing.T) {
 		return code, out.String(), errs.String()
 	}
 	code, out, errs := call()
-	if code != exitOK || !strings.Contains(out, "warn  clock") || !strings.Contains(out, "→ run chrony") {
+	if code != report.ExitOK || !strings.Contains(out, "warn  clock") || !strings.Contains(out, "→ run chrony") {
 		t.Errorf("%d\n%s%s", code, out, errs)
 	}
-	if code, out, _ = call("--settings", "-o", "csv"); code != exitOK || out != "key,value,origin\nlisten,127.0.0.1:2020,default\n" {
+	if code, out, _ = call("--settings", "-o", "csv"); code != report.ExitOK || out != "key,value,origin\nlisten,127.0.0.1:2020,default\n" {
 		t.Errorf("%d\n%s", code, out)
 	}
 	ctl.Change(func() { ctl.Sick = true })
-	if code, out, errs = call("-o", "json"); code != exitError || !strings.Contains(out, `"severity": "bad"`) || !strings.Contains(errs, "something is bad") {
+	if code, out, errs = call("-o", "json"); code != report.ExitError || !strings.Contains(out, `"severity": "bad"`) || !strings.Contains(errs, "something is bad") {
 		t.Errorf("%d\n%s%s", code, out, errs)
 	}
-	if code, out, _ = call("-o", "csv"); code != exitError || !strings.Contains(out, "bad,space,the disk is full,make room") {
+	if code, out, _ = call("-o", "csv"); code != report.ExitError || !strings.Contains(out, "bad,space,the disk is full,make room") {
 		t.Errorf("%d\n%s", code, out)
 	}
-	if code, _, errs = call("--token", "viewer"); code != exitRefused {
+	if code, _, errs = call("--token", "viewer"); code != report.ExitRefused {
 		t.Errorf("a viewer: %d %s", code, errs)
 	}
 }

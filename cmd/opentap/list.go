@@ -3,10 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -37,49 +33,10 @@ func (a *app) pointsCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rows := make([][]string, 0, len(list))
-			for _, p := range list {
-				var notes []string
-				if p.Default {
-					notes = append(notes, "default")
-				}
-				if !p.Present {
-					notes = append(notes, "absent")
-				}
-				if p.Dedicated {
-					notes = append(notes, "dedicated")
-				}
-				if p.ReadBy != "" {
-					notes = append(notes, "read by "+p.ReadBy)
-				}
-				if p.NoPcap != "" {
-					notes = append(notes, "no packets: "+p.NoPcap)
-				}
-				state, detail := "down", ""
-				if p.Up {
-					state = "up"
-				}
-				switch {
-				case p.Quantity != "":
-					state, detail = "", p.Quantity+" ("+p.Unit+")"
-				case p.SpeedBPS > 0:
-					detail = bits(p.SpeedBPS)
-				}
-				rows = append(rows, []string{p.Name, strings.Join(p.Aliases, ","), p.Node, string(p.Kind), state, detail, strings.Join(notes, "; ")})
-			}
-			return a.table([]string{"NAME", "ALIASES", "NODE", "KIND", "STATE", "DETAIL", "NOTES"}, rows, map[string]any{"points": list})
+			header, rows := report.Points(list)
+			return a.table(header, rows, map[string]any{"points": list})
 		}),
 	}
-}
-
-func bits(n uint64) string {
-	switch {
-	case n >= 1e9:
-		return strconv.FormatFloat(float64(n)/1e9, 'g', 4, 64) + " Gbit/s"
-	case n >= 1e6:
-		return strconv.FormatFloat(float64(n)/1e6, 'g', 4, 64) + " Mbit/s"
-	}
-	return strconv.FormatUint(n, 10) + " bit/s"
 }
 
 func (a *app) capturesCmd() *cobra.Command {
@@ -91,20 +48,8 @@ func (a *app) capturesCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rows := make([][]string, 0, len(list))
-			for i := range list {
-				v := &list[i]
-				s := &v.Status
-				n := s.Records
-				if v.Kind == want.Packets {
-					n = s.Ledger.Captured
-				}
-				rows = append(rows, []string{
-					v.ID, string(v.Kind), strings.Join(v.Query.Points, ","), string(s.State), when(v.Query.From), when(v.End()),
-					strconv.FormatUint(n, 10), octets(s.Bytes), strconv.FormatUint(s.Ledger.DroppedTotal(), 10), v.Query.Filter,
-				})
-			}
-			return a.table([]string{"ID", "KIND", "POINTS", "STATE", "FROM", "TO", "RECORDS", "SIZE", "DROPPED", "FILTER"}, rows, map[string]any{"captures": list})
+			header, rows := report.Captures(list, when)
+			return a.table(header, rows, map[string]any{"captures": list})
 		}),
 	}
 }
@@ -124,45 +69,7 @@ func (a *app) showCmd() *cobra.Command {
 }
 
 func (a *app) showView(v *want.View) error {
-	s, l := &v.Status, &v.Status.Ledger
-	list := [][2]string{
-		{"id", v.ID},
-		{"kind", string(v.Kind)},
-		{"quantity", v.Quantity},
-		{"points", strings.Join(v.Query.Points, ", ")},
-		{"node", v.Node},
-		{"state", string(s.State)},
-		{"reason", s.Reason},
-		{"from", when(v.Query.From)},
-		{"to", when(v.End())},
-		{"filter", v.Query.Filter},
-		{"filtering", v.Filtering},
-		{"note", v.Note},
-		{"owner", v.Owner},
-		{"project", v.Project},
-		{"expires", when(v.Expires)},
-		{"formats", report.Formats(v.Formats)},
-		{"on disk", octets(s.Bytes)},
-		{"records", count(s.Records)},
-	}
-	if v.Kind == want.Packets || v.Kind == want.Flows {
-		list = append(list, [2]string{"packets", report.Accounts(l)})
-	}
-	for _, g := range s.Gaps {
-		list = append(list, [2]string{"gap", gapText(g)})
-	}
-	return a.fields(list, v)
-}
-
-func gapText(g want.Gap) string {
-	return fmt.Sprintf("%s to %s: %s", when(g.From), when(g.To), g.Reason)
-}
-
-func count(n uint64) string {
-	if n == 0 {
-		return ""
-	}
-	return strconv.FormatUint(n, 10)
+	return a.fields(report.Capture(v, when), v)
 }
 
 func (a *app) stopCmd() *cobra.Command {
@@ -203,16 +110,7 @@ func (a *app) capabilitiesCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			list := [][2]string{{"name", v.Name}, {"version", v.Version}}
-			for _, k := range v.Kinds {
-				list = append(list, [2]string{"captures", strings.TrimSpace(string(k) + "  " + report.Formats(v.Formats[k]))})
-			}
-			for _, k := range slices.Sorted(maps.Keys(v.Missing)) {
-				list = append(list, [2]string{"missing", k + ": " + v.Missing[k]})
-			}
-			list = append(list, [2]string{"default point", v.DefaultPoint}, [2]string{"retention", report.Limit(v.RetentionDefault)},
-				[2]string{"longest retention", report.Limit(v.RetentionMax)}, [2]string{"longest capture", report.Limit(v.MaxDuration)}, [2]string{"quota", octets(v.QuotaBytes)})
-			return a.fields(list, v)
+			return a.fields(report.Capabilities(&v), v)
 		}),
 	}
 }

@@ -161,7 +161,7 @@ func (a *app) live(ctx context.Context, c *client.Client, q want.LiveRequest, f 
 	if n := l.DroppedTotal(); n > 0 {
 		a.say("warning: %d packets were dropped%s", n, report.Reasons(&l))
 		if f.onLoss {
-			return errLoss
+			return report.ErrLoss
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 
 	"opentap/packet"
 	"opentap/pcap"
+	"opentap/report"
 )
 
 // queryTrace writes a pcap file of n UDP packets, 10 ms apart from time at on, from hosts 10.0.0.0 to 10.0.0.255 in turn.
@@ -56,16 +57,16 @@ func packetsOf(t *testing.T, path string) (out []pcap.Packet) {
 func TestImportQueryVerifyRepair(t *testing.T) {
 	trace := queryTrace(t, "a.pcap", packet.LinkEthernet, traceStart, 5000)
 	dir := filepath.Join(t.TempDir(), "rec")
-	_, says := command(t, exitOK, "import", trace, "-d", dir)
+	_, says := command(t, report.ExitOK, "import", trace, "-d", dir)
 	if !strings.Contains(says, "5000 packets") {
 		t.Errorf("import: %s", says)
 	}
-	command(t, exitError, "import", trace, "-d", dir) // it is there already
-	if out, _ := command(t, exitOK, "verify", dir); !strings.Contains(out, "5000 packets") || !strings.Contains(out, "1 indexes agree") {
+	command(t, report.ExitError, "import", trace, "-d", dir) // it is there already
+	if out, _ := command(t, report.ExitOK, "verify", dir); !strings.Contains(out, "5000 packets") || !strings.Contains(out, "1 indexes agree") {
 		t.Errorf("verify: %s", out)
 	}
 	file := filepath.Join(t.TempDir(), "out.pcapng")
-	_, says = command(t, exitOK, "query", dir, "host 10.0.0.9", "--from", "1700000010", "--explain", "-w", file)
+	_, says = command(t, report.ExitOK, "query", dir, "host 10.0.0.9", "--from", "1700000010", "--explain", "-w", file)
 	got := packetsOf(t, file)
 	if len(got) != 16 || !strings.Contains(says, "16 packets") || !strings.Contains(says, "chunks:  1;") {
 		t.Errorf("query: %d packets, %s", len(got), says)
@@ -77,16 +78,16 @@ func TestImportQueryVerifyRepair(t *testing.T) {
 	}
 	// The file itself gives the same packets.
 	again := filepath.Join(t.TempDir(), "again.pcap")
-	command(t, exitOK, "query", trace, "host 10.0.0.9", "--from", "1700000010", "-w", again)
+	command(t, report.ExitOK, "query", trace, "host 10.0.0.9", "--from", "1700000010", "-w", again)
 	for i, p := range packetsOf(t, again) {
 		if i >= len(got) || !bytes.Equal(p.Data, got[i].Data) || p.Time != got[i].Time {
 			t.Fatalf("packet %d of the file differs", i)
 		}
 	}
-	if out, _ := command(t, exitOK, "query", dir, "udp"); out != "5000\n" {
+	if out, _ := command(t, report.ExitOK, "query", dir, "udp"); out != "5000\n" {
 		t.Errorf("counted %q", out)
 	}
-	command(t, exitOK, "query", filepath.Dir(dir), "udp") // a directory of recordings
+	command(t, report.ExitOK, "query", filepath.Dir(dir), "udp") // a directory of recordings
 
 	// A changed octet is found, and the rest still comes.
 	segment := filepath.Join(dir, "00000001.pcapng")
@@ -99,10 +100,10 @@ func TestImportQueryVerifyRepair(t *testing.T) {
 	if err := os.WriteFile(segment, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, says := command(t, exitError, "verify", dir); !strings.Contains(says, "chunk 0 at offset") {
+	if _, says := command(t, report.ExitError, "verify", dir); !strings.Contains(says, "chunk 0 at offset") {
 		t.Errorf("verify: %s", says)
 	}
-	command(t, exitError, "repair", dir)
+	command(t, report.ExitError, "repair", dir)
 
 	// A crash: no seal, no table, no index.
 	os.Remove(filepath.Join(dir, "00000001.chunks"))
@@ -110,10 +111,10 @@ func TestImportQueryVerifyRepair(t *testing.T) {
 	if err := os.WriteFile(segment, whole[:len(whole)-4096], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, _ := command(t, exitOK, "repair", dir); !strings.Contains(out, "1 segments sealed") {
+	if out, _ := command(t, report.ExitOK, "repair", dir); !strings.Contains(out, "1 segments sealed") {
 		t.Errorf("repair: %s", out)
 	}
-	if out, _ := command(t, exitOK, "verify", dir); !strings.Contains(out, "1 indexes agree, 0 missing; 0 problems") {
+	if out, _ := command(t, report.ExitOK, "verify", dir); !strings.Contains(out, "1 indexes agree, 0 missing; 0 problems") {
 		t.Errorf("verify: %s", out)
 	}
 	// A wrong index is built anew.
@@ -126,19 +127,19 @@ func TestImportQueryVerifyRepair(t *testing.T) {
 	if err := os.WriteFile(path, x, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	command(t, exitError, "verify", dir)
-	command(t, exitOK, "repair", dir)
-	command(t, exitOK, "verify", dir)
+	command(t, report.ExitError, "verify", dir)
+	command(t, report.ExitOK, "repair", dir)
+	command(t, report.ExitOK, "verify", dir)
 }
 
 func TestQueryMerge(t *testing.T) {
 	left := queryTrace(t, "left.pcap", packet.LinkEthernet, traceStart, 1000)
 	right := queryTrace(t, "right.pcap", packet.LinkEthernet, traceStart+1e6, 1500)
 	dir := filepath.Join(t.TempDir(), "rec")
-	command(t, exitOK, "import", right, "-d", dir)
+	command(t, report.ExitOK, "import", right, "-d", dir)
 	out := filepath.Join(t.TempDir(), "out.pcapng")
 	for _, other := range []string{right, dir} {
-		command(t, exitOK, "query", left, other, "-w", out)
+		command(t, report.ExitOK, "query", left, other, "-w", out)
 		got := packetsOf(t, out)
 		if len(got) != 2500 {
 			t.Fatalf("merged %d packets", len(got))
@@ -148,11 +149,11 @@ func TestQueryMerge(t *testing.T) {
 				t.Fatalf("packet %d is out of order", i)
 			}
 		}
-		_, says := command(t, exitOK, "query", left, other, "--dedup", "drop", "-w", out)
+		_, says := command(t, report.ExitOK, "query", left, other, "--dedup", "drop", "-w", out)
 		if got := packetsOf(t, out); len(got) != 1500 || !strings.Contains(says, "1000 copies") {
 			t.Errorf("dropped to %d packets: %s", len(got), says)
 		}
-		command(t, exitOK, "query", left, other, "--dedup", "mark", "-w", out)
+		command(t, report.ExitOK, "query", left, other, "--dedup", "mark", "-w", out)
 		marked := 0
 		for _, p := range packetsOf(t, out) {
 			if strings.Contains(p.Comment, "left.pcap 1ms before") {
@@ -162,7 +163,7 @@ func TestQueryMerge(t *testing.T) {
 		if marked != 1000 {
 			t.Errorf("%d packets are marked", marked)
 		}
-		if _, says := command(t, exitOK, "query", left, other, "--dedup", "drop", "--within", "100us", "-w", out); strings.Contains(says, "copies") {
+		if _, says := command(t, report.ExitOK, "query", left, other, "--dedup", "drop", "--within", "100us", "-w", out); strings.Contains(says, "copies") {
 			t.Errorf("copies 1 ms apart within 100 µs: %s", says)
 		}
 	}
@@ -171,13 +172,13 @@ func TestQueryMerge(t *testing.T) {
 func TestImportRefuses(t *testing.T) {
 	usb := queryTrace(t, "usb.pcap", 220, traceStart, 3)
 	dir := filepath.Join(t.TempDir(), "rec")
-	if _, says := command(t, exitError, "import", usb, "-d", dir); !strings.Contains(says, "link type 220") {
+	if _, says := command(t, report.ExitError, "import", usb, "-d", dir); !strings.Contains(says, "link type 220") {
 		t.Errorf("%s", says)
 	}
 	left, _ := filepath.Glob(dir + "*")
 	if len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	command(t, exitUsage, "import", usb)
-	command(t, exitUsage, "query", usb, "host 10.0.0.1", "--dedup", "sometimes")
+	command(t, report.ExitUsage, "import", usb)
+	command(t, report.ExitUsage, "query", usb, "host 10.0.0.1", "--dedup", "sometimes")
 }

@@ -15,25 +15,11 @@ import (
 
 	"opentap/client"
 	"opentap/fault"
+	"opentap/report"
 )
 
 // version is set when a release is built.
 var version = ""
-
-// Exit codes. They are part of the interface.
-const (
-	exitOK          = 0
-	exitError       = 1
-	exitUsage       = 2
-	exitRefused     = 3
-	exitNotFound    = 4
-	exitUnavailable = 5
-	exitLoss        = 6
-	exitInterrupted = 130
-)
-
-// errLoss ends a command that was asked to fail when something was lost.
-var errLoss = errors.New("packets were lost or the window has gaps, and --fail-on-loss was given")
 
 // usageError is a mistake in the command line.
 type usageError struct{ error }
@@ -68,7 +54,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	defer signal.Stop(a.signals)
 	cmd, err := root.ExecuteContextC(context.Background())
 	if err == nil {
-		return exitOK
+		return report.ExitOK
 	}
 	code := a.exitCode(err)
 	a.explain(cmd, err, code)
@@ -81,30 +67,20 @@ func (a *app) exitCode(err error) int {
 	var mistrust *client.Mistrust
 	switch {
 	case errors.As(err, &usage) || !a.began:
-		return exitUsage
+		return report.ExitUsage
 	case errors.Is(err, context.Canceled):
-		return exitInterrupted
-	case errors.Is(err, errLoss):
-		return exitLoss
+		return report.ExitInterrupted
 	case errors.As(err, &mistrust):
-		return exitRefused
+		return report.ExitRefused
 	case errors.As(err, &connect):
-		return exitUnavailable
+		return report.ExitUnavailable
 	}
-	switch fault.KindOf(err) {
-	case fault.Unauthenticated, fault.Forbidden:
-		return exitRefused
-	case fault.NotFound:
-		return exitNotFound
-	case fault.Unavailable, fault.NotReady:
-		return exitUnavailable
-	}
-	return exitError
+	return report.Exit(err)
 }
 
 // explain tells the error on stderr, with what to do about it.
 func (a *app) explain(cmd *cobra.Command, err error, code int) {
-	if code == exitInterrupted {
+	if code == report.ExitInterrupted {
 		a.say("interrupted")
 		return
 	}
@@ -122,7 +98,7 @@ func (a *app) explain(cmd *cobra.Command, err error, code int) {
 		a.say("  is opentapd running there? --url or OPENTAP_URL names another address")
 	case fault.Is(err, fault.Unauthenticated):
 		a.say("  give a token with OPENTAP_TOKEN or --token-file")
-	case code == exitUsage:
+	case code == report.ExitUsage:
 		a.say("  see %s --help", cmd.CommandPath())
 	}
 }
@@ -179,7 +155,7 @@ and known from then on (opentap/known_hosts in your configuration directory); wh
 		a.capabilitiesCmd(), a.nodesCmd(), a.doctorCmd(), a.sensorsCmd(), a.tokensCmd(), a.filterCmd(), a.meterCmd(), a.flowsCmd(), a.versionCmd(),
 		a.queryCmd(), a.importCmd(), a.verifyCmd(), a.repairCmd(), a.compressCmd())
 	root.InitDefaultCompletionCmd()
-	root.AddCommand(a.recordersCmd(), a.detectCmd(), a.fabricCmd(), a.labCmd(), a.storeCmd(), a.projectsCmd(), a.dashboardCmd(), a.topCmd(), a.tapCmd(), a.portsCmd())
+	root.AddCommand(a.recordersCmd(), a.detectCmd(), a.probeCmd(), a.fabricCmd(), a.labCmd(), a.storeCmd(), a.projectsCmd(), a.dashboardCmd(), a.topCmd(), a.tapCmd(), a.portsCmd())
 	return root
 }
 

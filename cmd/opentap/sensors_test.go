@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"opentap/api/doortest"
+	"opentap/report"
 )
 
 func TestSensorsScan(t *testing.T) {
@@ -19,10 +20,10 @@ func TestSensorsScan(t *testing.T) {
 	code, out, errs := call("admin", "-o", "csv")
 	want := "name,aliases,node,quantity,value,unit,notes\n" +
 		"hwmon/coretemp/temp1,coretemp Package id 0,tap1,temperature,21.5,Cel,\nrack,,tap1,temperature,,Cel,the board is not attached\n"
-	if code != exitOK || out != want || !strings.Contains(errs, "tcp://10.0.0.9:1883 cannot be used") {
+	if code != report.ExitOK || out != want || !strings.Contains(errs, "tcp://10.0.0.9:1883 cannot be used") {
 		t.Errorf("%d\n%s%s", code, out, errs)
 	}
-	if code, out, errs = call("viewer"); code != exitRefused || out != "" {
+	if code, out, errs = call("viewer"); code != report.ExitRefused || out != "" {
 		t.Errorf("%d\n%s%s", code, out, errs)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"opentap/cert"
+	"opentap/report"
 )
 
 // selfMade is a server of /v1/version with a certificate as opentapd makes it, at the time that now is for it.
@@ -50,28 +51,28 @@ func TestServersAreTrustedOnFirstUse(t *testing.T) {
 	t.Setenv("OPENTAP_CA", "")
 	url, dir, fp := selfMade(t, time.Now())
 	code, _, stderr := visit(url)
-	if code != exitRefused || !strings.Contains(stderr, fp) || !strings.Contains(stderr, "--fingerprint") || !strings.Contains(stderr, "--show-fingerprint") {
+	if code != report.ExitRefused || !strings.Contains(stderr, fp) || !strings.Contains(stderr, "--fingerprint") || !strings.Contains(stderr, "--show-fingerprint") {
 		t.Errorf("unknown: exit code %d: %s", code, stderr)
 	}
-	if code, _, stderr = visit(url, "--fingerprint", "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"); code != exitRefused {
+	if code, _, stderr = visit(url, "--fingerprint", "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"); code != report.ExitRefused {
 		t.Errorf("another fingerprint: exit code %d: %s", code, stderr)
 	}
-	if code, _, stderr = visit(url, "--ca", filepath.Join(dir, "ca.pem")); code != exitOK {
+	if code, _, stderr = visit(url, "--ca", filepath.Join(dir, "ca.pem")); code != report.ExitOK {
 		t.Errorf("--ca: exit code %d: %s", code, stderr)
 	}
-	if code, _, _ = visit(url); code != exitRefused {
+	if code, _, _ = visit(url); code != report.ExitRefused {
 		t.Errorf("--ca was remembered: exit code %d", code)
 	}
-	if code, _, stderr = visit(url, "--fingerprint", fp); code != exitOK {
+	if code, _, stderr = visit(url, "--fingerprint", fp); code != report.ExitOK {
 		t.Errorf("its fingerprint: exit code %d: %s", code, stderr)
 	}
-	if code, stdout, stderr := visit(url); code != exitOK || !strings.Contains(stdout, "9.8.7") {
+	if code, stdout, stderr := visit(url); code != report.ExitOK || !strings.Contains(stdout, "9.8.7") {
 		t.Errorf("known: exit code %d: %s%s", code, stdout, stderr)
 	}
 	// Another server at the same address, as somebody in between would be.
 	pins := filepath.Join(mustConfigDir(t), "opentap", "known_hosts")
 	replace(t, pins, fp, "SHA256:BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB")
-	if code, _, stderr = visit(url); code != exitRefused || !strings.Contains(stderr, "HAS CHANGED") || !strings.Contains(stderr, fp) {
+	if code, _, stderr = visit(url); code != report.ExitRefused || !strings.Contains(stderr, "HAS CHANGED") || !strings.Contains(stderr, fp) {
 		t.Errorf("changed: exit code %d: %s", code, stderr)
 	}
 }
@@ -80,7 +81,7 @@ func TestExpiredServersAreRefused(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	url, _, fp := selfMade(t, time.Now().Add(-500*24*time.Hour))
 	code, _, stderr := visit(url, "--fingerprint", fp)
-	if code != exitRefused || !strings.Contains(stderr, "expired") {
+	if code != report.ExitRefused || !strings.Contains(stderr, "expired") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }
@@ -93,7 +94,7 @@ func TestAServerOnThisMachineIsKnownByItsData(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("OPENTAP_DATA", data)
-	if code, _, stderr := visit(url); code != exitOK {
+	if code, _, stderr := visit(url); code != report.ExitOK {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }

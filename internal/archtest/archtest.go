@@ -41,13 +41,14 @@ var Rooms = map[string]Room{
 	"filter/filtertest": {Layer: Aid, MayImport: []string{"filter"}},
 	"pcap":              {Layer: Word},
 	"point":             {Layer: Word},
-	"report":            {Layer: Word},
+	"report":            {Layer: Word, MayImport: []string{"point"}},
 	"want":              {Layer: Word, MayImport: []string{"filter"}},
 
 	"wire/netflow": {Layer: Word},
 	"wire/sflow":   {Layer: Word},
 	"wire/of13":    {Layer: Word},
 	"wire/ovsdb":   {Layer: Word},
+	"wire/probe":   {Layer: Word},
 
 	"capture/ring":      {Layer: Engine, Unix: true},
 	"capture/xdpring":   {Layer: Engine, MayImport: []string{"capture/ring"}, Unix: true},
@@ -76,6 +77,7 @@ var Rooms = map[string]Room{
 	"sensor/parquetout": {Layer: Engine, MayImport: []string{"sensor", "sensor/ifcount"}, Heavy: true},
 	"netdev":            {Layer: Engine, MayImport: []string{"point"}, Unix: true},
 	"netdev/ovsport":    {Layer: Engine},
+	"netdev/probing":    {Layer: Engine, MayImport: []string{"wire/probe"}, Unix: true},
 
 	"tap":              {Layer: Pipe, MayImport: []string{"filter", "point"}},
 	"tap/reconcile":    {Layer: Pipe, MayImport: []string{"tap"}},
@@ -107,11 +109,11 @@ var Rooms = map[string]Room{
 
 	"agent": {Layer: Place, Unix: true, MayImport: []string{
 		"capture", "capture/...", "flow", "flow/...", "record", "sensor", "sensor/...",
-		"netdev", "netdev/...", "filter", "filter/cbpf", "packet/detail", "pcap", "point", "tap", "tap/...", "agentapi", "wire/netflow", "wire/sflow", "detect",
+		"netdev", "netdev/...", "filter", "filter/cbpf", "packet/detail", "pcap", "point", "tap", "tap/...", "agentapi", "wire/netflow", "wire/sflow", "wire/probe", "detect",
 	}},
 	"controller": {Layer: Place, MayImport: []string{
 		"agentapi", "store", "auth", "audit", "filter", "filter/cbpf", "point", "pcap",
-		"tap", "tap/reconcile", "fabric", "fabric/session", "fabric/reconcile", "detect",
+		"tap", "tap/reconcile", "fabric", "fabric/session", "fabric/reconcile", "detect", "wire/probe",
 	}},
 
 	"api/httpapi":  {Layer: Door, MayImport: doorImports},
