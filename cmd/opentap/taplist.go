@@ -79,43 +79,30 @@ func (a *app) tapMirrorListCmd() *cobra.Command {
 	}
 }
 
-func (a *app) tapServiceShowCmd() *cobra.Command {
+// tapShowCmd is the command that shows one service, flow or mirror.
+func tapShowCmd[V any](a *app, short, example string, ask func(*client.Client, context.Context, string) (V, error), show func(*V) error) *cobra.Command {
 	return &cobra.Command{
-		Use: "show ID-OR-NAME", Short: "Show a tap service", Args: cobra.ExactArgs(1), Example: "  opentap tap service show monitor",
+		Use: "show ID-OR-NAME", Short: short, Args: cobra.ExactArgs(1), Example: example,
 		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
-			v, err := c.TapService(ctx, args[0])
+			v, err := ask(c, ctx, args[0])
 			if err != nil {
 				return err
 			}
-			return a.showTapService(&v)
+			return show(&v)
 		}),
 	}
+}
+
+func (a *app) tapServiceShowCmd() *cobra.Command {
+	return tapShowCmd(a, "Show a tap service", "  opentap tap service show monitor", (*client.Client).TapService, a.showTapService)
 }
 
 func (a *app) tapFlowShowCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "show ID-OR-NAME", Short: "Show a tap flow with its counters and gaps", Args: cobra.ExactArgs(1), Example: "  opentap tap flow show web",
-		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
-			v, err := c.TapFlow(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			return a.showTapFlow(&v)
-		}),
-	}
+	return tapShowCmd(a, "Show a tap flow with its counters and gaps", "  opentap tap flow show web", (*client.Client).TapFlow, a.showTapFlow)
 }
 
 func (a *app) tapMirrorShowCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "show ID-OR-NAME", Short: "Show a tap mirror with its counters and gaps", Args: cobra.ExactArgs(1), Example: "  opentap tap mirror show web",
-		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
-			v, err := c.TapMirror(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			return a.showTapMirror(&v)
-		}),
-	}
+	return tapShowCmd(a, "Show a tap mirror with its counters and gaps", "  opentap tap mirror show web", (*client.Client).TapMirror, a.showTapMirror)
 }
 
 func (a *app) showTapService(v *tap.ServiceView) error {
