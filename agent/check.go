@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 
 	"opentap/filter"
@@ -8,6 +9,7 @@ import (
 	"opentap/flow"
 	"opentap/packet"
 	"opentap/pcap"
+	"opentap/want"
 )
 
 // Check finds what would make every capture or recorder fail. What depends on devices is not known here.
@@ -24,7 +26,12 @@ func (c *Config) Check() error {
 		return err
 	}
 	for i := range c.Recorders {
-		if err := c.Recorders[i].check(); err != nil {
+		r := &c.Recorders[i]
+		err := r.check()
+		if _, dedicated := c.Capture.Dedicated[r.Point]; err == nil && dedicated && r.Fanout > 1 {
+			err = errors.New("fanout: a dedicated point is read by one ring, whose queues are its own; leave it out")
+		}
+		if err != nil {
 			return fmt.Errorf("recorders[%d]: %w", i, err)
 		}
 	}
@@ -34,6 +41,9 @@ func (c *Config) Check() error {
 func (r *Recorder) check() error {
 	if r.Snap < 0 || r.Snap > pcap.MaxPacket {
 		return fmt.Errorf("snap is %d octets; it can be 0 (whole packets) to %d", r.Snap, pcap.MaxPacket)
+	}
+	if r.Fanout < 0 || r.Fanout > want.MaxFanout {
+		return fmt.Errorf("fanout is %d; it can be 1 to %d, or left out for one", r.Fanout, want.MaxFanout)
 	}
 	if r.Filter == "" {
 		return nil

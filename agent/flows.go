@@ -236,7 +236,7 @@ func (f *flows) write() {
 // watch waits for the meters, and ends all when one is at the limit or the disk refuses.
 func (f *flows) watch() {
 	defer close(f.ended)
-	atts := make([]*capture.Attachment, len(f.meters))
+	atts := make([]attached, len(f.meters))
 	for i, m := range f.meters {
 		atts[i] = m.att
 	}
@@ -314,7 +314,7 @@ func (f *flows) end(memo *memo) (want.State, string) {
 
 // endTogether returns when all attachments have ended. One that ends otherwise than by its window takes the others with
 // it, and so does fail.
-func endTogether(atts []*capture.Attachment, fail <-chan struct{}) {
+func endTogether(atts []attached, fail <-chan struct{}) {
 	early := make(chan struct{})
 	finished := make(chan struct{})
 	var once sync.Once

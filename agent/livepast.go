@@ -76,7 +76,7 @@ func (r *liveReader) reached() packet.Timestamp {
 		s := rec.s
 		rec.mu.Unlock()
 		if s != nil { // otherwise nothing is recorded now, and nothing can be waited for
-			least = min(least, packet.Timestamp(s.reached.Load()))
+			least = min(least, s.reached())
 		}
 	}
 	return max(least.Add(-capture.Lead), r.upto) // without packets the ring's clock is all there is, and a busy host's is late

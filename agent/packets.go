@@ -42,10 +42,11 @@ type stream struct {
 	base      ledger.Account // from before a restart
 	baseBytes int64          // likewise, on disk
 	w         *segment.Writer
-	batch     *segment.Batch // of the block at hand
-	att       *capture.Attachment
-	reached   atomic.Int64 // packet time up to which everything has been shown to it
+	att       *capture.Fan
 	p         *packets
+
+	mu    sync.Mutex
+	lanes []*lane // one, or of a recorder as many as its fanout
 }
 
 func newPackets(j *job) *packets {
@@ -100,43 +101,6 @@ func (b *budget) giveBack(n int) {
 	}
 }
 
-// Begin implements capture.Consumer.
-func (s *stream) Begin() { s.batch = s.w.Begin() }
-
-// End implements capture.Consumer.
-func (s *stream) End() { s.batch.End() }
-
-// Ready implements capture.Patient.
-func (s *stream) Ready(octets int) bool { return s.w.Room() >= octets || s.w.Err() != nil }
-
-// Frame implements capture.Consumer.
-func (s *stream) Frame(f *capture.Frame) capture.Verdict {
-	v := s.limit.take(len(f.Data))
-	if v == capture.Full {
-		return v
-	}
-	dir := pcap.DirectionIn
-	if f.Outgoing {
-		dir = pcap.DirectionOut
-	}
-	if !s.batch.Append(f.Time, f.OrigLen, f.Data, dir) {
-		s.limit.giveBack(len(f.Data))
-		return capture.LostDisk
-	}
-	return v
-}
-
-// Idle implements capture.Consumer.
-func (s *stream) Idle(now packet.Timestamp, a *ledger.Account) {
-	s.reached.Store(int64(now))
-	total := s.base
-	total.Add(a)
-	s.w.Account(total)
-	if s.w.Err() != nil {
-		s.p.once.Do(func() { close(s.p.fail) })
-	}
-}
-
 func (p *packets) begin(m *memo, resumed bool) (err error) {
 	spec := p.j.get()
 	defer func() {
@@ -155,7 +119,7 @@ func (p *packets) begin(m *memo, resumed bool) (err error) {
 		p.resume(&m.Status)
 	}
 	for _, s := range p.streams {
-		if s.att, err = p.j.a.engine.Attach(engineSpec(s.point, &spec, p.limit.spent()), s); err != nil {
+		if err = s.attach(p.j.a.engine, engineSpec(s.point, &spec, p.limit.spent())); err != nil {
 			return err
 		}
 	}
@@ -205,8 +169,16 @@ func (p *packets) resume(st *want.Status) {
 // openPatience is how long a capture may take to begin before it is called running without being so yet.
 const openPatience = 5 * time.Second
 
+// attached is an attachment, or several as one.
+type attached interface {
+	Open() <-chan struct{}
+	Done() <-chan struct{}
+	Progress() capture.Progress
+	Detach(ctx context.Context) error
+}
+
 // awaitOpen returns when the point is observed, so that a capture is called running when it is, and not before.
-func awaitOpen(att *capture.Attachment) {
+func awaitOpen(att attached) {
 	select {
 	case <-att.Open():
 	case <-time.After(openPatience):
@@ -243,8 +215,13 @@ func (s *stream) open(a *Agent, cfg segment.Config, q filter.Query, resumed bool
 	cfg.Dir = s.dir
 	cfg.Interface = a.describe(s.point, q, link)
 	cfg.Section = pcap.Section{Application: "opentapd " + a.cfg.Version, Hardware: a.cfg.NodeName}
-	s.w, err = segment.Create(cfg)
-	return err
+	if s.w, err = segment.Create(cfg); err != nil {
+		return err
+	}
+	for i := range max(cfg.Lanes, 1) {
+		s.lanes = append(s.lanes, &lane{s: s, w: s.w.Lane(i)})
+	}
+	return nil
 }
 
 // recover mends what an earlier run left and takes over its account. Nothing may be there yet.
@@ -302,7 +279,7 @@ func (a *Agent) describe(name string, q filter.Query, link packet.LinkType) pcap
 // watch waits for all streams and ends them together.
 func (p *packets) watch() {
 	defer close(p.ended)
-	atts := make([]*capture.Attachment, len(p.streams))
+	atts := make([]attached, len(p.streams))
 	for i, s := range p.streams {
 		atts[i] = s.att
 	}

@@ -25,6 +25,7 @@ type Recorder struct {
 	Age    time.Duration // and when they are older; 0 = any age
 
 	Compress bool // sealed segments, with zstd
+	Fanout   int  // rings that share the point's packets, each read by a thread of its own; 0 = 1
 }
 
 // recordingsDir is where recordings live, beside the captures. It is no UID.
@@ -101,6 +102,8 @@ func (r *recording) run(ctx context.Context) {
 func (r *recording) segmentConfig() segment.Config {
 	c := r.a.cfg.Segment
 	c.SegmentBytes = min(max(r.cfg.Bytes/64, 4*int64(c.ChunkBytes)), 1<<30)
+	c.Lanes = r.cfg.Fanout
+	c.Buffers = max(c.Buffers, 4*c.Lanes)
 	return c
 }
 
@@ -128,7 +131,7 @@ func (r *recording) record(ctx context.Context) error {
 		_ = rec.Close() // read only
 	}
 	var err error
-	if s.att, err = r.a.engine.Attach(engineSpec(r.cfg.Point, &c, false), s); err != nil {
+	if err = s.attach(r.a.engine, engineSpec(r.cfg.Point, &c, false)); err != nil {
 		return errors.Join(err, s.w.Close(s.base))
 	}
 	awaitOpen(s.att)

@@ -20,7 +20,7 @@ type wished struct {
 }
 
 func (w *wished) config() Recorder {
-	return Recorder{Point: w.Point, Filter: w.Filter, Snap: w.Snap, Bytes: w.Bytes, Age: time.Duration(w.Age), Compress: w.Compress == want.Zstd}
+	return Recorder{Point: w.Point, Filter: w.Filter, Snap: w.Snap, Bytes: w.Bytes, Age: time.Duration(w.Age), Compress: w.Compress == want.Zstd, Fanout: w.Fanout}
 }
 
 // recorder returns the recording of a point; nil = there is none.
@@ -187,7 +187,7 @@ func (a *Agent) recorderViews() []want.RecorderView {
 	for point, r := range a.allRecorders() {
 		v := want.RecorderView{
 			Origin: want.FromConfiguration, Status: r.status(),
-			Recorder: want.Recorder{Point: point, Node: a.cfg.NodeName, Filter: r.cfg.Filter, Snap: r.cfg.Snap, Bytes: r.cfg.Bytes, Age: want.Duration(r.cfg.Age)},
+			Recorder: want.Recorder{Point: point, Node: a.cfg.NodeName, Filter: r.cfg.Filter, Snap: r.cfg.Snap, Bytes: r.cfg.Bytes, Age: want.Duration(r.cfg.Age), Fanout: r.cfg.Fanout},
 		}
 		if r.cfg.Compress {
 			v.Compress = want.Zstd

@@ -76,7 +76,11 @@ func NewEngine(cfg Config, log *slog.Logger) *Engine {
 // behind it: a point that is not there opens a gap and is tried again; other errors end the attachment with EndError. The
 // error says that the filter cannot be understood.
 func (e *Engine) Attach(spec Spec, c Consumer) (*Attachment, error) {
-	k := key{point: spec.Point, strict: spec.Strict, snap: spec.Snap, promis: spec.Promiscuous}
+	return e.attach(spec, c, share{of: 1})
+}
+
+func (e *Engine) attach(spec Spec, c Consumer, part share) (*Attachment, error) {
+	k := key{point: spec.Point, strict: spec.Strict, snap: spec.Snap, promis: spec.Promiscuous, share: part}
 	var expr *filter.Expr
 	if spec.Filter != "" {
 		var err error
@@ -89,7 +93,7 @@ func (e *Engine) Attach(spec Spec, c Consumer) (*Attachment, error) {
 	if memory, ok := e.cfg.Dedicated[spec.Point]; ok {
 		// The port is taken over once: one ring for all, and everybody's filter behind it.
 		own, expr = expr, nil
-		k = key{point: spec.Point, promis: true, dedicated: memory}
+		k = key{point: spec.Point, promis: true, dedicated: memory, share: part}
 		if memory == 0 {
 			k.dedicated = xdpring.DefaultConfig().Memory
 		}
@@ -136,9 +140,9 @@ func (e *Engine) Close() {
 		all = append(all, s)
 	}
 	e.mu.Unlock()
+	now := packet.TimestampOf(time.Now())
 	for _, s := range all {
 		s.ask(func() {
-			now := packet.TimestampOf(time.Now())
 			for _, a := range s.active {
 				if a.spec.To == 0 || a.spec.To > now {
 					a.spec.To, a.detach = now, true

@@ -62,6 +62,9 @@ func (a *adapted[B]) Drain(fn func(frames)) error {
 	return a.lender.Drain(a.fn)
 }
 
+// errDedicatedFan says why a dedicated point has no fan.
+var errDedicatedFan = fmt.Errorf("a dedicated point is read by one ring, whose queues are its own: a fanout is %w there", errors.ErrUnsupported)
+
 // opened is a source's ring.
 type opened struct {
 	reader
@@ -81,7 +84,11 @@ func openPoint(cfg ring.Config, expr *filter.Expr, k key) (opened, error) {
 		if err != nil {
 			return opened{}, err
 		}
-		return opened{reader: adapt(r), by: "packet socket ring", ordered: true}, nil
+		by := "packet socket ring"
+		if k.share.of > 1 {
+			by = fmt.Sprintf("%d packet socket rings", k.share.of)
+		}
+		return opened{reader: adapt(r), by: by, ordered: true}, nil
 	}
 	xc := xdpring.DefaultConfig()
 	xc.Interface, xc.Memory, xc.Promiscuous = k.point, k.dedicated, true
@@ -108,7 +115,8 @@ func openPoint(cfg ring.Config, expr *filter.Expr, k key) (opened, error) {
 
 // openRing makes a packet socket's ring with the filter in the kernel.
 func openRing(cfg ring.Config, expr *filter.Expr, k key) (*ring.Ring, error) {
-	cfg.Interface, cfg.SnapLen, cfg.Promiscuous = k.point, k.snap, k.promis
+	cfg.Interface, cfg.SnapLen, cfg.Promiscuous, cfg.Group = k.point, k.snap, k.promis, k.share.group
+	cfg.Blocks = max(cfg.Blocks/k.share.of, 2)
 	link, err := ring.LinkTypeOf(k.point)
 	if err != nil {
 		return nil, pointError(k.point, err)

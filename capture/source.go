@@ -31,6 +31,13 @@ type key struct {
 	promis bool
 
 	dedicated int // octets of memory for AF_XDP; 0 = the host gets the packets as well
+	share     share
+}
+
+// share says which of the rings that divide a point's packets a source has.
+type share struct {
+	group      *ring.Group // nil = one ring for all
+	number, of int
 }
 
 // serves reports whether a ring opened for k gives a consumer that asks for want all it needs. A longer snap length does:
@@ -122,19 +129,22 @@ func (a *Attachment) Progress() Progress {
 
 // Detach ends the attachment: what is in the ring by now is still delivered. It returns when that is done or ctx ends.
 func (a *Attachment) Detach(ctx context.Context) error {
-	a.src.ask(func() {
-		now := packet.TimestampOf(time.Now())
-		if a.spec.To == 0 || a.spec.To > now {
-			a.spec.To = now
-			a.detach = true
-		}
-	})
+	a.until(packet.TimestampOf(time.Now()))
 	select {
 	case <-a.done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// until asks for the end of the attachment at a time, if it would be later.
+func (a *Attachment) until(to packet.Timestamp) {
+	a.src.ask(func() {
+		if a.spec.To == 0 || a.spec.To > to {
+			a.spec.To, a.detach = to, true
+		}
+	})
 }
 
 // Do runs fn on the source's goroutine, between blocks, so that it may touch what the consumer owns. It returns false

@@ -19,9 +19,16 @@ type Recorder struct {
 	// Compress names how full segments are compressed, in the background: Zstd, or "" = not at all.
 	Compress string `json:"compress,omitempty"`
 
+	// Fanout is how many rings share the packets, each read by a thread of its own; 0 = 1. All packets of a flow come by one ring
+	// unless it runs full.
+	Fanout int `json:"fanout,omitempty"`
+
 	Owner   string    `json:"owner,omitempty"`  // who asked last
 	Changed time.Time `json:"changed,omitzero"` // when
 }
+
+// MaxFanout bounds Recorder.Fanout.
+const MaxFanout = 32
 
 // Zstd is the one way to compress recordings: RFC 8878.
 const Zstd = "zstd"
