@@ -253,6 +253,9 @@ func (l *Layout) Switches() []uint64 { return l.switches }
 // Host reports whether the port is one of the description that leads out of the fabric: no discovery there.
 func (l *Layout) Host(e Endpoint) bool { return l.roles[e] != roleNone }
 
+// Filter reports whether traffic can be taken from the port: it is a filter port, or one of a pair.
+func (l *Layout) Filter(e Endpoint) bool { return l.roles[e] == roleFilter || l.roles[e] == rolePair }
+
 // Use says in words what the port is for.
 func (l *Layout) Use(e Endpoint) string {
 	name := l.portName[e]

@@ -135,12 +135,12 @@ type FabricPolicyView struct {
 	FabricPolicy
 	State   PolicyState `json:"state"`
 	Reason  string      `json:"reason,omitempty"`
-	Rules   int         `json:"rules"`          // in all switches
-	Packets uint64      `json:"packets"`        // matched at the filter ports since this controller knows of it, when the switches were last read
-	Octets  uint64      `json:"octets"`         // of these
-	Seen    uint64      `json:"seen"`           // packets of the filter ports in the same time, matched or not
+	Rules   int         `json:"rules"`           // in all switches
+	Packets uint64      `json:"packets"`         // matched at the filter ports since this controller knows of it, when the switches were last read
+	Octets  uint64      `json:"octets"`          // of these
+	Seen    uint64      `json:"seen"`            // packets of the filter ports in the same time, matched or not
 	Split   string      `json:"split,omitempty"` // which part of the filter is where, when switches cannot match all of it
-	Hops    []FabricHop `json:"hops,omitempty"` // where copies pass, counted
+	Hops    []FabricHop `json:"hops,omitempty"`  // where copies pass, counted
 }
 
 // FabricHop is a place that a policy's copies pass.

@@ -103,6 +103,7 @@ func (d *demon) control(k Keeper, addr string) *controller {
 	log := slog.New(slog.NewTextHandler(testLog{d.t}, nil))
 	cfg := DefaultConfig()
 	cfg.Every = time.Hour // tests ask for a turn
+	cfg.Retry = 2 * time.Second
 	e := New(cfg, fabric.Seal{Key: []byte("test")}, k, log)
 	if addr == "" {
 		addr = "127.0.0.1:0"

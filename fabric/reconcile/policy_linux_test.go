@@ -139,6 +139,7 @@ func TestNetnsPolicies(t *testing.T) {
 		if r := c.verify(t); !r.OK {
 			t.Errorf("%s: %+v", tt.name, r)
 		}
+		d.ovs.Settle()
 		send[tt.from].Send(all...)
 		for _, h := range []string{"h11", "h1", "h2", "h3", "h4", "h6", "h7", "h8", "h9", "h10"} {
 			wait := 20 * time.Millisecond

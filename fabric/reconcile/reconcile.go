@@ -34,6 +34,7 @@ type Config struct {
 	Grace  time.Duration // after the start or a switch's return, during which missing links are not taken for gone
 	Drain  time.Duration // for frames under way on a path that is taken down
 	Read   time.Duration // for one switch to tell all it has
+	Retry  time.Duration // until a policy that a switch refused is tried again; then twice as long each time
 
 	// Overtaken is told that a switch knows a later election than the one this controller leads by; nil = nobody asks.
 	Overtaken func(generation uint64)
@@ -41,7 +42,7 @@ type Config struct {
 
 // DefaultConfig is what holds unless somebody says otherwise.
 func DefaultConfig() Config {
-	return Config{Every: 30 * time.Second, Settle: 30 * time.Millisecond, Grace: 20 * time.Second, Drain: 200 * time.Millisecond, Read: 30 * time.Second}
+	return Config{Every: 30 * time.Second, Settle: 30 * time.Millisecond, Grace: 20 * time.Second, Drain: 200 * time.Millisecond, Read: 30 * time.Second, Retry: 15 * time.Second}
 }
 
 // Memory is what must outlive a restart: without it, tags would change and links be unknown for a while.
@@ -74,26 +75,29 @@ type Engine struct {
 	tags        fabric.Tags
 	topology    *fabric.Topology
 	switches    map[uint64]*member
-	refused     map[string]string // policies that a switch refused: why
-	intent      *fabric.Intent    // as last applied
+	refused     map[string]*refusal // policies that a switch does not take
+	intent      *fabric.Intent      // as last applied
 	drift       []want.FabricDrift
 	findings    map[string]*incident // spoofed discovery, duplicates, by text
 	rejected    map[string]rejection // connections that never came up, by address
 	probing     *probe
-	changed     chan struct{} // closed and replaced after every turn
-	turns       uint64
-	storedLinks string // as last kept
-	recalled    uint64 // the term for which the memory was read
+	sums        map[string]*sum // by policy
+	changed     chan struct{}   // closed and replaced after every turn
+	begun       uint64          // turns that have begun
+	turns       uint64          // the last of them that has ended
+	storedLinks string          // as last kept
+	recalled    uint64          // the term for which the memory was read
 }
 
 // member is a switch that is or was connected.
 type member struct {
 	session *session.Session // nil = not connected
 	since   time.Time
-	role    string          // of this controller
-	assumed uint64          // the term by which it has it
-	holding *fabric.Holding // as last applied; nil = never
-	actual  *fabric.Actual  // as last read
+	role    string             // of this controller
+	assumed uint64             // the term by which it has it
+	holding *fabric.Holding    // as last applied; nil = never
+	actual  *fabric.Actual     // as last read
+	counted map[string]counted // by rule: its counters as last read
 	checked time.Time
 	inSync  bool
 	foreign int
@@ -125,8 +129,8 @@ const nobody = ^uint64(0)
 func New(cfg Config, seal fabric.Seal, k Keeper, log *slog.Logger) *Engine {
 	return &Engine{
 		cfg: cfg, seal: seal, keeper: k, log: log, kick: make(chan struct{}, 1), topology: fabric.NewTopology(nil),
-		switches: make(map[uint64]*member), refused: make(map[string]string), findings: make(map[string]*incident),
-		rejected: make(map[string]rejection), changed: make(chan struct{}),
+		switches: make(map[uint64]*member), refused: make(map[string]*refusal), findings: make(map[string]*incident),
+		rejected: make(map[string]rejection), changed: make(chan struct{}), sums: make(map[string]*sum),
 	}
 }
 
@@ -134,7 +138,8 @@ func New(cfg Config, seal fabric.Seal, k Keeper, log *slog.Logger) *Engine {
 func (e *Engine) Want(l *fabric.Layout) {
 	e.mu.Lock()
 	e.layout, e.known = l, true
-	e.refused = make(map[string]string)
+	e.refused = make(map[string]*refusal)
+	e.forget()
 	e.mu.Unlock()
 	e.Kick()
 }
@@ -435,7 +440,7 @@ func (e *Engine) discover() {
 // Await waits until what is wanted has been brought to the switches at least once since the call, or ctx ends.
 func (e *Engine) Await(ctx context.Context) error {
 	e.mu.Lock()
-	target := e.turns + 1
+	target := e.begun + 1
 	e.mu.Unlock()
 	e.Kick()
 	for {

@@ -50,7 +50,8 @@ type situation struct {
 func (e *Engine) situation() (situation, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := situation{layout: e.layout, now: time.Now(), refused: make(map[string]string)}
+	e.begun++
+	s := situation{layout: e.layout, now: time.Now()}
 	if !e.known {
 		return s, false
 	}
@@ -59,9 +60,7 @@ func (e *Engine) situation() (situation, bool) {
 	}
 	s.links = e.topology.Links(s.layout, s.now)
 	s.tags = e.tags.Clone()
-	for k, v := range e.refused {
-		s.refused[k] = v
-	}
+	s.refused = e.leftOut(s.now)
 	return s, true
 }
 
@@ -105,6 +104,9 @@ func (e *Engine) once(ctx context.Context) (again bool, err error) {
 		return true, nil
 	}
 	actual, errs := e.read(ctx, sessions)
+	e.mu.Lock()
+	e.saw(actual)
+	e.mu.Unlock()
 	e.watchDrift(actual)
 	young := e.young(intent, at.now)
 	if err := e.remember(ctx, at.tags); err != nil {
@@ -202,15 +204,6 @@ func limited(l *fabric.Layout, i *fabric.Intent) map[string]string {
 		}
 	}
 	return nil
-}
-
-func (e *Engine) refuse(policies map[string]string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for p, why := range policies {
-		e.refused[p] = why
-		e.log.Warn("a policy cannot be", "policy", p, "why", why)
-	}
 }
 
 // apply takes the steps on all switches: each kind of step everywhere before the next one anywhere. refused is true when a
@@ -436,7 +429,7 @@ func (e *Engine) conclude(ctx context.Context, at situation, intent *fabric.Inte
 		}
 		h := holdingOf(intent, dpid)
 		d := fabric.Diff(h, a)
-		m.actual, m.checked, m.inSync, m.foreign, m.problem = a, now, d.Clean(), d.Others, ""
+		m.checked, m.inSync, m.foreign, m.problem = now, d.Clean(), d.Others, ""
 		if !young {
 			m.holding = h
 		}
@@ -449,6 +442,7 @@ func (e *Engine) conclude(ctx context.Context, at situation, intent *fabric.Inte
 	}
 	if !young {
 		e.intent = intent
+		e.accepted()
 		tags := e.tags.Clone()
 		if tags.Keep(intent.Ways, now) {
 			e.mu.Unlock()
@@ -458,7 +452,8 @@ func (e *Engine) conclude(ctx context.Context, at situation, intent *fabric.Inte
 			e.mu.Lock()
 		}
 	}
-	e.turns++
+	e.saw(actual)
+	e.turns = e.begun
 	close(e.changed)
 	e.changed = make(chan struct{})
 	e.mu.Unlock()

@@ -35,16 +35,7 @@ func (e *Engine) View(ctx context.Context, fresh bool) (want.FabricView, error) 
 			return want.FabricView{}, err
 		}
 	} else if fresh {
-		e.turn.Lock()
-		actual, _ := e.read(ctx, e.sessions())
-		e.mu.Lock()
-		for dpid, a := range actual {
-			if m := e.switches[dpid]; m != nil {
-				m.actual = a
-			}
-		}
-		e.mu.Unlock()
-		e.turn.Unlock()
+		e.Count(ctx)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -52,6 +43,7 @@ func (e *Engine) View(ctx context.Context, fresh bool) (want.FabricView, error) 
 	l := e.layout
 	if l != nil {
 		v.Fabric = l.Fabric
+		v.Fabric.Policies = slices.DeleteFunc(slices.Clone(l.Fabric.Policies), func(p want.FabricPolicy) bool { return p.Tap != "" })
 	}
 	v.Switches = e.switchViews()
 	if l == nil {
@@ -139,7 +131,10 @@ func (e *Engine) policyViews(intent *fabric.Intent) []want.FabricPolicyView {
 		counts[dpid] = counters(m.actual)
 	}
 	for _, p := range e.layout.Fabric.Policies {
-		v := want.FabricPolicyView{FabricPolicy: p, State: want.PolicyPending, Reason: "the switches do not have it yet"}
+		v := want.FabricPolicyView{FabricPolicy: p, State: want.PolicyPending, Reason: "the switches do not have it yet", Split: e.layout.Split(&p)}
+		if s := e.sums[p.Name]; s != nil {
+			v.Packets, v.Octets, v.Seen = s.packets, s.octets, s.seen
+		}
 		if intent != nil {
 			if o, ok := intent.Outcome(p.Name); ok {
 				v.State, v.Reason, v.Rules = o.State, o.Reason, o.Rules
@@ -259,7 +254,7 @@ func (e *Engine) count(v *want.FabricPolicyView, intent *fabric.Intent, counts m
 		rule *fabric.Rule
 	}
 	seen := make(map[place]bool)
-	add := func(dpid uint64, r *fabric.Rule, edge bool) {
+	add := func(dpid uint64, r *fabric.Rule) {
 		if seen[place{dpid, r}] {
 			return
 		}
@@ -267,9 +262,6 @@ func (e *Engine) count(v *want.FabricPolicyView, intent *fabric.Intent, counts m
 		hop := want.FabricHop{Switch: e.nameLocked(dpid), What: r.Why}
 		if f := counts[dpid][r.Key()]; f != nil {
 			hop.Packets, hop.Octets = f.Packets, f.Octets
-		}
-		if edge {
-			v.Packets += hop.Packets
 		}
 		// The cables between two switches are one place.
 		if n := len(v.Hops); n > 0 && v.Hops[n-1].Switch == hop.Switch && v.Hops[n-1].What == hop.What {
@@ -283,10 +275,10 @@ func (e *Engine) count(v *want.FabricPolicyView, intent *fabric.Intent, counts m
 		if !slices.Contains(p.Policies, v.Name) {
 			continue
 		}
-		add(p.From.Switch, p.Cell, true)
+		add(p.From.Switch, p.Cell)
 		for _, h := range p.Hops {
 			for _, r := range h.Rules {
-				add(h.Switch, r, false)
+				add(h.Switch, r)
 			}
 		}
 	}
@@ -310,6 +302,9 @@ func (e *Engine) Verify(ctx context.Context) (want.FabricReport, error) {
 	if !ok || len(at.layout.Switches()) == 0 {
 		return want.FabricReport{}, noFabric()
 	}
+	e.mu.Lock()
+	at.refused = e.leftOut(time.Time{}) // a verification tries nothing
+	e.mu.Unlock()
 	intent := fabric.Compile(at.layout, at.links, at.tags, at.refused, at.now)
 	actual, errs := e.read(ctx, e.sessions())
 	r := want.FabricReport{Checked: time.Now().UTC(), Findings: []want.FabricFinding{}}
@@ -335,11 +330,7 @@ func (e *Engine) Verify(ctx context.Context) (want.FabricReport, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for dpid, a := range actual {
-		if m := e.switches[dpid]; m != nil {
-			m.actual = a
-		}
-	}
+	e.saw(actual)
 	for _, k := range at.links {
 		switch {
 		case !k.Up:
@@ -429,7 +420,8 @@ func (e *Engine) Plan(ctx context.Context, l *fabric.Layout) (want.FabricPlan, e
 		if o.State == want.PolicyInfeasible && len(actual) < len(l.Switches()) && strings.Contains(o.Reason, fabric.NoWay) {
 			o.State, o.Reason = want.PolicyPending, "not all switches are connected, and the links are not known"
 		}
-		p.Policies = append(p.Policies, want.FabricPolicyView{FabricPolicy: l.Fabric.Policies[i], State: o.State, Reason: o.Reason, Rules: o.Rules})
+		wish := l.Fabric.Policies[i]
+		p.Policies = append(p.Policies, want.FabricPolicyView{FabricPolicy: wish, State: o.State, Reason: o.Reason, Rules: o.Rules, Split: l.Split(&wish)})
 	}
 	return p, nil
 }
