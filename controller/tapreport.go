@@ -78,29 +78,11 @@ func judge(r *tap.Report, sources, sinks []tap.Condition, reasons []string) {
 			r.Notes = append(r.Notes, e.Note)
 		}
 		if e.Role == "source" {
-			addCounts(&r.Counts, &e.Counts)
+			r.Counts.Add(&e.Counts)
 			r.Gaps = append(r.Gaps, e.Gaps...)
 		}
 	}
 	slices.SortFunc(r.Gaps, func(a, b tap.Gap) int { return a.From.Compare(b.From) })
-}
-
-func addCounts(a, b *tap.Counts) {
-	a.Seen += b.Seen
-	a.NotMatched += b.NotMatched
-	a.SampledOut += b.SampledOut
-	a.RateLimited += b.RateLimited
-	a.TooLong += b.TooLong
-	a.Mirrored += b.Mirrored
-	a.Octets += b.Octets
-	a.Sent += b.Sent
-	a.Truncated += b.Truncated
-	for k, n := range b.Errors {
-		if a.Errors == nil {
-			a.Errors = make(map[string]uint64)
-		}
-		a.Errors[k] += n
-	}
 }
 
 func (c *Controller) portName(id string) string {
@@ -110,10 +92,16 @@ func (c *Controller) portName(id string) string {
 	return ""
 }
 
-// serviceView shows a service. c.mu is held.
+// serviceView shows a service. Its counts are those of its flows: a tool on its source's own node has no counters. c.mu is held.
 func (c *Controller) serviceView(s *storedService) tap.ServiceView {
 	v := tap.ServiceView{Service: s.Service, Port: c.portName(s.Service.PortID), Flows: len(c.taps.flowsTo[s.Service.ID])}
 	v.Report = c.serviceReport(s)
+	for id := range c.taps.flowsTo[s.Service.ID] {
+		if f := c.taps.flows[id]; f != nil {
+			r := c.flowReport(f)
+			v.Counts.Add(&r.Counts)
+		}
+	}
 	return v
 }
 

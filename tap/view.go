@@ -16,7 +16,7 @@ const (
 type Report struct {
 	Status Condition `json:"status"`
 	Reason string    `json:"reason,omitempty"` // never empty unless ACTIVE
-	Counts Counts    `json:"counts"`           // of the sources where they are now
+	Counts Counts    `json:"counts"`           // of the sources where they are now; of a service, of all its flows
 	Gaps   []Gap     `json:"gaps,omitempty"`   // in which nothing was copied, the moves between nodes included
 	Notes  []string  `json:"notes,omitempty"`  // warnings in plain words
 	Ends   []End     `json:"ends,omitempty"`   // what each node says
