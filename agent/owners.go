@@ -8,6 +8,7 @@ import (
 	"opentap/netdev/ovsport"
 	"opentap/point"
 	"opentap/tap/bpftap"
+	"opentap/tap/ovstap"
 )
 
 // owners says whose ports the devices are, as Open vSwitch notes it.
@@ -21,7 +22,9 @@ type owners struct {
 func (o *owners) setDevices(a *Agent, devices []point.Point) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.devices = slices.DeleteFunc(devices, func(p point.Point) bool { return slices.ContainsFunc(p.Aliases, bpftap.OwnAlias) })
+	o.devices = slices.DeleteFunc(devices, func(p point.Point) bool {
+		return slices.ContainsFunc(p.Aliases, bpftap.OwnAlias) || slices.ContainsFunc(p.Aliases, ovstap.OwnAlias)
+	})
 	o.publish(a)
 }
 

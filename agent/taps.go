@@ -28,10 +28,11 @@ func (a *Agent) openTaps() error {
 	if err != nil {
 		return err
 	}
-	t := &tapping{ovs: ovstap.New(ovstap.Config{Socket: a.cfg.OVSDB, Instance: a.keep.nodeID})}
-	t.drivers = []tap.Driver{newLateDriver("ebpf", bpftap.Left(a.tapConfig()), func() (tap.Driver, error) {
+	ebpf, atFeeds := tap.Divide(newLateDriver("ebpf", bpftap.Left(a.tapConfig()), func() (tap.Driver, error) {
 		return bpftap.Open(a.tapConfig())
-	}), t.ovs}
+	}), "ovs/")
+	t := &tapping{ovs: ovstap.New(ovstap.Config{Socket: a.cfg.OVSDB, Instance: a.keep.nodeID, Copier: atFeeds})}
+	t.drivers = []tap.Driver{ebpf, t.ovs}
 	t.rec = reconcile.New(reconcile.Config{
 		Drivers: t.drivers, Find: a.findDevice, Changed: func() { a.link.TapsChanged() },
 		Keep: func(m []reconcile.Memo) {
@@ -88,8 +89,10 @@ func (a *Agent) findDevice(d tap.Device) (reconcile.Place, bool) {
 			return place(&devices[i])
 		}
 	}
-	if d.Name != "" && d.MAC == "" && a.taps.ovs.Present() && a.taps.ovs.Takes(d) == nil { // a port that has no kernel device
-		return reconcile.Place{Name: d.Name}, true
+	if d.MAC == "" || d.IfaceID != "" { // a port that has no kernel device
+		if name, ok, err := a.taps.ovs.Find(context.Background(), d); err == nil && ok {
+			return reconcile.Place{Name: name}, true
+		}
 	}
 	return reconcile.Place{}, false
 }

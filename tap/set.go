@@ -22,6 +22,8 @@ type Source struct {
 	Direction Direction `json:"direction"`
 	Options   Options   `json:"options"`
 	To        Target    `json:"to"`
+	// Feed is for drivers among themselves: if it is set, what goes out of Device are copies of another device's packets of this direction.
+	Feed Direction `json:"-"`
 }
 
 // UDP ports between our nodes. They are not the assigned ones (4789 and 6081), on which an overlay network of the same hosts

@@ -83,7 +83,7 @@ var Rooms = map[string]Room{
 	"tap/reconcile":    {Layer: Pipe, MayImport: []string{"tap"}},
 	"tap/taptest":      {Layer: Aid, MayImport: []string{"tap"}},
 	"tap/bpftap":       {Layer: Pipe, MayImport: []string{"tap", "filter/...", "filter"}, Unix: true, Driver: true},
-	"tap/ovstap":       {Layer: Pipe, MayImport: []string{"tap", "filter/...", "filter", "wire/ovsdb"}, Driver: true},
+	"tap/ovstap":       {Layer: Pipe, MayImport: []string{"tap", "filter/...", "filter", "wire/ovsdb"}, Unix: true, Driver: true},
 	"tap/oftap":        {Layer: Pipe, MayImport: []string{"tap", "filter/...", "filter", "fabric"}, Driver: true},
 	"fabric":           {Layer: Pipe, MayImport: []string{"filter", "point", "wire/of13"}},
 	"fabric/session":   {Layer: Pipe, MayImport: []string{"fabric", "wire/of13"}},

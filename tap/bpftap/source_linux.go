@@ -109,6 +109,9 @@ func (d *Driver) plan(s tap.Source) (*plan, error) {
 	if p.InIsOut {
 		in, out = out, in
 	}
+	if s.Feed != "" {
+		in, out, p.InIsOut = false, true, s.Feed == tap.In
+	}
 	if in {
 		p.In = at
 	}

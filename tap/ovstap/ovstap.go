@@ -1,21 +1,19 @@
-// Package ovstap mirrors the ports of Open vSwitch by its own mirrors.
+// Package ovstap taps the ports of Open vSwitch, with or without a kernel device behind them.
 //
 // Runs in: agent
 //
-// A tap is a row of the table Mirror, and a tunnel port where copies go to another host. Both carry our mark in their external_ids; by that
-// they are found again, and nothing else is ever changed.
+// A mirror of Open vSwitch only copies a port's packets to another port. So it is given a port of ours, the feed, and at that the eBPF
+// driver does what a tap asks for: filter, sampling, rate, cutting, tunnels (docs/adr/0013). Where copies go to a port that no kernel
+// device stands for, the mirror leads there itself. Every row of ours carries our mark in its external_ids, and every device in its
+// alias; by these they are found again, and nothing else is ever changed.
 package ovstap
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"net"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,19 +25,13 @@ import (
 // DefaultSocket is where Open vSwitch's database server listens (ovsdb-server(1)).
 const DefaultSocket = "/var/run/openvswitch/db.sock"
 
-const (
-	database = "Open_vSwitch"
-	timeout  = 5 * time.Second
-	// Keys of external_ids.
-	markKey = "opentap"
-	idKey   = "opentap-tap"
-)
-
-// Config says which Open vSwitch.
+// Config says which Open vSwitch, and who copies.
 type Config struct {
 	Socket   string // of its database server; "" = DefaultSocket
 	Control  string // control socket of ovs-vswitchd; "" = the one beside Socket
 	Instance string // tells agents of one host apart: each leaves what another one made alone. "" = "agent"
+	// Copier taps feeds. What it has under the ids it is given is this driver's alone, but for Close. nil = there is none: taps are mirrors only.
+	Copier tap.Driver
 }
 
 // Driver asks the database anew for each call; it holds no connection.
@@ -47,11 +39,11 @@ type Driver struct {
 	cfg Config
 
 	mu     sync.Mutex
-	seen   *view // for Counts, which is called for each tap
+	seen   *view // for Counts and Takes, which are called for each tap
 	seenAt time.Time
 }
 
-// fresh is how long what Counts saw is good for. Open vSwitch counts more seldom.
+// fresh is how long what Counts and Takes saw is good for. Open vSwitch counts more seldom.
 const fresh = 500 * time.Millisecond
 
 var _ tap.Driver = (*Driver)(nil)
@@ -73,209 +65,45 @@ func (d *Driver) Present() bool {
 	return err == nil
 }
 
-// transact has steps done.
-func (d *Driver) transact(ctx context.Context, steps ...ovsdb.Operation) ([]ovsdb.Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", d.cfg.Socket)
-	if err != nil {
-		return nil, fmt.Errorf("reach Open vSwitch's database: %w", err)
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	return ovsdb.NewConn(conn).Transact(database, steps...)
-}
-
-// change has steps done, and waits until Open vSwitch has them in effect, as ovs-vsctl does: next_cfg is counted up, and
-// ovs-vswitchd writes to cur_cfg what it has reached (ovs-vswitchd.conf.db(5)).
-func (d *Driver) change(ctx context.Context, steps ...ovsdb.Operation) error {
-	d.mu.Lock()
-	d.seen = nil
-	d.mu.Unlock()
-	if err := d.settle(ctx, steps); err != nil {
-		return err
-	}
-	if err := d.forgetFlows(); err != nil {
-		return fmt.Errorf("have running flows looked at anew: %w", err)
-	}
-	return nil
-}
-
-func (d *Driver) settle(ctx context.Context, steps []ovsdb.Operation) error {
-	r, err := d.transact(ctx, append(steps,
-		ovsdb.Operation{"op": "mutate", "table": database, "where": []any{}, "mutations": []any{[]any{"next_cfg", "+=", 1}}},
-		ovsdb.Operation{"op": "select", "table": database, "where": []any{}, "columns": []string{"next_cfg"}})...)
-	if err != nil {
-		return err
-	}
-	number := func(r []ovsdb.Result, column string) (n int64) {
-		if rows := r[len(r)-1].Rows; len(rows) > 0 {
-			n, _ = rows[0].Int(column) // 0 if there is none: it is waited for
-		}
-		return n
-	}
-	next := number(r, "next_cfg")
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	for {
-		r, err := d.transact(ctx, ovsdb.Operation{"op": "select", "table": database, "where": []any{}, "columns": []string{"cur_cfg"}})
-		if err != nil {
-			return err
-		}
-		if number(r, "cur_cfg") >= next {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.New("ovs-vswitchd does not act: is it running?")
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
-}
-
-// forgetFlows has ovs-vswitchd forget what it cached of flows that run: it keeps using what it found before there was a
-// mirror (seen with 3.1). It finds all of it anew with the next packets; no rule is touched.
-func (d *Driver) forgetFlows() error {
-	path := d.cfg.Control
-	if path == "" {
-		dir := filepath.Dir(d.cfg.Socket)
-		pid, err := os.ReadFile(filepath.Join(dir, "ovs-vswitchd.pid"))
-		if err != nil {
-			return fmt.Errorf("find the control socket of ovs-vswitchd: %w", err)
-		}
-		path = filepath.Join(dir, "ovs-vswitchd."+strings.TrimSpace(string(pid))+".ctl")
-	}
-	conn, err := net.DialTimeout("unix", path, timeout)
-	if err != nil {
-		return fmt.Errorf("reach ovs-vswitchd: %w", err)
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return err
-	}
-	var said any
-	return ovsdb.NewConn(conn).Call("revalidator/purge", []string{}, &said)
-}
-
 // Name implements tap.Driver.
 func (d *Driver) Name() string { return "ovs" }
 
-// Close implements tap.Driver.
+// Close implements tap.Driver. The copier is closed by whoever opened it.
 func (d *Driver) Close() error { return nil }
 
 // Takes implements tap.Driver: ports of a bridge of Open vSwitch.
 func (d *Driver) Takes(dev tap.Device) error {
-	v, err := d.look(context.Background())
-	if err != nil {
-		return err
+	_, ok, err := d.Find(context.Background(), dev)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: %s is no port of Open vSwitch", tap.ErrUnsupported, dev.Name)
 	}
-	if _, ok := v.ports[dev.Name]; !ok {
-		return fmt.Errorf("%w: %s is no port of Open vSwitch", tap.ErrUnsupported, dev.Name)
-	}
-	return nil
+	return err
 }
 
-// view is what the database has of bridges.
-type view struct {
-	ports   map[string]port // by name
-	mirrors map[string]row  // ours, by the tap's id
-	tunnels map[string]row  // our ports, by the tap's id
-}
-
-type port struct {
-	uuid, bridge ovsdb.UUID
-	of           string // the bridge's name
-}
-
-// row is one of ours.
-type row struct {
-	uuid, bridge ovsdb.UUID
-	print        string // of what it was made from
-	statistics   map[string]string
-}
-
-// printKey is the key in external_ids of what a mirror was made from.
-const printKey = "opentap-print"
-
-func selectAll(table string, columns ...string) ovsdb.Operation {
-	return ovsdb.Operation{"op": "select", "table": table, "where": []any{}, "columns": append(columns, "_uuid")}
-}
-
-// look reads the bridges, their ports, and what is ours.
-func (d *Driver) look(ctx context.Context) (*view, error) {
+// Find finds a port by its iface-id, or else by its name, as it was half a second ago at the latest.
+func (d *Driver) Find(ctx context.Context, dev tap.Device) (name string, ok bool, err error) {
 	if !d.Present() {
-		return nil, fmt.Errorf("%w: there is no Open vSwitch here (%s)", tap.ErrUnsupported, d.cfg.Socket)
+		return "", false, errAbsent(d.cfg.Socket)
 	}
-	r, err := d.transact(ctx, selectAll("Bridge", "name", "ports", "mirrors"), selectAll("Port", "name", "external_ids"),
-		selectAll("Mirror", "external_ids", "statistics"))
+	if v := d.glance(); v != nil {
+		if name, ok = v.find(dev); ok {
+			return name, true, nil
+		}
+	}
+	v, err := d.look(ctx)
 	if err != nil {
-		return nil, err
+		return "", false, err
 	}
-	v := &view{ports: make(map[string]port), mirrors: make(map[string]row), tunnels: make(map[string]row)}
-	bridgeOf := make(map[ovsdb.UUID]ovsdb.Row)
-	for _, b := range r[0].Rows {
-		for _, u := range append(b.UUIDs("ports"), b.UUIDs("mirrors")...) {
-			bridgeOf[u] = b
-		}
-	}
-	ours := func(x ovsdb.Row) (id string, out row, ok bool) {
-		ids := x.Map("external_ids")
-		b, used := bridgeOf[own(x)]
-		return ids[idKey], row{uuid: own(x), bridge: own(b), print: ids[printKey], statistics: x.Map("statistics")}, used && ids[markKey] == d.cfg.Instance
-	}
-	for _, p := range r[1].Rows {
-		if b, used := bridgeOf[own(p)]; used {
-			v.ports[p.String("name")] = port{uuid: own(p), bridge: own(b), of: b.String("name")}
-		}
-		if id, x, ok := ours(p); ok {
-			v.tunnels[id] = x
-		}
-	}
-	for _, m := range r[2].Rows {
-		if id, x, ok := ours(m); ok {
-			v.mirrors[id] = x
-		}
-	}
-	return v, nil
+	name, ok = v.find(dev)
+	return name, ok, nil
 }
 
-// own is a row's own UUID.
-func own(r ovsdb.Row) ovsdb.UUID {
-	if u := r.UUIDs("_uuid"); len(u) == 1 {
-		return u[0]
-	}
-	return ""
-}
-
-// refuse says what mirrors of Open vSwitch cannot do.
-func refuse(s tap.Source) error {
-	o := s.Options
-	var lacks []string
-	for _, f := range []struct {
-		asked bool
-		what  string
-	}{
-		{o.Filter != "", "a filter"},
-		{o.SampleN > 1, "sampling"},
-		{o.RateBPS > 0, "a rate limit"},
-		{o.OnMTU == tap.Drop, "dropping by length"},
-		{o.Snap > 0 && (o.Snap < 14 || o.Snap > 65535), "this snap length (14 to 65535)"},
-	} {
-		if f.asked {
-			lacks = append(lacks, f.what)
-		}
-	}
-	if len(lacks) > 0 {
-		return fmt.Errorf("%w: a mirror of Open vSwitch has no %s", tap.ErrUnsupported, strings.Join(lacks, ", no "))
-	}
-	return nil
+func errAbsent(socket string) error {
+	return fmt.Errorf("%w: there is no Open vSwitch here (%s)", tap.ErrUnsupported, socket)
 }
 
 // UpdateSource implements tap.Driver.
 func (d *Driver) UpdateSource(ctx context.Context, s tap.Source) (note string, err error) {
-	if err := refuse(s); err != nil {
-		return "", fmt.Errorf("tap %s: %w", s.ID, err)
-	}
 	v, err := d.look(ctx)
 	if err != nil {
 		return "", fmt.Errorf("tap %s: %w", s.ID, err)
@@ -284,144 +112,106 @@ func (d *Driver) UpdateSource(ctx context.Context, s tap.Source) (note string, e
 	if !ok {
 		return "", fmt.Errorf("tap %s: %w: %s is on no bridge of Open vSwitch", s.ID, tap.ErrNoDevice, s.Device.Name)
 	}
-	steps, print, err := d.make(v, s, src)
+	plain, err := d.plainly(v, src, s)
 	if err != nil {
 		return "", fmt.Errorf("tap %s: %w", s.ID, err)
 	}
-	if !s.To.Remote.IsValid() {
-		note = s.To.Device.Name + " carries copies only: Open vSwitch forwards nothing else to the port of a mirror"
+	var needs []string // mirrors of the tap, by feed
+	if plain {
+		note, err = d.updateMirror(ctx, v, src, s)
+		needs = []string{""}
+	} else {
+		note, needs, err = d.updateFeeds(ctx, v, src, s)
 	}
-	if m, ok := v.mirrors[s.ID]; ok && m.print == print {
-		return note, nil
+	if err == nil {
+		err = d.leave(ctx, v, s.ID, needs)
 	}
-	if err := d.change(ctx, append(d.undo(v, s.ID), steps...)...); err != nil {
+	if err != nil {
 		return "", fmt.Errorf("tap %s: %w", s.ID, err)
 	}
 	return note, nil
 }
 
-// make is what makes a mirror, and its print.
-func (d *Driver) make(v *view, s tap.Source, src port) (steps []ovsdb.Operation, print string, err error) {
-	print = fmt.Sprintf("%s %s %s %s %d", src.uuid, src.bridge, s.Direction, s.Options.VLANs, s.Options.Snap)
-	ids := func() map[string]string { return map[string]string{markKey: d.cfg.Instance, idKey: s.ID} }
-	mirror := map[string]any{"name": "opentap-" + s.ID}
-	if s.Direction != tap.In {
-		mirror["select_src_port"] = ovsdb.Set(src.uuid) // what comes into the bridge here, the owner sent
+// plainly reports whether a mirror of Open vSwitch is to lead to the destination itself: that is for ports of the same bridge for which
+// there is no other way.
+func (d *Driver) plainly(v *view, src *port, s tap.Source) (bool, error) {
+	switch {
+	case d.cfg.Copier == nil && s.To.Remote.IsValid():
+		return false, fmt.Errorf("%w: tunnels are eBPF's here, which does not work", tap.ErrUnsupported)
+	case s.To.Remote.IsValid():
+		return false, nil
 	}
-	if s.Direction != tap.Out {
-		mirror["select_dst_port"] = ovsdb.Set(src.uuid)
-	}
-	if s.Options.Snap > 0 {
-		mirror["snaplen"] = s.Options.Snap
-	}
-	if s.Options.VLANs != "" {
-		list, err := vlans(s.Options.VLANs)
-		if err != nil {
-			return nil, "", err
+	why := fmt.Errorf("%w: %s", tap.ErrNoDevice, s.To.Device.Name)
+	if d.cfg.Copier != nil {
+		if why = d.cfg.Copier.Takes(s.To.Device); why == nil {
+			return false, nil
 		}
-		mirror["select_vlan"] = ovsdb.Set(list...)
 	}
-	if s.To.Remote.IsValid() {
-		iface, err := tunnel(s)
-		if err != nil {
-			return nil, "", err
-		}
-		print += fmt.Sprint(" ", iface["type"], slices.Sorted(maps.Keys(iface)), s.To)
-		steps = append(steps,
-			ovsdb.Operation{"op": "insert", "table": "Interface", "uuid-name": "iface", "row": iface},
-			ovsdb.Operation{"op": "insert", "table": "Port", "uuid-name": "way", "row": map[string]any{
-				"name": iface["name"], "interfaces": ovsdb.Named("iface"), "external_ids": ovsdb.Map(ids()),
-			}},
-			ovsdb.Operation{
-				"op": "mutate", "table": "Bridge", "where": at(src.bridge),
-				"mutations": []any{[]any{"ports", "insert", ovsdb.Set(ovsdb.Named("way"))}},
-			})
-		mirror["output_port"] = ovsdb.Named("way")
-	} else {
-		to, ok := v.ports[s.To.Device.Name]
-		if !ok {
-			return nil, "", fmt.Errorf("%w: the destination %s is on no bridge of Open vSwitch", tap.ErrNoDevice, s.To.Device.Name)
-		}
-		if to.bridge != src.bridge {
-			return nil, "", fmt.Errorf("%w: a mirror of Open vSwitch stays in its bridge, and %s is in %s, %s in %s", tap.ErrUnsupported, s.Device.Name, src.of, s.To.Device.Name, to.of)
-		}
-		print += " to " + string(to.uuid)
-		mirror["output_port"] = to.uuid
+	to, ok := v.ports[s.To.Device.Name]
+	switch {
+	case !ok:
+		return false, fmt.Errorf("the destination: %w", why)
+	case to.bridge != src.bridge:
+		return false, fmt.Errorf("%w: no kernel device stands for %s, and a mirror of Open vSwitch stays in its bridge: %s is in %s, %s in %s",
+			tap.ErrUnsupported, s.To.Device.Name, s.Device.Name, src.of, s.To.Device.Name, to.of)
 	}
-	m := ids()
-	m[printKey] = print
-	mirror["external_ids"] = ovsdb.Map(m)
-	return append(steps,
-		ovsdb.Operation{"op": "insert", "table": "Mirror", "uuid-name": "mirror", "row": mirror},
-		ovsdb.Operation{
-			"op": "mutate", "table": "Bridge", "where": at(src.bridge),
-			"mutations": []any{[]any{"mirrors", "insert", ovsdb.Set(ovsdb.Named("mirror"))}},
-		}), print, nil
+	return true, nil
 }
 
-func at(u ovsdb.UUID) any { return []any{[]any{"_uuid", "==", u}} }
-
-// tunnel is the interface that leads to another host.
-func tunnel(s tap.Source) (map[string]any, error) {
-	types := map[tap.Encap]string{tap.VXLAN: "vxlan", "": "vxlan", tap.GRE: "gre", tap.ERSPAN1: "erspan", tap.ERSPAN2: "erspan", tap.Geneve: "geneve"}
-	t, ok := types[s.To.Encap]
-	if !ok {
-		return nil, fmt.Errorf("%w: encapsulation %q", tap.ErrUnsupported, s.To.Encap)
-	}
-	o := map[string]string{"remote_ip": s.To.Remote.String(), "key": strconv.FormatUint(uint64(s.To.TunnelID), 10)}
-	if t == "erspan" {
-		o["key"], o["erspan_ver"], o["erspan_idx"] = strconv.FormatUint(uint64(s.To.TunnelID&tap.MaxSession), 10), "1", "0"
-	}
-	if s.To.UDPPort != 0 && (t == "vxlan" || t == "geneve") {
-		o["dst_port"] = strconv.Itoa(int(s.To.UDPPort))
-	}
-	return map[string]any{"name": tunnelName(s.ID), "type": t, "options": ovsdb.Map(o)}, nil
-}
-
-// tunnelName is a name for a port that is no kernel device: 15 octets at most.
-func tunnelName(id string) string {
-	h := uint64(14695981039346656037) // FNV-1a
-	for _, c := range []byte(id) {
-		h = (h ^ uint64(c)) * 1099511628211
-	}
-	return fmt.Sprintf("ot%012x", h&(1<<48-1))
-}
-
-// vlans reads a list of VLAN ids and ranges, such as 1,10-20.
-func vlans(list string) ([]int, error) {
-	var out []int
-	for part := range strings.SplitSeq(list, ",") {
-		a, b, isRange := strings.Cut(strings.TrimSpace(part), "-")
-		if !isRange {
-			b = a
-		}
-		lo, err1 := strconv.ParseUint(strings.TrimSpace(a), 10, 12)
-		hi, err2 := strconv.ParseUint(strings.TrimSpace(b), 10, 12)
-		if err := errors.Join(err1, err2); err != nil || hi < lo {
-			return nil, fmt.Errorf("VLAN list: %q is no range of VLAN ids", part)
-		}
-		for v := lo; v <= hi; v++ {
-			out = append(out, int(v))
+// leave takes a tap out of the mirrors that it needs no more, by their feeds, and the mirrors away that nobody needs then. v is how it
+// was before.
+func (d *Driver) leave(ctx context.Context, v *view, id string, needs []string) error {
+	var err error
+	if d.cfg.Copier != nil {
+		for _, dir := range []tap.Direction{tap.In, tap.Out} {
+			if !slices.ContainsFunc(needs, func(feed string) bool { return feed != "" && directionOf(feed) == dir }) {
+				err = errors.Join(err, d.cfg.Copier.Delete(ctx, part(id, dir)))
+			}
 		}
 	}
-	return out, nil
+	return errors.Join(err, d.release(ctx, v, func(m *mirror, tapID string) bool { return tapID != id || slices.Contains(needs, m.feed) }))
 }
 
-// undo is what takes a tap away.
-func (d *Driver) undo(v *view, id string) (steps []ovsdb.Operation) {
-	if m, ok := v.mirrors[id]; ok {
-		steps = append(steps, ovsdb.Operation{
-			"op": "mutate", "table": "Bridge", "where": at(m.bridge),
-			"mutations": []any{[]any{"mirrors", "delete", ovsdb.Set(m.uuid)}},
-		})
+// part is what the copier knows one direction of a tap by.
+func part(id string, dir tap.Direction) string { return id + "/" + string(dir) }
+
+// whole undoes part.
+func whole(part string) string {
+	id, _, _ := strings.Cut(part, "/")
+	return id
+}
+
+// release takes those taps out of mirrors for which keep is false, and away what nobody needs then.
+func (d *Driver) release(ctx context.Context, v *view, keep func(m *mirror, id string) bool) error {
+	var away, notes []ovsdb.Operation
+	var feeds []string
+	for _, m := range v.mirrors {
+		left := slices.DeleteFunc(slices.Clone(m.taps), func(id string) bool { return !keep(m, id) })
+		switch {
+		case len(left) == 0:
+			away = append(away, removeRows(v, m)...)
+			if m.feed != "" {
+				feeds = append(feeds, m.feed)
+			}
+		case len(left) < len(m.taps):
+			notes = append(notes, noteTaps(m.uuid, d.ids(m.feed, m.print, left)))
+		}
 	}
-	if t, ok := v.tunnels[id]; ok {
-		steps = append(steps, ovsdb.Operation{
-			"op": "mutate", "table": "Bridge", "where": at(t.bridge),
-			"mutations": []any{[]any{"ports", "delete", ovsdb.Set(t.uuid)}},
-		})
+	if len(away) > 0 {
+		if err := d.change(ctx, append(notes, away...)...); err != nil {
+			return err
+		}
+	} else if len(notes) > 0 {
+		if _, err := d.transact(ctx, notes...); err != nil {
+			return err
+		}
+		d.forget()
 	}
-	return steps
+	var err error
+	for _, f := range feeds {
+		err = errors.Join(err, liftFeed(f))
+	}
+	return err
 }
 
 // UpdateSink implements tap.Driver: mirrors only copy.
@@ -429,95 +219,123 @@ func (d *Driver) UpdateSink(_ context.Context, s tap.Sink) (string, error) {
 	if len(s.From) == 0 && !s.Make {
 		return "", nil // all its sources are on this node
 	}
-	return "", fmt.Errorf("sink %s: %w: Open vSwitch's mirrors do not take copies out of tunnels; give the tool a device outside of its bridges", s.ID, tap.ErrUnsupported)
+	return "", fmt.Errorf("sink %s: %w: Open vSwitch's mirrors do not take copies out of tunnels; give the tool a port that a kernel device stands for", s.ID, tap.ErrUnsupported)
 }
 
 // Delete implements tap.Driver.
 func (d *Driver) Delete(ctx context.Context, id string) error {
 	if !d.Present() {
-		return nil
+		return d.deleteCopies(ctx, id)
 	}
 	v, err := d.look(ctx)
 	if err != nil {
-		return fmt.Errorf("take %s away: %w", id, err)
+		return fmt.Errorf("take %s away: %w", id, errors.Join(err, d.deleteCopies(ctx, id)))
 	}
-	if steps := d.undo(v, id); len(steps) > 0 {
-		if err := d.change(ctx, steps...); err != nil {
-			return fmt.Errorf("take %s away: %w", id, err)
-		}
+	if err := d.leave(ctx, v, id, nil); err != nil {
+		return fmt.Errorf("take %s away: %w", id, err)
 	}
 	return nil
 }
 
+// deleteCopies ends a tap's copies though Open vSwitch is away. Prune finds the rest of it later.
+func (d *Driver) deleteCopies(ctx context.Context, id string) error {
+	if d.cfg.Copier == nil {
+		return nil
+	}
+	return errors.Join(d.cfg.Copier.Delete(ctx, part(id, tap.In)), d.cfg.Copier.Delete(ctx, part(id, tap.Out)))
+}
+
 // Prune implements tap.Driver.
 func (d *Driver) Prune(ctx context.Context, keep func(id string) bool) (removed []string, err error) {
-	if !d.Present() {
-		return nil, nil
-	}
-	v, err := d.look(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("prune mirrors: %w", err)
-	}
-	var steps []ovsdb.Operation
-	ids := make(map[string]bool)
-	for id := range v.mirrors {
-		ids[id] = true
-	}
-	for id := range v.tunnels {
-		ids[id] = true
-	}
-	for id := range ids {
-		if !keep(id) {
-			removed = append(removed, id)
-			steps = append(steps, d.undo(v, id)...)
+	gone := make(map[string]bool)
+	if d.cfg.Copier != nil {
+		parts, e := d.cfg.Copier.Prune(ctx, func(p string) bool { return keep(whole(p)) })
+		for _, p := range parts {
+			gone[whole(p)] = true
 		}
+		err = e
 	}
-	if len(steps) == 0 {
-		return nil, nil
+	if d.Present() {
+		err = errors.Join(err, d.pruneMirrors(ctx, keep, gone))
 	}
-	if err := d.change(ctx, steps...); err != nil {
-		return nil, fmt.Errorf("prune mirrors: %w", err)
+	for id := range gone {
+		removed = append(removed, id)
+	}
+	slices.Sort(removed)
+	if err != nil {
+		return removed, fmt.Errorf("prune mirrors: %w", err)
 	}
 	return removed, nil
 }
 
-// Stands reports whether a tap's mirror is there.
+func (d *Driver) pruneMirrors(ctx context.Context, keep func(id string) bool, gone map[string]bool) error {
+	v, err := d.look(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.release(ctx, v, func(_ *mirror, id string) bool {
+		if !keep(id) {
+			gone[id] = true
+		}
+		return keep(id)
+	}); err != nil {
+		return err
+	}
+	return d.sweep(ctx, v)
+}
+
+// Stands reports whether all that a tap consists of is there.
 func (d *Driver) Stands(id string) bool {
 	v, err := d.look(context.Background())
 	if err != nil {
 		return false
 	}
-	_, ok := v.mirrors[id]
-	return ok
+	mirrors := v.of(id)
+	for _, m := range mirrors {
+		if m.feed == "" {
+			continue
+		}
+		if _, ok := v.ports[m.feed]; !ok || !feedLaid(m.feed) {
+			return false
+		}
+		if s, ok := d.cfg.Copier.(interface{ Stands(id string) bool }); ok && !s.Stands(part(id, m.dir)) {
+			return false
+		}
+	}
+	return len(mirrors) > 0
 }
 
-// Counts implements tap.Driver. Open vSwitch counts what it copied, and refreshes that each few seconds.
+// Counts implements tap.Driver. Of taps at feeds the copier counts; of mirrors Open vSwitch, which refreshes that each few seconds.
 func (d *Driver) Counts(id string) (tap.Counts, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	v := d.seen
-	if v == nil || time.Since(d.seenAt) > fresh {
+	if d.cfg.Copier != nil {
+		var sum tap.Counts
+		found := false
+		for _, dir := range []tap.Direction{tap.In, tap.Out} {
+			c, err := d.cfg.Copier.Counts(part(id, dir))
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return tap.Counts{}, err
+			}
+			sum.Add(&c)
+			found = true
+		}
+		if found {
+			return sum, nil
+		}
+	}
+	v := d.glance()
+	if v == nil {
 		var err error
 		if v, err = d.look(context.Background()); err != nil {
 			return tap.Counts{}, err
 		}
-		d.seen, d.seenAt = v, time.Now()
 	}
-	m, ok := v.mirrors[id]
-	if !ok {
-		return tap.Counts{}, fmt.Errorf("counters of %s: %w", id, os.ErrNotExist)
+	for _, m := range v.of(id) {
+		if m.feed == "" {
+			return m.counts()
+		}
 	}
-	n, err1 := strconv.ParseUint(zero(m.statistics["tx_packets"]), 10, 64)
-	octets, err2 := strconv.ParseUint(zero(m.statistics["tx_bytes"]), 10, 64)
-	if err := errors.Join(err1, err2); err != nil {
-		return tap.Counts{}, fmt.Errorf("counters of %s: %w", id, err)
-	}
-	return tap.Counts{Seen: n, Mirrored: n, Sent: n, Octets: octets}, nil
-}
-
-func zero(s string) string {
-	if s == "" {
-		return "0"
-	}
-	return s
+	return tap.Counts{}, fmt.Errorf("counters of %s: %w", id, os.ErrNotExist)
 }

@@ -15,6 +15,7 @@ import (
 
 	"opentap/internal/nettest"
 	"opentap/tap"
+	"opentap/tap/bpftap"
 	"opentap/tap/taptest"
 )
 
@@ -24,6 +25,53 @@ type vswitch struct {
 	ns     *nettest.NS
 	dir    string
 	socket string
+	feeds  bool   // eBPF copies for it
+	root   string // of BPF file systems
+}
+
+// open makes a driver as a new process would.
+func (v *vswitch) open() tap.Driver {
+	cfg := Config{Socket: v.socket, Control: filepath.Join(v.dir, "sw.ctl")}
+	if !v.feeds {
+		return New(cfg)
+	}
+	if v.root == "" {
+		v.root = bpffs(v.t)
+	}
+	var err error
+	var ebpf tap.Driver
+	v.ns.Do(func() { ebpf, err = bpftap.Open(bpftap.Config{PinRoot: v.root}) })
+	if errors.Is(err, tap.ErrUnsupported) {
+		v.t.Skip(err)
+	}
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	_, cfg.Copier = tap.Divide(ebpf, "ovs/")
+	return &both{New(cfg), ebpf}
+}
+
+// both closes the copier with the driver.
+type both struct {
+	*Driver
+	ebpf tap.Driver
+}
+
+func (b *both) Close() error { return errors.Join(b.Driver.Close(), b.ebpf.Close()) }
+
+// bpffs mounts a BPF file system of the test's own.
+func bpffs(t testing.TB) string {
+	t.Helper()
+	root := t.TempDir()
+	if err := unix.Mount("bpf", root, "bpf", 0, ""); err != nil {
+		t.Skipf("needs CAP_SYS_ADMIN (mount of a BPF file system): %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(root, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	return root
 }
 
 func newVswitch(t *testing.T) *vswitch {
@@ -49,7 +97,7 @@ func newVswitch(t *testing.T) *vswitch {
 	v.vsctl("--no-wait", "init")
 	v.vsctl("--no-wait", "set", "Open_vSwitch", ".", "other_config:stats-update-interval=5000")
 	v.ns.Do(func() {
-		v.daemon("ovs-vswitchd", "unix:"+v.socket, "--unixctl="+filepath.Join(dir, "sw.ctl"), "--disable-system")
+		v.daemon("ovs-vswitchd", "unix:"+v.socket, "--unixctl="+filepath.Join(dir, "sw.ctl"), "--disable-system", "--enable-dummy")
 	})
 	v.vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
 	return v
@@ -96,27 +144,28 @@ func (v *vswitch) await(what string, ok func() bool) {
 	}
 }
 
-// TestNetnsDriver: the suite of all drivers with a real Open vSwitch.
+// TestNetnsDriver: the suite of all drivers with a real Open vSwitch, by mirrors alone and by feeds.
 func TestNetnsDriver(t *testing.T) {
+	for _, way := range []string{"mirrors", "feeds"} {
+		t.Run(way, func(t *testing.T) { suite(t, way == "feeds") })
+	}
+}
+
+func suite(t *testing.T, feeds bool) {
 	taptest.Driver(t, func(t *testing.T) *taptest.Lab {
+		t.Parallel() // it waits more than it works
 		v := newVswitch(t)
+		v.feeds = feeds
 		owner, tool := nettest.NewNS(t), nettest.NewNS(t)
-		plug := func(port string, ns *nettest.NS, far string) {
-			nettest.Veth(t, v.ns, port, ns, far)
-			v.vsctl("add-port", "br0", port)
-			v.await("port "+port, func() bool {
-				return strings.TrimSpace(v.vsctl("get", "Interface", port, "admin_state")) == "up" && strings.TrimSpace(v.vsctl("get", "Interface", port, "ofport")) != "-1"
-			})
-		}
-		plug("p0", owner, "p1")
-		plug("t0", tool, "t1")
+		v.plug("p0", owner, "p1")
+		v.plug("t0", tool, "t1")
 		fd := listen(t, tool, "t1")
 		sent := uint32(0)
 		seen := make(map[uint32]bool)
 		v.run("ovs-ofctl", "del-flows", filepath.Join(v.dir, "br0.mgmt")) // nothing is forwarded: what the tool hears are copies
 		return &taptest.Lab{
-			Open: func() tap.Driver { return New(Config{Socket: v.socket, Control: filepath.Join(v.dir, "sw.ctl")}) },
-			Do:   func(fn func()) { fn() }, Source: "p0", Tool: "t0", Merges: true,
+			Open: v.open,
+			Do:   v.ns.Do, Source: "p0", Tool: "t0", Merges: !feeds,
 			Send: func(n int) {
 				s := nettest.NewSender(t, owner, "p1")
 				for range n {
@@ -146,7 +195,7 @@ func TestNetnsDriver(t *testing.T) {
 				}
 			},
 			Vanish: func() { v.vsctl("del-port", "br0", "p0"); v.ns.Delete("p0") },
-			Return: func() { plug("p0", owner, "p1") },
+			Return: func() { v.plug("p0", owner, "p1") },
 			Strange: func() func() bool {
 				v.vsctl("--", "--id=@p", "get", "Port", "p0", "--", "--id=@m", "create", "Mirror", "name=stranger", "select_src_port=@p", "--", "add", "Bridge", "br0", "mirrors", "@m")
 				before := v.vsctl("--columns=name,select_src_port,external_ids", "list", "Mirror", "stranger")
