@@ -15,7 +15,7 @@ func (c *Client) Recorders(ctx context.Context) ([]want.RecorderView, error) {
 	return a.Recorders, err
 }
 
-// SetRecorder has the newest packets of a point kept; of r it takes filter, snap length, octets, age and compression.
+// SetRecorder has the newest packets of a point kept; of r it takes filter, snap length, octets, age, compression and fanout.
 func (c *Client) SetRecorder(ctx context.Context, point string, r want.Recorder) (v want.RecorderView, err error) {
 	body := struct {
 		Filter string        `json:"filter,omitempty"`
@@ -24,7 +24,8 @@ func (c *Client) SetRecorder(ctx context.Context, point string, r want.Recorder)
 		Age    want.Duration `json:"age,omitempty"`
 
 		Compress string `json:"compress,omitempty"`
-	}{r.Filter, r.Snap, r.Bytes, r.Age, r.Compress}
+		Fanout   int    `json:"fanout,omitempty"`
+	}{r.Filter, r.Snap, r.Bytes, r.Age, r.Compress, r.Fanout}
 	_, err = c.do(ctx, "PUT", "/v1/recorders/"+escape(point), body, &v)
 	return v, err
 }

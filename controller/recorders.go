@@ -204,7 +204,7 @@ func (c *Controller) SetRecorder(ctx context.Context, id auth.Identity, name str
 	if err := c.record(ctx, id, "recorder.set", p.Name, id.Project, map[string]string{
 		"node": p.Node, "filter": r.Filter,
 		"snap": strconv.Itoa(r.Snap), "bytes": strconv.FormatInt(r.Bytes, 10), "age": time.Duration(r.Age).String(),
-		"compress": r.Compress,
+		"compress": r.Compress, "fanout": strconv.Itoa(r.Fanout),
 	}); err != nil {
 		return want.RecorderView{}, false, err
 	}
@@ -248,6 +248,8 @@ func (c *Controller) checkRecorder(k recorderKey, p point.Point, r want.Recorder
 		return fault.Field("age", "is negative")
 	case r.Compress != "" && r.Compress != want.Zstd:
 		return fault.Field("compress", "is %q; it can be %s, or left out for none", r.Compress, want.Zstd)
+	case r.Fanout < 0 || r.Fanout > want.MaxFanout:
+		return fault.Field("fanout", "is %d; it can be 1 to %d, or left out for one", r.Fanout, want.MaxFanout)
 	}
 	if r.Filter != "" {
 		if _, err := parseFilter(r.Filter, false); err != nil {

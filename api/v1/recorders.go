@@ -15,8 +15,9 @@ type RecorderWish struct {
 	Age    want.Duration `json:"age"`
 
 	Compress string `json:"compress"`
+	Fanout   int    `json:"fanout"`
 }
 
 func (s *server) setRecorder(ctx context.Context, id auth.Identity, point string, w RecorderWish) (want.RecorderView, bool, error) {
-	return s.ctl.SetRecorder(ctx, id, point, want.Recorder{Filter: w.Filter, Snap: w.Snap, Bytes: w.Bytes, Age: w.Age, Compress: w.Compress})
+	return s.ctl.SetRecorder(ctx, id, point, want.Recorder{Filter: w.Filter, Snap: w.Snap, Bytes: w.Bytes, Age: w.Age, Compress: w.Compress, Fanout: w.Fanout})
 }

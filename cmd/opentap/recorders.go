@@ -46,7 +46,7 @@ func (a *app) recorderSetCmd() *cobra.Command {
 		Use: "set POINT", Short: "Keep the newest packets of a point from now on, or change how", Args: cobra.ExactArgs(1),
 		Long: `set makes the point's recorder, or changes the one it has: what is not given is as if it never had been. A changed filter
 or snap length holds for packets to come. It takes an administrator's token.`,
-		Example: "  opentap recorders set eth0 --bytes 50GiB --age 6h\n  opentap recorders set eth1 --bytes 2GiB --snap 128 --filter 'not port 22' --compress zstd",
+		Example: "  opentap recorders set eth0 --bytes 50GiB --age 6h\n  opentap recorders set eth1 --bytes 2GiB --snap 128 --filter 'not port 22' --compress zstd\n  opentap recorders set eth2 --bytes 200GiB --fanout 4",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
 			n, err := parseOctets(bytes)
 			if err != nil {
@@ -70,6 +70,7 @@ or snap length holds for packets to come. It takes an administrator's token.`,
 	cmd.Flags().StringVar(&r.Filter, "filter", "", "pcap-filter expression (default: all packets)")
 	cmd.Flags().IntVar(&r.Snap, "snap", 0, "octets kept of each packet (default: all)")
 	cmd.Flags().StringVar(&r.Compress, "compress", "", "compress full segments in the background: zstd (default: not at all)")
+	cmd.Flags().IntVar(&r.Fanout, "fanout", 0, "rings that share the point's packets, each read by a thread of its own (default: one)")
 	_ = cmd.MarkFlagRequired("bytes") // only a flag that is not there fails
 	return cmd
 }

@@ -84,6 +84,7 @@ type config struct {
 		Age    duration `yaml:"age"`
 
 		Compress string `yaml:"compress"` // zstd; "" = not at all
+		Fanout   int    `yaml:"fanout"`
 	} `yaml:"recorders"`
 
 	Exporters []struct {
@@ -458,7 +459,7 @@ func (c *config) agent(version, node string) agent.Config {
 	out.Quota = agent.Quota{Bytes: int64(c.Retention.Quota), MinFree: int64(c.Retention.MinFree)}
 	for _, r := range c.Recorders {
 		out.Recorders = append(out.Recorders, agent.Recorder{
-			Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age), Compress: r.Compress == compressZstd,
+			Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age), Compress: r.Compress == compressZstd, Fanout: r.Fanout,
 		})
 	}
 	out.Sensors, _ = c.sensors(node) // check has seen them
