@@ -13,11 +13,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
-
+	"net/netip"
 	"opentap/agentapi"
 	"opentap/audit"
 	"opentap/auth"
@@ -28,6 +24,10 @@ import (
 	"opentap/store"
 	"opentap/tap"
 	"opentap/want"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Config is what an administrator decides about captures.
@@ -43,6 +43,7 @@ type Config struct {
 	Aliases      []point.Alias     // the names people use
 	SettleWait   time.Duration     // how long an answer waits for the agent to take a change
 	Taps         TapQuota          // that exist at one time, per project
+	MirrorTo     []netip.Prefix    // where tenants' mirrors may send to; empty = anywhere but to nodes
 	Webhooks     map[string]string // targets that rules may tell, by name: URLs
 }
 
@@ -80,28 +81,31 @@ type Controller struct {
 	full      atomic.Pointer[string] // why nothing new is taken; nil = it is
 	log       *slog.Logger
 
+	began time.Time // this controller
+
 	fabric *fabricRoom // nil = no OpenFlow switches are taken
 
 	liveEnd chan struct{} // closed: live streams end
 	endLive sync.Once
 
-	mu        sync.Mutex
-	changed   chan struct{}                   // closed and replaced at every change below
-	captures  map[string]*entry               // by UID: the store's content
-	byID      map[captureKey]string           // → UID
-	byNode    map[string]map[string]*entry    // by node ID and UID
-	moved     map[string]bool                 // IDs of nodes whose devices may not be where the store says
-	ahead     map[string]bool                 // IDs of nodes that have taken a revision later than ours: what we sent was refused
-	ended     map[string]bool                 // UIDs whose last word is to be stored
-	projects  map[string]want.Project         // by name: the store's content; nil = not known yet
-	named     *point.Set                      // of all points; nil = they have changed
-	revision  int64                           // of the store, up to which captures is true
-	status    map[string]want.Status          // by UID: as last reported
-	recorders map[recorderKey]*storedRecorder // the store's content
-	nodes     map[string]*node                // by node ID
-	taps      *world                          // the store's content, as far as it has to do with taps
-	packets   ledger.Account                  // see Tally
-	records   map[want.Kind]uint64
+	mu           sync.Mutex
+	changed      chan struct{}                   // closed and replaced at every change below
+	nodesChanged chan struct{}                   // closed and replaced when a node comes, goes, or has other things
+	captures     map[string]*entry               // by UID: the store's content
+	byID         map[captureKey]string           // → UID
+	byNode       map[string]map[string]*entry    // by node ID and UID
+	moved        map[string]bool                 // IDs of nodes whose devices may not be where the store says
+	ahead        map[string]bool                 // IDs of nodes that have taken a revision later than ours: what we sent was refused
+	ended        map[string]bool                 // UIDs whose last word is to be stored
+	projects     map[string]want.Project         // by name: the store's content; nil = not known yet
+	named        *point.Set                      // of all points; nil = they have changed
+	revision     int64                           // of the store, up to which captures is true
+	status       map[string]want.Status          // by UID: as last reported
+	recorders    map[recorderKey]*storedRecorder // the store's content
+	nodes        map[string]*node                // by node ID
+	taps         *world                          // the store's content, as far as it has to do with taps
+	packets      ledger.Account                  // see Tally
+	records      map[want.Kind]uint64
 
 	events    events
 	detection *detection
@@ -152,7 +156,7 @@ const (
 func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
 	return &Controller{
 		detection: newDetection(),
-		cfg:       cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), captures: make(map[string]*entry),
+		began:     time.Now(), cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), nodesChanged: make(chan struct{}), captures: make(map[string]*entry),
 		byID: make(map[captureKey]string), byNode: make(map[string]map[string]*entry), ahead: make(map[string]bool), moved: make(map[string]bool), ended: make(map[string]bool), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
 		records: make(map[want.Kind]uint64), taps: newWorld(),
 		events: events{
@@ -343,6 +347,13 @@ func (c *Controller) index(e *entry) {
 func (c *Controller) tell() {
 	close(c.changed)
 	c.changed = make(chan struct{})
+}
+
+// tellNodes is tell for changes of the nodes, their points among them. c.mu is held.
+func (c *Controller) tellNodes() {
+	c.named = nil
+	close(c.nodesChanged)
+	c.nodesChanged = make(chan struct{})
 }
 
 // await returns nil once ok holds; ok is called with c.mu held.

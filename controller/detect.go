@@ -154,32 +154,21 @@ func (c *Controller) superviseDetect(ctx context.Context) {
 	defer streams.Wait()
 	ended := make(chan string)
 	for {
-		c.mu.Lock()
-		changed := c.changed
-		nodes := make(map[string]string)
-		for id, n := range c.nodes {
-			if n.connected {
-				nodes[id] = n.id.NodeName
-			}
-		}
-		blind := c.blindNodes()
-		c.mu.Unlock()
 		d := c.detection
 		d.mu.Lock()
 		version, rulesChanged := d.version, d.changed
 		var rules []want.Rule
+		needsCollector := true
 		for _, name := range slices.Sorted(maps.Keys(d.rules)) {
 			if r := d.rules[name]; !r.Disabled {
 				rules = append(rules, r.Rule)
 				if r.compiled.Input == want.InputPackets || r.compiled.Input == want.InputCounters {
-					blind = nil
+					needsCollector = false
 				}
 			}
 		}
 		d.mu.Unlock()
-		for id := range blind {
-			delete(nodes, id)
-		}
+		nodes, changed := c.nodesToWatch(len(rules) > 0, needsCollector)
 		for id, s := range running {
 			if s.version != version || nodes[id] == "" {
 				s.cancel() // it is taken out when it has ended
@@ -218,15 +207,21 @@ func (c *Controller) superviseDetect(ctx context.Context) {
 	}
 }
 
-// blindNodes are those with neither samples nor records to look at. c.mu is held.
-func (c *Controller) blindNodes() map[string]bool {
-	out := make(map[string]bool)
+// nodesToWatch are the names of the nodes, by id, that rules are given to, and a channel that is closed when they change:
+// all that are connected, or those alone that collect something.
+func (c *Controller) nodesToWatch(rules, collectors bool) (names map[string]string, changed <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names = make(map[string]string)
+	if !rules {
+		return names, c.nodesChanged
+	}
 	for id, n := range c.nodes {
-		if len(n.facts.Collectors)+len(n.facts.FlowStores) == 0 {
-			out[id] = true
+		if n.connected && (!collectors || len(n.facts.Collectors)+len(n.facts.FlowStores) > 0) {
+			names[id] = n.id.NodeName
 		}
 	}
-	return out
+	return names, c.nodesChanged
 }
 
 // detectLines takes in what a node tells, which comes cut anywhere.

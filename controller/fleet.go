@@ -24,7 +24,7 @@ func (c *Controller) Joined(id agentapi.Identity) {
 		c.nodes[id.NodeID] = n
 	}
 	n.id, n.connected, n.since = id, true, time.Now().UTC()
-	c.named = nil
+	c.tellNodes()
 	c.tell()
 }
 
@@ -34,7 +34,7 @@ func (c *Controller) Left(nodeID string) {
 	defer c.mu.Unlock()
 	if n := c.nodes[nodeID]; n != nil {
 		n.connected, n.since = false, time.Now().UTC()
-		c.named = nil
+		c.tellNodes()
 	}
 	c.tell()
 }
@@ -52,7 +52,7 @@ func (c *Controller) Inventory(nodeID string, points []point.Point, facts want.N
 	}
 	n.points, n.facts, n.told = points, facts, true
 	c.moved[nodeID] = true
-	c.named = nil
+	c.tellNodes()
 	c.tell()
 }
 
@@ -80,10 +80,15 @@ func (c *Controller) Actual(nodeID string, revision int64, statuses []want.Statu
 		if n.early == nil {
 			n.early = make(map[string]want.Status)
 		}
-		n.early[s.UID] = s
+		if len(n.early) < maxEarly {
+			n.early[s.UID] = s
+		}
 	}
 	c.tell()
 }
+
+// maxEarly bounds what is kept of captures that are not known here; an agent can name any.
+const maxEarly = 4096
 
 // take takes over what a node says of a capture; it speaks for its own captures alone. c.mu is held.
 func (c *Controller) take(e *entry, s want.Status, nodeID string) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,6 +62,9 @@ func (c *Controller) CreateTapMirrors(ctx context.Context, id auth.Identity, lis
 			if err != nil {
 				return nil, nil, err
 			}
+			if err := c.mayReach(id, m); err != nil {
+				return nil, nil, err
+			}
 			if err := quota("tap_mirror", keptMirrors.of(c, m.Mirror.Project), len(made), c.cfg.Taps.Mirrors); err != nil {
 				return nil, nil, err
 			}
@@ -87,6 +92,28 @@ func (c *Controller) CreateTapMirrors(ctx context.Context, id auth.Identity, lis
 		return nil, err
 	}
 	return keptMirrors.made(c, made)
+}
+
+// mayReach refuses destinations that a mirror must not have: its packets leave from a node's own address, into networks that
+// its project may not be in. c.mu is held.
+func (c *Controller) mayReach(id auth.Identity, m *storedMirror) error {
+	a := m.Mirror.Remote
+	bad := func(why, hint string) error {
+		r := &tap.Refusal{Cause: tap.BadAddress, Field: "remote_ip", Value: a.String()}
+		return refused(fault.Invalid, r, a.String()+" "+why, hint)
+	}
+	switch inside := slices.ContainsFunc(c.cfg.MirrorTo, func(p netip.Prefix) bool { return p.Contains(a) }); {
+	case a.IsLoopback() || a.IsLinkLocalUnicast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return bad("is not an address of another host", "")
+	case id.May(auth.Administer):
+		return nil
+	case len(c.cfg.MirrorTo) > 0 && !inside:
+		return bad("is in none of the networks that mirrors may send to", "an administrator names them in taps.mirror_to")
+	}
+	if why := c.taps.mirrorRefused(m); why != "" {
+		return bad("is refused: "+why, "use a tap service, whose copies a node takes for its own project alone")
+	}
+	return nil
 }
 
 func sortedDirections(m map[tap.Direction]uint32) []tap.Direction {
@@ -129,7 +156,9 @@ func (c *Controller) UpdateTapMirror(ctx context.Context, id auth.Identity, name
 			return nil, nil, err
 		}
 		mid = m.Mirror.ID
-		about(acts, mid, m.Mirror.Project)
+		if err := c.mayChange(ctx, id, m.Admin, ch, acts, mid, m.Mirror.Project); err != nil {
+			return nil, nil, err
+		}
 		n := storedMirror{Mirror: m.Mirror, Admin: m.Admin}
 		changeTexts(ch, &n.Mirror.Name, &n.Mirror.Description)
 		now := time.Time{}

@@ -66,7 +66,8 @@ func (c *Controller) SyncPorts(ctx context.Context, list []tap.Port) error {
 			if d := c.taps.declared[id]; d == nil || d.Origin != tap.Neutron {
 				return nil, nil, nil
 			}
-			return c.unchangedPort(id), []store.Op{store.Delete(portPrefix + id)}, nil
+			compares, ops := c.deletionOf(id)
+			return compares, ops, nil
 		})
 		if err := errors.Join(err, c.removeTapsOf(ctx, id)); err != nil {
 			return err

@@ -133,9 +133,12 @@ func (c *Controller) orphans(ctx context.Context, nodeID string, by auth.Identit
 		}
 	}
 	delete(c.nodes, nodeID)
-	c.named = nil
+	c.tellNodes()
 	c.tell()
 	c.mu.Unlock()
+	if err := c.forgetPlaces(ctx, nodeID); err != nil {
+		return err
+	}
 	for _, e := range captures {
 		if _, err := c.remove(ctx, by, e, "capture.delete"); err != nil && !fault.Is(err, fault.NotFound) {
 			return err
@@ -182,7 +185,11 @@ func (c *Controller) followMembers(ctx context.Context) {
 			epoch = now
 			c.kickAll()
 		}
-		c.dropStrangers()
+		for _, id := range c.dropStrangers() {
+			if err := c.forgetPlaces(ctx, id); err != nil && ctx.Err() == nil {
+				c.log.Warn("cannot forget the devices of a host that was replaced; it is tried again", "node_id", id, "err", err)
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -199,11 +206,14 @@ func (c *Controller) followMembers(ctx context.Context) {
 // membersPause is how long changes of the fleet's members are gathered.
 const membersPause = 100 * time.Millisecond
 
-// dropStrangers forgets nodes that were members and are no more.
-func (c *Controller) dropStrangers() {
+// dropStrangers forgets nodes that were members and are no more, and returns those in whose place another host is: one that
+// was made anew and has the name.
+func (c *Controller) dropStrangers() (replaced []string) {
 	members := make(map[string]bool)
+	names := make(map[string]string)
 	for _, m := range c.members.Members() {
 		members[m.ID] = true
+		names[m.Name] = m.ID
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -212,10 +222,22 @@ func (c *Controller) dropStrangers() {
 			n.member = true
 		} else if n.member && !n.connected {
 			delete(c.nodes, id)
-			c.named = nil
+			c.tellNodes()
 		}
 	}
 	c.tell()
+	for id, n := range c.taps.nodes {
+		if now := names[n.Node]; now != "" && now != id && !members[id] {
+			replaced = append(replaced, id)
+		}
+	}
+	return replaced
+}
+
+// forgetPlaces forgets what devices a node had that is no more: none of its ports is there.
+func (c *Controller) forgetPlaces(ctx context.Context, nodeID string) error {
+	_, err := c.store.Txn(ctx, nil, []store.Op{store.Delete(placePrefix + nodeID)})
+	return storeFault(err)
 }
 
 // enrolled shows what the fleet knows of the nodes, those included that were not seen since this controller started.

@@ -177,13 +177,7 @@ func (c *Controller) CreatePorts(ctx context.Context, id auth.Identity, list []t
 			if c.taps.declared[p.Port.ID] != nil {
 				return nil, nil, fault.New(fault.Conflict, "there is a port with the id %s", p.Port.ID)
 			}
-			have := 0
-			for _, o := range c.taps.declared {
-				if o.Port.Project == p.Port.Project {
-					have++
-				}
-			}
-			if err := quota("port", have, len(made), c.cfg.Taps.Ports); err != nil {
+			if err := quota("port", c.taps.counts[counted{portPrefix, p.Port.Project}], len(made), c.cfg.Taps.Ports); err != nil {
 				return nil, nil, err
 			}
 			value, err := json.Marshal(p)
@@ -339,12 +333,41 @@ func (c *Controller) DeletePort(ctx context.Context, id auth.Identity, name stri
 		if len(acts) > 0 {
 			acts[0].details = map[string]string{"services": strconv.Itoa(v.Services), "flows": strconv.Itoa(v.Flows), "mirrors": strconv.Itoa(v.Mirrors)}
 		}
-		return c.unchangedPort(pid), []store.Op{store.Delete(portPrefix + pid)}, nil
+		compares, ops := c.deletionOf(pid)
+		return compares, ops, nil
 	})
 	if err != nil {
 		return err
 	}
 	return c.removeTapsOf(ctx, pid)
+}
+
+// deletionOf deletes a port and what belongs to it at once, so that nobody who dies meanwhile leaves taps of a port that is no
+// more; removeTapsOf deletes what is too much for that. c.mu is held.
+func (c *Controller) deletionOf(pid string) ([]store.Compare, []store.Op) {
+	ops := []store.Op{store.Delete(portPrefix + pid)}
+	add := func(keys ...string) {
+		if len(ops)+len(keys) <= store.MaxTxnOps {
+			for _, k := range keys {
+				if op := store.Delete(k); !slices.ContainsFunc(ops, func(o store.Op) bool { return o.Key == op.Key }) {
+					ops = append(ops, op)
+				}
+			}
+		}
+	}
+	for id := range c.taps.servicesOf[pid] {
+		keys := append(keysOf(c.taps.flowsTo[id], flowPrefix), servicePrefix+id, tunnelKey(c.taps.services[id].Service.TunnelID))
+		add(keys...)
+	}
+	for id := range c.taps.mirrorsOf[pid] {
+		keys := []string{mirrorPrefix + id}
+		for _, t := range c.taps.mirrors[id].Mirror.Directions {
+			keys = append(keys, mirrorKey(t))
+		}
+		add(keys...)
+	}
+	add(keysOf(c.taps.flowsOf[pid], flowPrefix)...)
+	return c.unchangedPort(pid), ops
 }
 
 // removeTapsOf deletes what belongs to a port that is no more.

@@ -171,7 +171,9 @@ func (c *Controller) UpdateTapService(ctx context.Context, id auth.Identity, nam
 			return nil, nil, err
 		}
 		sid = s.Service.ID
-		about(acts, sid, s.Service.Project)
+		if err := c.mayChange(ctx, id, s.Admin, ch, acts, sid, s.Service.Project); err != nil {
+			return nil, nil, err
+		}
 		n := *s
 		changeTexts(ch, &n.Service.Name, &n.Service.Description)
 		if ch.Options != nil {

@@ -17,6 +17,7 @@ func (c *Controller) expireTaps(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-t.C:
+			c.recheckRivals()
 			for id, remove := range c.overTaps(now) {
 				if err := remove(ctx, id); err != nil && !fault.Is(err, fault.NotFound) && ctx.Err() == nil {
 					c.log.Warn("cannot delete a tap whose time is over; it is tried again", "id", id, "err", err)

@@ -135,7 +135,9 @@ func (c *Controller) UpdateTapFlow(ctx context.Context, id auth.Identity, name s
 			return nil, nil, err
 		}
 		fid = f.Flow.ID
-		about(acts, fid, f.Flow.Project)
+		if err := c.mayChange(ctx, id, f.Admin, ch, acts, fid, f.Flow.Project); err != nil {
+			return nil, nil, err
+		}
 		n := storedFlow{Flow: f.Flow, Admin: f.Admin}
 		changeTexts(ch, &n.Flow.Name, &n.Flow.Description)
 		now := time.Time{}

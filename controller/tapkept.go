@@ -31,22 +31,23 @@ func (m *storedMirror) label() label {
 
 // kept is one noun of taps: where it is kept, and how it is shown. Its functions are called with c.mu held.
 type kept[S interface{ label() label }, V any] struct {
-	noun string                      // as actions have it: tap.flow
-	all  func(w *world) map[string]S // by id
-	show func(c *Controller, s S) V  //
-	none func(name string) error     // nothing is called so, or nothing that the caller may see
+	noun   string                      // as actions have it: tap.flow
+	prefix string                      // of its keys in the store
+	all    func(w *world) map[string]S // by id
+	show   func(c *Controller, s S) V  //
+	none   func(name string) error     // nothing is called so, or nothing that the caller may see
 }
 
 // The three nouns.
 var (
 	keptServices = kept[*storedService, tap.ServiceView]{
-		"tap.service", func(w *world) map[string]*storedService { return w.services }, (*Controller).serviceView, noService,
+		"tap.service", servicePrefix, func(w *world) map[string]*storedService { return w.services }, (*Controller).serviceView, noService,
 	}
 	keptFlows = kept[*storedFlow, tap.FlowView]{
-		"tap.flow", func(w *world) map[string]*storedFlow { return w.flows }, (*Controller).flowView, noFlow,
+		"tap.flow", flowPrefix, func(w *world) map[string]*storedFlow { return w.flows }, (*Controller).flowView, noFlow,
 	}
 	keptMirrors = kept[*storedMirror, tap.MirrorView]{
-		"tap.mirror", func(w *world) map[string]*storedMirror { return w.mirrors }, (*Controller).mirrorView, noMirror,
+		"tap.mirror", mirrorPrefix, func(w *world) map[string]*storedMirror { return w.mirrors }, (*Controller).mirrorView, noMirror,
 	}
 )
 
@@ -143,13 +144,7 @@ func (k *kept[S, V]) made(c *Controller, list []S) ([]V, error) {
 
 // of counts a project's. c.mu is held.
 func (k *kept[S, V]) of(c *Controller, project string) int {
-	n := 0
-	for _, s := range k.all(c.taps) {
-		if s.label().project == project {
-			n++
-		}
-	}
-	return n
+	return c.taps.counts[counted{k.prefix, project}]
 }
 
 func byAge(a, b time.Time, ida, idb string) int {

@@ -95,6 +95,8 @@ func (w *world) mirrorRefused(m *storedMirror) string {
 		return "its port is not there"
 	case !fits(p, m.Mirror.Project, m.Admin):
 		return "its port belongs to another project now"
+	case !m.Admin && len(w.underlays[m.Mirror.Remote]) > 0:
+		return "its destination is the address of a node, where it could pass for another project's copies; only an administrator sends there"
 	}
 	return ""
 }
@@ -122,7 +124,7 @@ func (w *world) flowRefused(f *storedFlow) string {
 	return ""
 }
 
-// target is where the copies for a service are to go: the place that its port came to last. made is the node where a
+// target is where the copies for a service are to go: the place that its port came to last, rivals set aside. made is the node where a
 // device shall be made for it, when it is nowhere.
 func (w *world) target(s *storedService) (at place, ok bool) {
 	if places := w.places[s.Service.PortID]; len(places) > 0 {
@@ -130,7 +132,7 @@ func (w *world) target(s *storedService) (at place, ok bool) {
 	}
 	if d := w.declared[s.Service.PortID]; s.Service.Options.Device && d != nil && d.Bind {
 		if id, known := w.byNode[d.Port.Node]; known {
-			if dev := deviceToMake(&d.Port); dev != "" {
+			if dev := deviceToMake(&d.Port); dev != "" && w.devices[place{id, dev}] == nil { // what is called so is another port
 				return place{id, dev}, true
 			}
 		}

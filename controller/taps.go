@@ -232,6 +232,26 @@ func (c *Controller) transact(ctx context.Context, id auth.Identity, acts *[]act
 	return &fault.Error{Kind: fault.Unavailable, Msg: "too many change taps at the same time", RetryAfter: time.Second}
 }
 
+// mayChange refuses to change what an administrator's service, flow or mirror does: it may have to do with ports that are
+// nobody's, which are not for the others of his project. It says in the acts what is to be otherwise. c.mu is held.
+func (c *Controller) mayChange(ctx context.Context, id auth.Identity, byAdmin bool, ch tap.Change, acts []act, object, project string) error {
+	if ch.Options == nil {
+		about(acts, object, project)
+		return nil
+	}
+	if byAdmin && !id.May(auth.Administer) {
+		return &fault.Error{Kind: fault.Forbidden, Msg: "an administrator made it, and it does what he said", Hint: "make one of your own; name and description can be changed", Err: &tap.Refusal{Cause: tap.NotAllowed, ID: object}}
+	}
+	about(acts, object, project)
+	for i := range acts {
+		acts[i].details = map[string]string{
+			"filter": ch.Options.Filter, "vlans": ch.Options.VLANs, "expires_at": timeOrNone(ch.Options.Expires), "encap": string(ch.Options.Encap),
+			"snap": strconv.FormatUint(uint64(ch.Options.Snap), 10),
+		}
+	}
+	return nil
+}
+
 // quota refuses one thing too many. have is what the project has, more what it is about to have.
 func quota(what string, have, more, most int) error {
 	if most <= 0 || have+more <= most {

@@ -77,11 +77,12 @@ type storedDevice struct {
 	Name    string    `json:"name"`
 	MAC     string    `json:"mac,omitempty"`
 	IfaceID string    `json:"iface_id,omitempty"`
-	PortID  string    `json:"port_id"`        // of the port that it is when nobody claims it; stays through renames
-	Since   time.Time `json:"since"`          // it is there
-	Gone    time.Time `json:"gone,omitzero"`  // since then it is not, but a tap waits for it
-	Left    time.Time `json:"left,omitzero"`  // when its port left the node before; see moveGap
-	From    string    `json:"from,omitempty"` // the name of that node
+	PortID  string    `json:"port_id"`         // of the port that it is when nobody claims it; stays through renames
+	Since   time.Time `json:"since"`           // it is there
+	Gone    time.Time `json:"gone,omitzero"`   // since then it is not, but a tap waits for it
+	Rival   bool      `json:"rival,omitempty"` // it came while its port was at another node, which has it still: copies go there
+	Left    time.Time `json:"left,omitzero"`   // when its port left the node before; see moveGap
+	From    string    `json:"from,omitempty"`  // the name of that node
 }
 
 // place is where a port is.
@@ -91,6 +92,9 @@ type place struct {
 }
 
 type ids map[string]struct{}
+
+// counted is a sort of things, by its prefix, of a project.
+type counted struct{ prefix, project string }
 
 // world is all that is known of taps and ports, and what follows from it. It is a function of the store's content at one
 // revision and of nothing else, so that every controller wishes the same of a node, and a revision names that wish. The
@@ -106,12 +110,17 @@ type world struct {
 	// What follows.
 	servicesOf, flowsOf, mirrorsOf map[string]ids                 // by port
 	flowsTo                        map[string]ids                 // by service
-	places                         map[string][]place             // by port, the newest last
+	places                         map[string][]place             // by port: rivals first, then the newest last
 	owners                         map[string]map[string]string   // node id → device name → port
 	devices                        map[place]*storedDevice        //
 	seen                           map[string]map[string]struct{} // trait of a device → ids of nodes that have such a one
 	claims                         map[string]ids                 // trait → declared ports that claim it
-	byNode                         map[string]string              // node's name → its id
+	byNode                         map[string]string              // node's name → its id; where two have it, the one that told last
+	named                          map[string]ids                 // node's name → ids of all that have it
+	rivals                         ids                            // nodes with devices that are rivals
+	underlays                      map[netip.Addr]ids             // address for copies → nodes that have it
+	mirrorsTo                      map[netip.Addr]ids             // address → mirrors that send there
+	counts                         map[counted]int                // what projects have
 	making                         ids                            // services that want a device made
 	mortal                         ids                            // services, flows and mirrors that expire
 }
@@ -123,17 +132,18 @@ func newWorld() *world {
 		servicesOf: map[string]ids{}, flowsOf: map[string]ids{}, mirrorsOf: map[string]ids{}, flowsTo: map[string]ids{},
 		places: map[string][]place{}, owners: map[string]map[string]string{}, devices: map[place]*storedDevice{},
 		seen: map[string]map[string]struct{}{}, claims: map[string]ids{}, byNode: map[string]string{}, making: ids{}, mortal: ids{},
+		named: map[string]ids{}, rivals: ids{}, underlays: map[netip.Addr]ids{}, mirrorsTo: map[netip.Addr]ids{}, counts: map[counted]int{},
 	}
 }
 
-func link(m map[string]ids, key, id string) {
+func link[K comparable](m map[K]ids, key K, id string) {
 	if m[key] == nil {
 		m[key] = ids{}
 	}
 	m[key][id] = struct{}{}
 }
 
-func unlink(m map[string]ids, key, id string) {
+func unlink[K comparable](m map[K]ids, key K, id string) {
 	if delete(m[key], id); len(m[key]) == 0 {
 		delete(m, key)
 	}
@@ -222,6 +232,7 @@ func (w *world) setService(id string, old, fresh *storedService, kick map[string
 	if old != nil {
 		w.touchService(id, kick)
 		unlink(w.servicesOf, old.Service.PortID, id)
+		w.counts[counted{servicePrefix, old.Service.Project}]--
 		delete(w.tunnels, old.Service.TunnelID)
 		delete(w.services, id)
 		delete(w.making, id)
@@ -235,6 +246,7 @@ func (w *world) setService(id string, old, fresh *storedService, kick map[string
 		w.mayDie(id, fresh.Service.Options)
 		w.tunnels[fresh.Service.TunnelID] = id
 		link(w.servicesOf, fresh.Service.PortID, id)
+		w.counts[counted{servicePrefix, fresh.Service.Project}]++
 		w.touchService(id, kick)
 	}
 }
@@ -252,6 +264,7 @@ func (w *world) setFlow(id string, old, fresh *storedFlow, kick map[string]bool)
 	if old != nil {
 		unlink(w.flowsOf, old.Flow.PortID, id)
 		unlink(w.flowsTo, old.Flow.ServiceID, id)
+		w.counts[counted{flowPrefix, old.Flow.Project}]--
 		delete(w.flows, id)
 		delete(w.mortal, id)
 	}
@@ -260,6 +273,7 @@ func (w *world) setFlow(id string, old, fresh *storedFlow, kick map[string]bool)
 		w.mayDie(id, fresh.Flow.Options)
 		link(w.flowsOf, fresh.Flow.PortID, id)
 		link(w.flowsTo, fresh.Flow.ServiceID, id)
+		w.counts[counted{flowPrefix, fresh.Flow.Project}]++
 	}
 }
 
@@ -267,6 +281,8 @@ func (w *world) setMirror(id string, old, fresh *storedMirror, kick map[string]b
 	if old != nil {
 		w.kickPort(old.Mirror.PortID, kick)
 		unlink(w.mirrorsOf, old.Mirror.PortID, id)
+		unlink(w.mirrorsTo, old.Mirror.Remote, id)
+		w.counts[counted{mirrorPrefix, old.Mirror.Project}]--
 		delete(w.mirrors, id)
 		delete(w.mortal, id)
 	}
@@ -274,6 +290,8 @@ func (w *world) setMirror(id string, old, fresh *storedMirror, kick map[string]b
 		w.mirrors[id] = fresh
 		w.mayDie(id, fresh.Mirror.Options)
 		link(w.mirrorsOf, fresh.Mirror.PortID, id)
+		link(w.mirrorsTo, fresh.Mirror.Remote, id)
+		w.counts[counted{mirrorPrefix, fresh.Mirror.Project}]++
 		w.kickPort(fresh.Mirror.PortID, kick)
 	}
 }
@@ -330,7 +348,7 @@ func (w *world) used(id string) bool {
 func traits(node string, d *storedDevice) []string {
 	out := []string{"device\x00" + node + "\x00" + d.Name}
 	if d.IfaceID != "" {
-		out = append(out, "iface\x00"+d.IfaceID)
+		out = append(out, "iface\x00"+strings.ToLower(d.IfaceID))
 	}
 	if d.MAC != "" {
 		out = append(out, "mac\x00"+d.MAC)
@@ -386,6 +404,7 @@ func (w *world) setPort(id string, old, fresh *storedPort, kick map[string]bool)
 		for _, t := range claimsOf(old) {
 			unlink(w.claims, t, id)
 		}
+		w.counts[counted{portPrefix, old.Port.Project}]--
 		delete(w.declared, id)
 	}
 	if fresh != nil {
@@ -393,6 +412,7 @@ func (w *world) setPort(id string, old, fresh *storedPort, kick map[string]bool)
 		for _, t := range claimsOf(fresh) {
 			link(w.claims, t, id)
 		}
+		w.counts[counted{portPrefix, fresh.Port.Project}]++
 	}
 	for n := range nodes {
 		w.bindNode(n, kick)
@@ -409,14 +429,22 @@ func (w *world) setNode(id string, old, fresh *storedPlaces, kick map[string]boo
 				}
 			}
 		}
-		delete(w.nodes, id)
-		if w.byNode[old.Node] == id {
-			delete(w.byNode, old.Node)
+		for _, a := range old.Underlay {
+			unlink(w.underlays, a, id)
 		}
+		unlink(w.named, old.Node, id)
+		delete(w.nodes, id)
+		delete(w.rivals, id)
 	}
 	if fresh != nil {
 		w.nodes[id] = fresh
-		w.byNode[fresh.Node] = id
+		link(w.named, fresh.Node, id)
+		for _, a := range fresh.Underlay {
+			link(w.underlays, a, id)
+		}
+		if slices.ContainsFunc(fresh.Devices, func(d storedDevice) bool { return d.Rival && d.Gone.IsZero() }) {
+			w.rivals[id] = struct{}{}
+		}
 		for i := range fresh.Devices {
 			if !fresh.Devices[i].Gone.IsZero() {
 				continue
@@ -429,8 +457,14 @@ func (w *world) setNode(id string, old, fresh *storedPlaces, kick map[string]boo
 			}
 		}
 	}
+	for _, p := range []*storedPlaces{old, fresh} {
+		if p != nil {
+			w.nameNode(p.Node)
+		}
+	}
 	moved := old == nil || fresh == nil || !slices.Equal(old.Underlay, fresh.Underlay)
 	if moved {
+		w.touchMirrors(old, fresh, kick)
 		for _, p := range w.owners[id] {
 			w.touchPort(p, kick)
 		}
@@ -439,6 +473,33 @@ func (w *world) setNode(id string, old, fresh *storedPlaces, kick map[string]boo
 	if moved {
 		for _, p := range w.owners[id] {
 			w.touchPort(p, kick)
+		}
+	}
+}
+
+// nameNode finds the node that a name means. A host that was made anew has its old one's name until that is forgotten.
+func (w *world) nameNode(name string) {
+	var newest *storedPlaces
+	for id := range w.named[name] {
+		if n := w.nodes[id]; newest == nil || n.rev > newest.rev {
+			newest = n
+		}
+	}
+	if delete(w.byNode, name); newest != nil {
+		w.byNode[name] = newest.NodeID
+	}
+}
+
+// touchMirrors kicks the nodes of mirrors that send to an address which a node has now, or has no more: see mirrorRefused.
+func (w *world) touchMirrors(old, fresh *storedPlaces, kick map[string]bool) {
+	for _, n := range []*storedPlaces{old, fresh} {
+		if n == nil {
+			continue
+		}
+		for _, a := range n.Underlay {
+			for id := range w.mirrorsTo[a] {
+				w.kickPort(w.mirrors[id].Mirror.PortID, kick)
+			}
 		}
 	}
 }
@@ -462,7 +523,7 @@ func (w *world) bindNode(id string, kick map[string]bool) {
 		}
 	}
 	for name, port := range before {
-		if d := w.devices[place{id, name}]; after[name] == port && d != nil && was[name] != nil && d.MAC == was[name].MAC && d.IfaceID == was[name].IfaceID {
+		if d := w.devices[place{id, name}]; after[name] == port && d != nil && was[name] != nil && d.MAC == was[name].MAC && d.IfaceID == was[name].IfaceID && d.Rival == was[name].Rival {
 			continue // nothing about it has changed
 		}
 		w.touchPort(port, kick)
@@ -488,9 +549,16 @@ func (w *world) bindNode(id string, kick map[string]bool) {
 	}
 }
 
-// sortPlaces puts the newest last.
+// sortPlaces puts the newest last, and rivals first: a node that says that it has a port which another one has does not get
+// what is meant for that port.
 func (w *world) sortPlaces(port string) {
 	slices.SortFunc(w.places[port], func(a, b place) int {
+		if ra, rb := w.devices[a].Rival, w.devices[b].Rival; ra != rb {
+			if ra {
+				return -1
+			}
+			return 1
+		}
 		if c := w.devices[a].Since.Compare(w.devices[b].Since); c != 0 {
 			return c
 		}
@@ -499,15 +567,17 @@ func (w *world) sortPlaces(port string) {
 }
 
 // bind says which port a device is: the one whose id Open vSwitch or its name has, the one that an administrator bound to
-// node and name, the one with its MAC if no other device of the node has that, or else one of its own.
+// node and name, the one with its MAC if no other device of the node has that, or else one of its own. A node is not
+// believed to have a port of which an administrator or Neutron says that it is on another one.
 func (w *world) bind(n *storedPlaces, d *storedDevice) string {
-	for _, t := range []string{"iface\x00" + d.IfaceID, "neutron\x00" + neutronName(d.Name), "device\x00" + n.Node + "\x00" + d.Name} {
-		if id := w.claimant(t); id != "" {
+	iface := strings.ToLower(d.IfaceID)
+	for _, t := range []string{"iface\x00" + iface, "neutron\x00" + neutronName(d.Name), "device\x00" + n.Node + "\x00" + d.Name} {
+		if id := w.claimant(t); id != "" && w.belongs(id, n.Node) {
 			return id
 		}
 	}
-	if d.IfaceID != "" && tap.IsUUID(d.IfaceID) {
-		return strings.ToLower(d.IfaceID)
+	if tap.IsUUID(iface) && w.declared[iface] == nil && !tap.IsPortID(iface) {
+		return iface
 	}
 	if d.MAC != "" {
 		alone := true
@@ -516,11 +586,27 @@ func (w *world) bind(n *storedPlaces, d *storedDevice) string {
 				alone = false
 			}
 		}
-		if id := w.claimant("mac\x00" + d.MAC); id != "" && alone && (w.declared[id].Port.Node == "" || w.declared[id].Port.Node == n.Node) {
+		if id := w.claimant("mac\x00" + d.MAC); id != "" && alone && w.belongs(id, n.Node) {
 			return id
 		}
 	}
 	return d.PortID
+}
+
+// belongs reports whether a declared port may be on a node of this name. Hosts are called by their first label by some, and
+// by all of them by others.
+func (w *world) belongs(port, node string) bool {
+	d := w.declared[port]
+	if !d.Bind || d.Port.Node == "" {
+		return true
+	}
+	a, b := strings.ToLower(d.Port.Node), strings.ToLower(node)
+	if a == b {
+		return true
+	}
+	short, domain, _ := strings.Cut(a, ".")
+	other, otherDomain, _ := strings.Cut(b, ".")
+	return short == other && (domain == "" || otherDomain == "") && d.Origin == tap.Neutron
 }
 
 // claimant returns the one declared port that claims a trait. Where two do, neither is believed.

@@ -47,3 +47,6 @@ func FormatUUID(b [16]byte, version byte) string {
 	x := hex.EncodeToString(b[:])
 	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
 }
+
+// IsPortID reports whether a UUID has the form of those that PortID makes.
+func IsPortID(id string) bool { return IsUUID(id) && id[14] == '5' }

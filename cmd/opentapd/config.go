@@ -9,6 +9,12 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
+	"opentap/agent"
+	"opentap/auth"
+	"opentap/controller"
+	"opentap/neutron"
+	"opentap/point"
+	"opentap/store/etcd"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,13 +22,6 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
-
-	"opentap/agent"
-	"opentap/auth"
-	"opentap/controller"
-	"opentap/neutron"
-	"opentap/point"
-	"opentap/store/etcd"
 )
 
 // defaultConfigFile is read when it exists and no other is named.
@@ -74,6 +73,7 @@ type config struct {
 		MaxFlows    int      `yaml:"max_flows_per_project"`
 		MaxMirrors  int      `yaml:"max_mirrors_per_project"`
 		MaxPorts    int      `yaml:"max_ports_per_project"` // that were declared
+		MirrorTo    []string `yaml:"mirror_to"`             // networks that tenants' mirrors may send to; none = any, but to no node
 	} `yaml:"taps"`
 
 	Recorders []struct {
@@ -84,7 +84,6 @@ type config struct {
 		Age    duration `yaml:"age"`
 
 		Compress string `yaml:"compress"` // zstd; "" = not at all
-		Fanout   int    `yaml:"fanout"`
 	} `yaml:"recorders"`
 
 	Exporters []struct {
@@ -286,6 +285,9 @@ func (c *config) check() error {
 	if t := c.Taps; min(t.MaxServices, t.MaxFlows, t.MaxMirrors, t.MaxPorts) < 0 {
 		return errors.New("taps: a bound is negative; 0 is no bound")
 	}
+	if _, err := c.mirrorTo(); err != nil {
+		return err
+	}
 	if c.Captures.MaxPerProject < 1 {
 		return fmt.Errorf("captures.max_per_project: is %d; at least 1", c.Captures.MaxPerProject)
 	}
@@ -423,12 +425,26 @@ func (c *config) controller(version string) controller.Config {
 	out.DurationMax, out.CapturesMax = time.Duration(c.Captures.MaxDuration), c.Captures.MaxPerProject
 	out.DefaultPoint = c.Points.Default
 	out.Taps = controller.TapQuota{Services: c.Taps.MaxServices, Flows: c.Taps.MaxFlows, Mirrors: c.Taps.MaxMirrors, Ports: c.Taps.MaxPorts}
+	out.MirrorTo, _ = c.mirrorTo() // check has seen them
 	out.Webhooks, _ = c.webhooks() // check has seen them
 	out.Projects, _ = c.projects() // check has seen them
 	for _, a := range c.Points.Aliases {
 		out.Aliases = append(out.Aliases, point.Alias{Name: a.Name, Target: a.Point})
 	}
 	return out
+}
+
+// mirrorTo are the networks that tenants' mirrors may send to.
+func (c *config) mirrorTo() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for i, text := range c.Taps.MirrorTo {
+		p, err := parseRange(text)
+		if err != nil {
+			return nil, fmt.Errorf("taps.mirror_to[%d]: %w", i, err)
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 // underlay is where other nodes reach this one with tapped packets; none = all its addresses.
@@ -459,7 +475,7 @@ func (c *config) agent(version, node string) agent.Config {
 	out.Quota = agent.Quota{Bytes: int64(c.Retention.Quota), MinFree: int64(c.Retention.MinFree)}
 	for _, r := range c.Recorders {
 		out.Recorders = append(out.Recorders, agent.Recorder{
-			Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age), Compress: r.Compress == compressZstd, Fanout: r.Fanout,
+			Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age), Compress: r.Compress == compressZstd,
 		})
 	}
 	out.Sensors, _ = c.sensors(node) // check has seen them
