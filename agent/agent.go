@@ -86,6 +86,7 @@ type Agent struct {
 	taps    *tapping
 	link    Link
 	live    atomic.Int32 // readers of live streams
+	probes  atomic.Int32 // that run
 
 	recorders  atomic.Pointer[map[string]*recording] // by point; see allRecorders
 	exporters  []*exporting                          // never changes

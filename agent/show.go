@@ -33,6 +33,8 @@ func (a *Agent) show(ctx context.Context, end <-chan struct{}, l want.Look, w io
 		return a.sendCanaries(ctx, *l.CanarySend, w)
 	case l.CanaryHear != nil:
 		return a.hearCanaries(ctx, end, *l.CanaryHear, w)
+	case l.Probe != nil:
+		return a.runProbe(ctx, end, *l.Probe, w)
 	case l.Sensors:
 		return a.showSensors(ctx, w)
 	}

@@ -110,6 +110,7 @@ type Controller struct {
 	events    events
 	detection *detection
 	browsers  browsers
+	probers   probers
 }
 
 // captureKey names a capture as its project does.

@@ -14,6 +14,8 @@ type Look struct {
 	Detect  []Rule     `json:"detect,omitempty"`  // lines of Detections, until the stream is ended
 	Sensors bool       `json:"sensors,omitempty"` // a line with Sensors
 
+	Probe *ProbeRun `json:"probe,omitempty"` // a line with ProbeReport
+
 	CanarySend *CanarySend `json:"canary_send,omitempty"` // a line with CanarySent
 	CanaryHear *CanaryHear `json:"canary_hear,omitempty"` // lines of CanaryHeard, until the stream is ended
 

@@ -10,6 +10,7 @@ type ProjectRequest struct {
 	Bytes       int64    `json:"bytes,omitempty"`         // that its captures hold before it can start another; 0 = no bound of its own
 	MaxDuration Duration `json:"max_duration,omitempty"`  // of a capture; "" = as everybody
 	MaxRetain   Duration `json:"max_retention,omitempty"` // of data; "" = as everybody
+	Probe       bool     `json:"probe,omitempty"`         // who may start captures may send frames out of its points
 }
 
 // Project is a tenant: who belongs to it sees its captures and no others, and captures at its points and no others.

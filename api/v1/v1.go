@@ -51,6 +51,7 @@ type Controller interface {
 	Auditing
 	Flows
 	Detector
+	Prober
 }
 
 // Config is what the door needs besides the controller.
@@ -145,6 +146,7 @@ func New(ctl Controller, cfg Config) httpapi.Door {
 		{Method: "PUT", Path: "/v1/recorders/{point}", Serve: set("point", s.setRecorder)},
 		{Method: "DELETE", Path: "/v1/recorders/{point}", Serve: remove("point", ctl.DeleteRecorder)},
 		{Method: "POST", Path: "/v1/filter/check", Serve: s.checkFilter},
+		{Method: "POST", Path: "/v1/probes", Serve: s.probe},
 		{Method: "GET", Path: "/v1/live", Serve: s.live},
 		{Method: "GET", Path: "/v1/events", Serve: s.events},
 	})}

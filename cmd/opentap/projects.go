@@ -57,7 +57,16 @@ func (a *app) projectSetCmd() *cobra.Command {
 	f.StringVar(&size, "bytes", "", "how much its captures may hold before it can start another, such as 10GiB")
 	f.DurationVar(&duration, "max-duration", 0, "how long one capture may be")
 	f.DurationVar(&retain, "max-retention", 0, "how long data may be kept")
+	f.BoolVar(&r.Probe, "probe", false, "who may start captures may send frames out of its points, from their own addresses")
 	return cmd
+}
+
+// yes spells a truth.
+func yes(is bool) string {
+	if is {
+		return "yes"
+	}
+	return "no"
 }
 
 // project shows one.
@@ -76,6 +85,7 @@ func (a *app) project(p want.Project) error {
 		{"holds", fmt.Sprintf("%s of %s", octets(p.Used.Bytes), bound(p.Bytes, octets(p.Bytes)))},
 		{"longest capture", bound(int64(p.MaxDuration), report.Limit(p.MaxDuration))},
 		{"longest retention", bound(int64(p.MaxRetain), report.Limit(p.MaxRetain))},
+		{"may probe", yes(p.Probe)},
 		{"declared by", string(p.Origin)},
 		{"changed", when(p.Changed)},
 		{"by", p.By},

@@ -155,7 +155,7 @@ and known from then on (opentap/known_hosts in your configuration directory); wh
 		a.capabilitiesCmd(), a.nodesCmd(), a.doctorCmd(), a.sensorsCmd(), a.tokensCmd(), a.filterCmd(), a.meterCmd(), a.flowsCmd(), a.versionCmd(),
 		a.queryCmd(), a.importCmd(), a.verifyCmd(), a.repairCmd(), a.compressCmd())
 	root.InitDefaultCompletionCmd()
-	root.AddCommand(a.recordersCmd(), a.detectCmd(), a.fabricCmd(), a.labCmd(), a.storeCmd(), a.projectsCmd(), a.dashboardCmd(), a.topCmd(), a.tapCmd(), a.portsCmd())
+	root.AddCommand(a.recordersCmd(), a.detectCmd(), a.probeCmd(), a.fabricCmd(), a.labCmd(), a.storeCmd(), a.projectsCmd(), a.dashboardCmd(), a.topCmd(), a.tapCmd(), a.portsCmd())
 	return root
 }
 

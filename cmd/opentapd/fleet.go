@@ -39,6 +39,7 @@ type projectConfig struct {
 	Bytes       size     `yaml:"bytes"`
 	MaxDuration duration `yaml:"max_duration"`
 	MaxRetain   duration `yaml:"max_retention"`
+	Probe       bool     `yaml:"probe"`
 }
 
 // projects are those of the configuration.
@@ -48,7 +49,7 @@ func (c *config) projects() ([]want.Project, error) {
 	for i, p := range c.Projects {
 		w := want.Project{Name: p.Name, ProjectRequest: want.ProjectRequest{
 			Description: p.Description, Points: p.Points, Captures: p.Captures, Bytes: int64(p.Bytes),
-			MaxDuration: want.Duration(p.MaxDuration), MaxRetain: want.Duration(p.MaxRetain),
+			MaxDuration: want.Duration(p.MaxDuration), MaxRetain: want.Duration(p.MaxRetain), Probe: p.Probe,
 		}}
 		if err := controller.CheckProject(w.Name, &w.ProjectRequest); err != nil {
 			return nil, fmt.Errorf("projects[%d]: %w", i, err)
