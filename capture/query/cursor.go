@@ -185,7 +185,7 @@ func (p *Plan) merge(bad func(c *cursor, i int, cause error) error) *merge {
 	m := &merge{cursors: make([]cursor, len(p.sources))}
 	for i, s := range p.sources {
 		c := &m.cursors[i]
-		*c = cursor{plan: p, src: s, iface: uint32(i), rec: s.rec.Clone()}
+		*c = cursor{plan: p, src: s, iface: s.iface, rec: s.rec.Clone()}
 		c.bad = func(i int, cause error) error { return bad(c, i, cause) }
 	}
 	return m

@@ -18,7 +18,7 @@ func (s *source) account() ledger.Account {
 	} else {
 		a = difference(&s.last, &s.base)
 	}
-	lost := min(s.badPackets+s.gapPackets, a.Captured)
+	lost := min(s.sums().lost, a.Captured)
 	a.Captured -= lost
 	a.Dropped[ledger.Corrupt] += lost
 	return a
@@ -43,7 +43,9 @@ func (p *Plan) appendHead(dst []byte) []byte {
 	if p.format == PcapNG {
 		dst = pcap.AppendSectionHeader(dst, p.meta.Section)
 		for _, s := range p.sources {
-			dst = pcap.AppendInterface(dst, s.Interface)
+			if s.lane == 0 {
+				dst = pcap.AppendInterface(dst, s.Interface)
+			}
 		}
 		return dst
 	}
@@ -63,11 +65,14 @@ func (p *Plan) appendTail(dst []byte) []byte {
 	if p.format != PcapNG {
 		return dst
 	}
-	for i, s := range p.sources {
+	for _, s := range p.sources {
+		if s.lane > 0 {
+			continue
+		}
 		a := s.account()
 		st := pcap.Stats{
-			Interface: i, Received: a.Seen, Dropped: a.DroppedTotal(), FilterAccepted: a.Seen - min(a.Seen, a.Filtered),
-			Delivered: s.packets, Has: pcap.HasReceived | pcap.HasDropped | pcap.HasFilterAccepted | pcap.HasDelivered,
+			Interface: int(s.iface), Received: a.Seen, Dropped: a.DroppedTotal(), FilterAccepted: a.Seen - min(a.Seen, a.Filtered),
+			Delivered: s.sums().packets, Has: pcap.HasReceived | pcap.HasDropped | pcap.HasFilterAccepted | pcap.HasDelivered,
 			Comment: p.statement(s, &a),
 		}
 		if start, end, ok := p.bounds(s); ok {
@@ -114,9 +119,10 @@ func (p *Plan) statement(s *source, a *ledger.Account) string {
 	if a.FilterUncounted {
 		b.WriteString("; the kernel did not count what its filter left out: seen and filtered are without it")
 	}
-	fmt.Fprintf(&b, ". In this file: %d packets, %d octets", s.packets, s.octets)
-	if n := s.bad + s.gaps; n > 0 {
-		fmt.Fprintf(&b, "; %d damaged chunks with %d packets could not be read", n, s.badPackets+s.gapPackets)
+	t := s.sums()
+	fmt.Fprintf(&b, ". In this file: %d packets, %d octets", t.packets, t.octets)
+	if t.bad > 0 {
+		fmt.Fprintf(&b, "; %d damaged chunks with %d packets could not be read", t.bad, t.lost)
 	}
 	if p.window.Match != nil {
 		b.WriteString("; only packets that match the query's filter")

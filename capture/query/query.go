@@ -121,8 +121,12 @@ type Plan struct {
 	late   Result     // what became unreadable after its size was counted
 }
 
+// source is a lane of a Source: a run of chunks in the order of time. Nearly all have one.
 type source struct {
 	Source
+	iface  uint32 // in the output, for all its lanes
+	lane   uint32
+	next   *source // lane of the same Source
 	rec    *segment.Recording
 	pieces []piece
 	base   ledger.Account // before the first piece
@@ -175,27 +179,56 @@ func New(sources []Source, w Window, f Format, m Meta) (*Plan, error) {
 		return nil, fmt.Errorf("plan query: unknown format %d", f)
 	}
 	p := &Plan{window: w, format: f, meta: m}
-	for _, s := range sources {
+	for i, s := range sources {
 		if f != PcapNG && s.Interface.Link != sources[0].Interface.Link {
 			return nil, fmt.Errorf("plan query: %s and %s have different link types, which a pcap file cannot hold: ask for pcapng",
 				sources[0].Name, s.Name)
 		}
-		src, err := open(s)
+		lanes, err := open(s, uint32(i))
 		if err != nil {
 			return nil, fmt.Errorf("plan query: %s: %w", s.Name, err)
 		}
-		p.sources = append(p.sources, src)
+		p.sources = append(p.sources, lanes...)
 	}
 	p.head = p.appendHead(nil)
 	return p, nil
 }
 
-func open(s Source) (*source, error) {
+func open(s Source, iface uint32) ([]*source, error) {
 	rec, err := segment.OpenUpto(s.Dir, s.Upto)
 	if err != nil {
 		return nil, err
 	}
-	return &source{Source: s, rec: rec}, rec.Close()
+	lanes := make([]*source, rec.Lanes())
+	for i := len(lanes) - 1; i >= 0; i-- {
+		lanes[i] = &source{Source: s, iface: iface, lane: uint32(i), rec: rec}
+		if i+1 < len(lanes) {
+			lanes[i].next = lanes[i+1]
+		}
+	}
+	return lanes, rec.Close()
+}
+
+// has reports whether a chunk is of the lane. What a damaged head does not tell of is of the last one.
+func (s *source) has(h *segment.ChunkHeader) bool {
+	return h.Lane == s.lane || h.Lane > s.lane && s.next == nil
+}
+
+// sums are of all lanes of a Source.
+type sums struct {
+	packets, octets uint64 // in the output
+	bad, lost       uint64 // chunks that do not read, and packets in them
+}
+
+// sums adds up the lanes from this one, which must be the first.
+func (s *source) sums() (t sums) {
+	for l := s; l != nil; l = l.next {
+		t.packets += l.packets
+		t.octets += l.octets
+		t.bad += l.bad + l.gaps
+		t.lost += l.badPackets + l.gapPackets
+	}
+	return t
 }
 
 // Result says what the plan gives. It is complete after Size, WriteTo or Each; before, it says at most what was looked at.
@@ -213,12 +246,16 @@ func (p *Plan) Result() Result {
 		return r
 	}
 	for _, s := range p.sources {
-		r.Packets += s.packets
-		r.Octets += s.octets
 		r.Chunks += uint64(len(s.pieces))
-		r.CorruptChunks += s.bad + s.gaps
-		r.CorruptPackets += s.badPackets + s.gapPackets
-		r.Sources = append(r.Sources, SourceResult{Packets: s.packets, Octets: s.octets, Account: s.account()})
+		if s.lane > 0 {
+			continue
+		}
+		t := s.sums()
+		r.Packets += t.packets
+		r.Octets += t.octets
+		r.CorruptChunks += t.bad
+		r.CorruptPackets += t.lost
+		r.Sources = append(r.Sources, SourceResult{Packets: t.packets, Octets: t.octets, Account: s.account()})
 	}
 	return r
 }

@@ -41,9 +41,15 @@ func record(t testing.TB, dir string, src, n int, seed uint64) []sample {
 
 func recordFrom(t testing.TB, dir string, src, n int, seed uint64, ts packet.Timestamp) []sample {
 	t.Helper()
+	return recordLanes(t, dir, src, n, seed, ts, 1)
+}
+
+// recordLanes has the packets of each moment appended by another lane than those of the last.
+func recordLanes(t testing.TB, dir string, src, n int, seed uint64, ts packet.Timestamp, lanes int) []sample {
+	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, uint64(src)))
 	cfg := segment.DefaultConfig(dir)
-	cfg.ChunkBytes, cfg.SegmentBytes, cfg.FlushEvery, cfg.NoSync = 4*segment.Page, 256<<10, 0, true
+	cfg.ChunkBytes, cfg.SegmentBytes, cfg.FlushEvery, cfg.NoSync, cfg.Lanes = 4*segment.Page, 256<<10, 0, true, lanes
 	cfg.Interface = iface(src)
 	w, err := segment.Create(cfg)
 	if err != nil {
@@ -57,7 +63,7 @@ func recordFrom(t testing.TB, dir string, src, n int, seed uint64, ts packet.Tim
 			d[j] = byte(rng.Uint32())
 		}
 		s := sample{src, ts, uint32(len(d)) + uint32(rng.IntN(2)), d, pcap.Direction(rng.IntN(3))}
-		for !w.Append(s.ts, s.orig, s.data, s.dir) {
+		for !w.Lane(int(ts/100_000)%lanes).Append(s.ts, s.orig, s.data, s.dir) {
 			w.Flush()
 		}
 		w.Account(ledger.Account{Seen: uint64(i+1) * 2, Captured: uint64(i + 1), Filtered: uint64(i + 1)})
@@ -145,12 +151,17 @@ func check(t testing.TB, out []byte, f Format, want []sample) *pcap.Reader {
 	return r
 }
 
-func TestPlanProperty(t *testing.T) {
+func TestPlanProperty(t *testing.T) { planProperty(t, [3]int{1, 1, 1}) }
+
+// Recordings that several threads wrote at once are read as others are.
+func TestPlanPropertyOfLanes(t *testing.T) { planProperty(t, [3]int{3, 1, 2}) }
+
+func planProperty(t *testing.T, lanes [3]int) {
 	dirs := make([]string, 3)
 	all := make([][]sample, 3)
 	for i := range dirs {
 		dirs[i] = filepath.Join(t.TempDir(), "r")
-		all[i] = record(t, dirs[i], i, []int{1500, 400, 900}[i], 7)
+		all[i] = recordLanes(t, dirs[i], i, []int{1500, 400, 900}[i], 7, epoch, lanes[i])
 	}
 	span := int(all[0][len(all[0])-1].ts-epoch) + 2_000_000
 	rapid.Check(t, func(rt *rapid.T) {

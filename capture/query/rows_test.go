@@ -16,7 +16,7 @@ func TestRowsAreWhatEachGives(t *testing.T) {
 	var sources []Source
 	for i := range 3 {
 		dir := filepath.Join(base, string(rune('a'+i)))
-		record(t, dir, i, 6000, uint64(i+1))
+		recordLanes(t, dir, i, 6000, uint64(i+1), epoch, 1+i/2*3)
 		sources = append(sources, Source{Interface: iface(i), Dir: dir})
 	}
 	long := func(b []byte, _ uint32) bool { return len(b) > 300 }
@@ -26,6 +26,7 @@ func TestRowsAreWhatEachGives(t *testing.T) {
 	}{
 		"one": {sources[:1], Window{}}, "one, filtered": {sources[:1], Window{Match: long}}, "one, limited": {sources[:1], Window{MaxPackets: 777}},
 		"three": {sources, Window{}}, "three, filtered": {sources, Window{Match: long}}, "three, limited": {sources, Window{MaxPackets: 5000, Snap: 60}},
+		"lanes": {sources[2:], Window{}}, "lanes, filtered": {sources[2:], Window{Match: long}},
 		"nothing": {sources, Window{Match: func([]byte, uint32) bool { return false }}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -36,7 +36,9 @@ func (s *source) survey(ctx context.Context, w *Window) *surveyor {
 	floor := packet.Timestamp(math.MaxInt64)
 	for i := len(segments) - 1; i >= 0; i-- {
 		in := &segments[i]
-		s.looked.Chunks += uint64(in.Chunks)
+		if s.lane == 0 {
+			s.looked.Chunks += uint64(in.Chunks)
+		}
 		if in.Packets > 0 {
 			floor = min(floor, in.Earliest)
 		}
@@ -79,8 +81,10 @@ func (v *surveyor) segment(ctx context.Context) (bool, error) {
 	for h, err := range v.rec.ChunksOf(i, v.window.From, v.window.To) {
 		var damage *segment.CorruptionError
 		if errors.As(err, &damage) {
-			v.src.gaps++
-			v.src.gapPackets += damage.Packets
+			if v.src.lane == 0 { // whosever they are
+				v.src.gaps++
+				v.src.gapPackets += damage.Packets
+			}
 			continue
 		}
 		if err == nil {
@@ -95,15 +99,17 @@ func (v *surveyor) segment(ctx context.Context) (bool, error) {
 
 func (v *surveyor) chunk(h *segment.ChunkHeader) (err error) {
 	s, w := v.src, v.window
-	if !v.begun {
-		v.begun = true
-		if s.base, err = v.rec.AccountBefore(h); err != nil {
-			return err
+	if s.lane == 0 { // the account is that of all lanes
+		if !v.begun {
+			v.begun = true
+			if s.base, err = v.rec.AccountBefore(h); err != nil {
+				return err
+			}
 		}
+		s.last = h.Account
+		s.looked.SkippedByTime--
 	}
-	s.last = h.Account
-	s.looked.SkippedByTime--
-	if v.over {
+	if v.over || !s.has(h) {
 		return nil
 	}
 	var spans []segment.Span
