@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/status"
@@ -15,13 +16,45 @@ import (
 const (
 	beginners  = 64               // sessions that begin at the same time
 	beginWait  = 5 * time.Second  // how long one waits for its turn
+	onceMore   = time.Second      // what is told at least who has another session that begins
 	comeLater  = 10 * time.Second // what those who waited in vain are told, on average
 	beginBound = 30 * time.Second // an agent that has not told its states by then gives its place to another
 )
 
 // turn waits for a place among those that begin. done gives it back, and may be called often. later > 0: there was none, and
 // that is when to ask again.
-func (h *Hub) turn(ctx context.Context) (done func(), later time.Duration, err error) {
+//
+// A node begins one session at a time: who opens more of them than that, whyever, takes no place from others.
+func (h *Hub) turn(ctx context.Context, nodeID string) (done func(), later time.Duration, err error) {
+	if !h.beginning(nodeID, true) {
+		return nil, onceMore + rand.N(onceMore), nil
+	}
+	leave, later, err := h.place(ctx)
+	if leave == nil {
+		h.beginning(nodeID, false)
+		return nil, later, err
+	}
+	return sync.OnceFunc(func() {
+		h.beginning(nodeID, false)
+		leave()
+	}), 0, nil
+}
+
+// beginning notes that a node begins a session, or does so no more. ok is false when it does already.
+func (h *Hub) beginning(nodeID string, begins bool) (ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !begins {
+		delete(h.beginners, nodeID)
+		return true
+	}
+	_, does := h.beginners[nodeID]
+	h.beginners[nodeID] = struct{}{}
+	return !does
+}
+
+// place waits for a place among those that begin.
+func (h *Hub) place(ctx context.Context) (done func(), later time.Duration, err error) {
 	t := time.NewTimer(beginWait)
 	defer t.Stop()
 	select {

@@ -86,7 +86,7 @@ func (b *Board) here(nodeID string, fn func(p *place)) {
 
 // begin notes that a session has begun. p.mu is held.
 func (p *place) begin(id Identity, at *peer) {
-	p.id, p.peer, p.gone, p.told = id, at, false, false
+	p.id, p.peer, p.gone, p.told, p.taps, p.revision = id, at, false, false, nil, 0
 	clear(p.statuses)
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -193,8 +194,8 @@ func TestASessionElsewhereEndsTheOneHere(t *testing.T) {
 func TestFewBeginAtATime(t *testing.T) {
 	h := NewHub(newFleet(), slog.New(slog.DiscardHandler))
 	var dones []func()
-	for range beginners {
-		done, later, err := h.turn(t.Context())
+	for i := range beginners {
+		done, later, err := h.turn(t.Context(), fmt.Sprint(i))
 		if err != nil || later != 0 {
 			t.Fatal(later, err)
 		}
@@ -202,7 +203,7 @@ func TestFewBeginAtATime(t *testing.T) {
 	}
 	waited := make(chan time.Duration, 1)
 	go func() {
-		done, later, _ := h.turn(context.Background())
+		done, later, _ := h.turn(context.Background(), "one too many")
 		if done != nil {
 			done()
 		}

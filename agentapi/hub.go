@@ -40,7 +40,8 @@ type Hub struct {
 	fleet Fleet
 	log   *slog.Logger
 
-	begin      chan struct{} // holds those that begin a session; see turn
+	begin      chan struct{}       // holds those that begin a session; see turn
+	beginners  map[string]struct{} // their nodes' ids; h.mu guards it
 	turnedAway atomic.Uint64
 
 	mu       sync.Mutex
@@ -73,7 +74,7 @@ func (d *delivery) finish(err error) { _ = d.pw.CloseWithError(err) } // always 
 
 // NewHub makes the controller's half. It is inert: Register puts it on a server.
 func NewHub(fleet Fleet, log *slog.Logger) *Hub {
-	return &Hub{fleet: fleet, log: log, begin: make(chan struct{}, beginners), sessions: make(map[string]*session), reads: make(map[uint64]*delivery)}
+	return &Hub{fleet: fleet, log: log, begin: make(chan struct{}, beginners), beginners: make(map[string]struct{}), sessions: make(map[string]*session), reads: make(map[uint64]*delivery)}
 }
 
 // ServerOptions are what a grpc.Server needs to carry a Hub. Its Stop waits until every session has ended.
@@ -123,7 +124,7 @@ func (h *Hub) Session(stream grpc.BidiStreamingServer[agentpb.AgentMessage, agen
 		id: id, kick: make(chan struct{}, 1),
 		out: make(chan *agentpb.HubMessage, 64), cancel: cancel, done: make(chan struct{}), opening: make(map[uint64]chan *agentpb.Opened),
 	}
-	begun, later, err := h.turn(ctx)
+	begun, later, err := h.turn(ctx, id.NodeID)
 	if err != nil {
 		return err
 	}

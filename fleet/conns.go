@@ -3,7 +3,7 @@ package fleet
 import (
 	"context"
 	"crypto/tls"
-	"errors"
+	"crypto/x509"
 	"net"
 	"sync"
 	"time"
@@ -15,8 +15,20 @@ import (
 )
 
 // handshakes bounds the TLS handshakes under way at a time: each costs some hundred microseconds of a core, and when
-// thousands of agents come at once the sessions that are there must not starve.
-const handshakes = 32
+// thousands of agents come at once the sessions that are there must not starve. Those of one address get a part of them, so
+// that who opens connections and says nothing keeps nobody out.
+const (
+	handshakes        = 32
+	handshakesOfOne   = handshakes / 2
+	waitingOfOne      = 1024 // connections of one address that wait for their turn; more are closed at once
+	connectionsOfNode = 8    // an agent has one, and for a moment two; more end the oldest
+)
+
+// What a connection without a certificate may do: it can join, and nothing else.
+const (
+	strangerLife   = time.Minute
+	strangerOctets = 256 << 10
+)
 
 // handshakePatience is how long a connection may take from its first octet to the end of its handshake, waiting included.
 const handshakePatience = 20 * time.Second
@@ -25,7 +37,7 @@ const handshakePatience = 20 * time.Second
 type serverCredentials struct {
 	credentials.TransportCredentials
 	reg   *Registry
-	turns chan struct{}
+	turns *turnstile
 }
 
 func (r *Registry) credentials() credentials.TransportCredentials {
@@ -34,19 +46,16 @@ func (r *Registry) credentials() credentials.TransportCredentials {
 		SessionTicketsDisabled: true, // a resumed session would prove an old certificate
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.certificate() },
 	}
-	return &serverCredentials{credentials.NewTLS(cfg), r, make(chan struct{}, handshakes)}
+	return &serverCredentials{credentials.NewTLS(cfg), r, newTurnstile()}
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	wait := time.NewTimer(handshakePatience)
-	defer wait.Stop()
-	select {
-	case c.turns <- struct{}{}:
-	case <-wait.C:
-		return nil, nil, errors.New("too many connections are being made")
+	leave, err := c.turns.enter(addressOf(raw))
+	if err != nil {
+		return nil, nil, err
 	}
-	defer func() { <-c.turns }()
+	defer leave()
 	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
 		c.reg.log.Debug("a connection of an agent or controller was refused", "remote", raw.RemoteAddr(), "err", err)
@@ -54,13 +63,13 @@ func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 	}
 	state := info.(credentials.TLSInfo).State
 	if len(state.PeerCertificates) == 0 {
-		return conn, info, nil
+		return newStranger(conn), info, nil
 	}
 	m, err := cert.MemberOf(state.PeerCertificates[0])
 	if err != nil || m.Kind != cert.AgentMember {
 		return conn, info, nil // what it may do is decided for each call
 	}
-	return c.reg.conns.add(m, state.PeerCertificates[0].NotAfter, conn), info, nil
+	return c.reg.conns.add(m, state.PeerCertificates[0], conn), info, nil
 }
 
 // Clone implements credentials.TransportCredentials.
@@ -71,29 +80,50 @@ func (c *serverCredentials) Clone() credentials.TransportCredentials {
 // conns are the connections of agents, so that they can be ended: when the membership is, and when a certificate runs out
 // that was not renewed.
 type conns struct {
-	mu  sync.Mutex
-	all map[string]map[*conn]struct{} // by node id
+	mu   sync.Mutex
+	all  map[string]map[*conn]struct{} // by node id
+	made uint64
 }
 
 type conn struct {
 	net.Conn
 	in     *conns
 	member cert.Member
+	number uint64    // the how manyth it is
+	issued time.Time // its certificate
 	ends   time.Time
 }
 
-func (c *conns) add(m cert.Member, ends time.Time, raw net.Conn) net.Conn {
-	k := &conn{Conn: raw, in: c, member: m, ends: ends}
+func (c *conns) add(m cert.Member, leaf *x509.Certificate, raw net.Conn) net.Conn {
+	k := &conn{Conn: raw, in: c, member: m, issued: cert.Issued(leaf), ends: leaf.NotAfter}
+	if old := c.put(k); old != nil {
+		_ = old.Close() // it is ours to end, and nobody waits for more
+	}
+	return k
+}
+
+// put takes a connection in, and returns the one that is to end for it; nil = none.
+func (c *conns) put(k *conn) (old *conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	m := k.member
+	c.made++
+	k.number = c.made
 	if c.all == nil {
 		c.all = make(map[string]map[*conn]struct{})
 	}
 	if c.all[m.ID] == nil {
 		c.all[m.ID] = make(map[*conn]struct{})
 	}
+	if len(c.all[m.ID]) >= connectionsOfNode {
+		for o := range c.all[m.ID] {
+			if old == nil || o.number < old.number {
+				old = o
+			}
+		}
+	}
 	c.all[m.ID][k] = struct{}{}
-	return k
+	return old
 }
 
 // Close implements net.Conn.
@@ -144,7 +174,7 @@ func (c *conns) end(nodeID string, ok func(*conn) bool) {
 	}
 }
 
-// check ends the connections of nodes whose entry has changed and that are members no more.
+// check ends the connections of nodes whose entry has changed and that are members no more, or have joined again since.
 func (c *conns) check(r *Registry) {
 	r.mu.Lock()
 	out := make(map[string]want.Member)
@@ -154,7 +184,7 @@ func (c *conns) check(r *Registry) {
 	r.touched = r.touched[:0]
 	r.mu.Unlock()
 	for id, n := range out {
-		c.end(id, func(k *conn) bool { return standing(n, k.member) == nil })
+		c.end(id, func(k *conn) bool { return current(n, k.member, k.issued) == nil })
 	}
 }
 

@@ -26,11 +26,14 @@ const (
 	keepaliveTimeout = 5 * time.Second
 )
 
+// maxStreams bounds what goes on over one connection: sessions, and data on its way.
+const maxStreams = 4096
+
 // Server makes the server for agents and other controllers: TLS 1.3, certificates of this fleet, and for each call the right
 // that its method needs. A hub and a relay are to be registered on it; the enrolment is.
 func (r *Registry) Server() *grpc.Server {
 	opts := append(agentapi.ServerOptions(),
-		grpc.Creds(r.credentials()), grpc.ConnectionTimeout(handshakePatience),
+		grpc.MaxConcurrentStreams(maxStreams), grpc.Creds(r.credentials()), grpc.ConnectionTimeout(handshakePatience),
 		grpc.UnaryInterceptor(r.unary), grpc.StreamInterceptor(r.stream),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),

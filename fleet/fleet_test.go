@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"opentap/agentapi/agentpb"
@@ -334,6 +336,72 @@ func TestARevokedCertificateDoesNotComeBack(t *testing.T) {
 	}
 	session(t, again)
 	eventually(t, "the new one has a session", func() bool { return h.hub.now.Load() == 1 })
+}
+
+// A controller that was away hears of a revocation and of the host's joining again at once: the connection of the revoked
+// certificate ends all the same.
+func TestARevokedConnectionDoesNotSurviveItsNodesReturn(t *testing.T) {
+	h := newHall(t, newStore(t), "a")
+	stolen := h.joined(idA, "virgo")
+	end := session(t, stolen)
+	eventually(t, "it has a session", func() bool { return h.hub.now.Load() == 1 })
+	h.mu.Lock()
+	n := h.nodes[idA]
+	n.Enrolled = n.Enrolled.Add(time.Minute) // it was revoked and has joined again
+	h.nodes[idA] = n
+	h.touched = append(h.touched, idA)
+	h.mu.Unlock()
+	h.conns.check(h.Registry)
+	if err := end(); err == nil {
+		t.Error("its session goes on")
+	}
+}
+
+// Who opens connections and says nothing keeps nobody else out.
+func TestSilentConnectionsKeepNobodyOut(t *testing.T) {
+	h := newHall(t, newStore(t), "a")
+	m := h.joined(idA, "virgo")
+	silent := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	for range 4 * handshakes {
+		c, err := silent.DialContext(t.Context(), "tcp", h.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	began := time.Now()
+	session(t, m)
+	eventually(t, "an agent has a session", func() bool { return h.hub.now.Load() == 1 })
+	if d := time.Since(began); d > handshakePatience/2 {
+		t.Errorf("that took %s", d)
+	}
+}
+
+// One node does not fill a controller with connections, and who has no certificate not with words.
+func TestConnectionsAreBounded(t *testing.T) {
+	h := newHall(t, newStore(t), "a")
+	m := h.joined(idA, "virgo")
+	for range 3 * connectionsOfNode {
+		session(t, m)
+	}
+	eventually(t, "the oldest have ended", func() bool {
+		h.conns.mu.Lock()
+		defer h.conns.mu.Unlock()
+		return len(h.conns.all[idA]) == connectionsOfNode && h.hub.now.Load() == connectionsOfNode
+	})
+	host := h.host()
+	if _, err := host.Join(t.Context(), strings.Repeat("x", 10), idB, "libra"); err == nil {
+		t.Error("joined by no token")
+	}
+	cc, err := grpc.NewClient("passthrough:///"+h.address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cc.Close()
+	_, err = agentpb.NewEnrolmentClient(cc).Join(t.Context(), &agentpb.JoinRequest{Token: strings.Repeat("x", 8<<20)})
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("eight million octets of a token: %v", err)
+	}
 }
 
 func TestTriesAreLimitedAndWrittenDown(t *testing.T) {

@@ -261,7 +261,7 @@ func (r *Registry) member(ctx context.Context, m cert.Member, issued time.Time) 
 	kv, gerr := r.store.Get(ctx, nodeKeys+m.ID)
 	switch {
 	case errors.Is(gerr, store.ErrNotFound):
-		return err
+		return current(want.Member{}, m, issued)
 	case gerr != nil:
 		return unavailable("look a node up", gerr)
 	}
