@@ -15,6 +15,7 @@ type Builder struct {
 	sorted []uint32
 	starts []uint32
 	values [1 << maxValue]uint32 // of a bucket
+	sieve  sieve
 
 	// For chunks that come without their keys.
 	scanner *Scanner
@@ -30,7 +31,7 @@ type chunkEntry struct {
 
 // NewBuilder makes a Builder for the chunks of one segment.
 func NewBuilder(link packet.LinkType, recordID uint64, segment uint32) *Builder {
-	b := &Builder{head: partHead{link: link}, coarsest: maxGroup}
+	b := &Builder{head: partHead{link: link}, coarsest: maxGroup, sieve: newSieve()}
 	b.Segment(recordID, segment)
 	return b
 }
@@ -39,6 +40,7 @@ func NewBuilder(link packet.LinkType, recordID uint64, segment uint32) *Builder 
 func (b *Builder) Segment(recordID uint64, segment uint32) {
 	b.head = partHead{recordID: recordID, segment: segment, link: b.head.link}
 	b.reset(0)
+	b.sieve.reset()
 }
 
 func (b *Builder) reset(first uint32) {

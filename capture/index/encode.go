@@ -66,6 +66,7 @@ func (b *Builder) encode(dst []byte) []byte {
 	}
 	h.length = uint32(len(dst) - at)
 	h.put(dst[at:])
+	b.sieve.part(h, b.chunks)
 	return dst
 }
 
@@ -115,6 +116,7 @@ func (b *Builder) sort() {
 	for block, end := range b.keys.ends {
 		group := uint32(block) >> h.groupBits << maxValue
 		for _, k := range keys[begin:end] {
+			b.sieve.add(k)
 			at := &next[k>>shift]
 			sorted[*at] = group | uint32(k>>drop&mask)
 			*at++

@@ -85,7 +85,9 @@ func TestNothingIsMissed(t *testing.T) {
 			}
 			frames = append(frames, fs...)
 		}
-		p := open(t, b.Part(nil))
+		file := b.Part(nil)
+		p := open(t, file)
+		sum := openSummary(t, b.Summary(file))
 		for range 300 {
 			text := genExpr(r, r.IntN(4))
 			e, err := filter.Parse(text)
@@ -104,6 +106,9 @@ func TestNothingIsMissed(t *testing.T) {
 				found, err := p.Find(c)
 				if err != nil {
 					t.Fatal(err)
+				}
+				if may, err := sum.MayHold(c); err != nil || !may && !found.Empty() {
+					t.Fatalf("%q (strict %v) is in blocks of the part, and not in the summary (%v)", text, strict, err)
 				}
 				for i, f := range frames {
 					if m.Match(f, uint32(len(f))) {

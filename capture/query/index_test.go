@@ -241,3 +241,65 @@ func TestIndexedChunkDamaged(t *testing.T) {
 		t.Errorf("damaged: %+v; before: %+v", r, clean.Result())
 	}
 }
+
+// TestSummary: of a host that is nowhere the summaries tell, and no part is read; indexes from before there were summaries do too.
+func TestSummary(t *testing.T) {
+	dir := t.TempDir()
+	hosts(t, dir, 20000, 1)
+	indexes, err := filepath.Glob(filepath.Join(dir, "*.index"))
+	if err != nil || len(indexes) < 2 {
+		t.Fatal(indexes, err)
+	}
+	look := func(change func(b []byte, parts int) []byte) Explain {
+		t.Helper()
+		for _, path := range indexes {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := index.ReadSummary(bytes.NewReader(b), int64(len(b)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			parts := 0
+			for _, p := range s.Parts {
+				parts += int(p.Length)
+			}
+			if err := os.WriteFile(path, change(bytes.Clone(b), parts), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			defer os.WriteFile(path, b, 0o600)
+		}
+		p := filtered(t, dir, "host 172.16.0.1 and port 53", Window{}, true)
+		output(t, p)
+		return p.Result().Explain
+	}
+	spoilt := look(func(b []byte, parts int) []byte {
+		clear(b[:parts])
+		return b
+	})
+	if spoilt.SkippedByIndex != spoilt.Chunks || spoilt.Chunks == 0 {
+		t.Errorf("with summaries alone: %+v", spoilt)
+	}
+	old := look(func(b []byte, parts int) []byte { return b[:parts] })
+	if old.SkippedByIndex != old.Chunks {
+		t.Errorf("without summaries: %+v", old)
+	}
+	for _, path := range indexes {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := index.ReadSummary(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, int64(s.Parts[0].Length)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v, err := segment.Verify(context.Background(), dir, nil)
+	if err != nil || len(v.Problems) > 0 || v.Indexed != len(indexes) {
+		t.Errorf("indexes without summaries do not verify: %+v, %v", v, err)
+	}
+}

@@ -5,21 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 
 	"opentap/capture/index"
 	"opentap/packet"
 )
 
 const (
-	indexSuffix     = ".index"
-	unreadySuffix   = ".index.new"
-	selectorsAtMost = 16 // they wait for the disk, not for the processor
+	indexSuffix   = ".index"
+	unreadySuffix = ".index.new"
 )
 
 func indexPath(dir string, n uint32) string { return numbered(dir, n, indexSuffix) }
@@ -69,8 +65,10 @@ func (x *indexer) written(c *buffer) {
 	}
 }
 
-func (x *indexer) part() {
-	x.out = x.b.Part(x.out[:0])
+func (x *indexer) part() { x.append(x.b.Part(x.out[:0])) }
+
+func (x *indexer) append(b []byte) {
+	x.out = b
 	n, err := x.f.Write(x.out)
 	x.octets += uint64(n)
 	if err != nil {
@@ -86,6 +84,9 @@ func (x *indexer) end() bool {
 	}
 	if x.b.Pending() {
 		x.part()
+	}
+	if x.f != nil {
+		x.append(x.b.Summary(x.out[:0]))
 	}
 	ok := x.f != nil && x.f.Close() == nil
 	x.f = nil
@@ -181,10 +182,15 @@ func eachPart(path string, in *Info, fn func(*index.Part) error) error {
 		return err
 	}
 	readsAnywhere(f)
+	return partsFrom(f, st.Size(), in, fn)
+}
+
+// partsFrom is eachPart for an open file.
+func partsFrom(f *os.File, size int64, in *Info, fn func(*index.Part) error) error {
 	var p index.Part
 	next := uint32(0)
 	buf := make([]byte, 48<<10) // most fronts are shorter: one read
-	for at := int64(0); at < st.Size(); {
+	for at := int64(0); at < size; {
 		n, err := readFull(f, buf, at)
 		if err != nil {
 			return err
@@ -193,7 +199,7 @@ func eachPart(path string, in *Info, fn func(*index.Part) error) error {
 		if n >= index.HeadSize {
 			length, front = index.Length(buf[:index.HeadSize])
 		}
-		if length == 0 || at+int64(length) > st.Size() {
+		if length == 0 || at+int64(length) > size {
 			return nil // torn: what is behind is read without an index
 		}
 		if front <= n {
@@ -288,214 +294,6 @@ func linkOf(b []byte) packet.LinkType {
 		}
 	}
 	return packet.LinkEthernet
-}
-
-// Span is a run of whole packet blocks of a chunk, with the body's checksum up to its two ends.
-type Span struct {
-	From, To          uint32 // offsets in the chunk
-	CRCFrom, CRCAfter uint32 // crc32c of the chunk's body up to From, and to To; of the last one, that is the body's
-}
-
-// Selection is what the indexes of a recording say about one condition. They are asked segment by segment, some ahead of the
-// one that Chunk was asked about last.
-type Selection struct {
-	segments map[uint32]*selected
-	todo     []*selected // in order
-	asked    int         // of todo: those before were asked about
-	ahead    chan struct{}
-	stop     context.CancelFunc
-	workers  sync.WaitGroup
-}
-
-type selected struct {
-	place   int           // in todo
-	done    chan struct{} // closed when the rest is there
-	info    *Info
-	headers []uint32 // header checksums by chunk number
-	spans   map[uint32][]Span
-}
-
-// Select begins to ask the indexes which parts of the chunks that can hold packets of from <= time < to may hold what c
-// demands; to = 0 is no end. Segments, and ends of segments, without an index that fits are left to be read whole, and so are
-// those that were not asked yet when ctx ended. The caller must Close the Selection.
-func (r *Recording) Select(ctx context.Context, c *index.Cond, from, to packet.Timestamp) *Selection {
-	if to == 0 {
-		to = math.MaxInt64
-	}
-	ctx, stop := context.WithCancel(ctx)
-	s := &Selection{segments: make(map[uint32]*selected), stop: stop}
-	if c == nil {
-		return s
-	}
-	for i := range r.segments {
-		if in := &r.segments[i]; in.Packets > 0 && in.Latest >= from && in.Earliest < to {
-			x := &selected{place: len(s.todo), done: make(chan struct{}), info: in, spans: make(map[uint32][]Span)}
-			s.todo = append(s.todo, x)
-			s.segments[in.Number] = x
-		}
-	}
-	s.ahead = make(chan struct{}, len(s.todo)+selectorsAtMost)
-	for range selectorsAtMost {
-		s.ahead <- struct{}{}
-	}
-	var next atomic.Int64
-	for range min(len(s.todo), selectorsAtMost) {
-		s.workers.Go(func() {
-			for {
-				// The right to ask comes before the segment, so that the earliest segment is never the one that waits for it.
-				select {
-				case <-s.ahead:
-				case <-ctx.Done():
-				}
-				i := int(next.Add(1)) - 1
-				if i >= len(s.todo) {
-					return
-				}
-				if ctx.Err() == nil {
-					s.todo[i].ask(r.dir, c)
-				}
-				close(s.todo[i].done)
-			}
-		})
-	}
-	return s
-}
-
-// Close ends the asking. What was not asked yet must be read whole.
-func (s *Selection) Close() {
-	s.stop()
-	s.workers.Wait()
-}
-
-// ask reads the index of a segment.
-func (x *selected) ask(dir string, c *index.Cond) {
-	if x.info.Sealed {
-		readTable(tablePath(dir, x.info.Number), x.info) // which Chunks reads next, one after the other
-	}
-	_ = eachPart(indexPath(dir, x.info.Number), x.info, func(p *index.Part) error { // what it could not say is read
-		return x.add(p, c)
-	})
-}
-
-// of waits for what is said about a segment; nil if nothing is. Those it has passed make room for others to be asked.
-func (s *Selection) of(number uint32) *selected {
-	x := s.segments[number]
-	if x == nil {
-		return nil
-	}
-	for ; s.asked <= x.place; s.asked++ {
-		s.ahead <- struct{}{}
-	}
-	<-x.done
-	return x
-}
-
-// add evaluates a part. An error leaves the chunks of this part and those after it unknown.
-func (x *selected) add(p *index.Part, c *index.Cond) error {
-	found, err := p.Find(c)
-	if err != nil {
-		return err
-	}
-	_, _, first, chunks := p.Of()
-	if !found.Empty() {
-		if err := p.Marks(); err != nil {
-			return err
-		}
-	}
-	block := 0
-	for i := range int(chunks) {
-		crc, n := p.Chunk(i)
-		var spans []Span
-		for j := block; j < block+n; j++ {
-			if !found.Has(j) {
-				continue
-			}
-			m := p.Mark(j)
-			end := index.Mark{}
-			if j+1 < block+n {
-				end = p.Mark(j + 1)
-			}
-			if k := len(spans) - 1; k >= 0 && spans[k].To == m.Offset {
-				spans[k].To, spans[k].CRCAfter = end.Offset, end.CRC
-			} else {
-				spans = append(spans, Span{m.Offset, end.Offset, m.CRC, end.CRC})
-			}
-		}
-		if spans != nil {
-			x.spans[first+uint32(i)] = spans
-		}
-		x.headers = append(x.headers, crc)
-		block += n
-	}
-	return nil
-}
-
-// Chunk returns what must be read of a chunk; none of it if spans is empty. known is false where no index speaks of just
-// this chunk: then it must be read whole. It waits for the index of the chunk's segment, and is for one goroutine.
-func (s *Selection) Chunk(h *ChunkHeader) (spans []Span, known bool) {
-	x := s.of(h.Segment)
-	if x == nil || int64(h.Sequence) >= int64(len(x.headers)) || x.headers[h.Sequence] != h.HeaderCRC {
-		return nil, false
-	}
-	spans = x.spans[h.Sequence]
-	for i := range spans {
-		p := &spans[i]
-		if p.To == 0 { // the chunk's end, which the index does not know
-			p.To, p.CRCAfter = uint32(h.Length), h.BodyCRC
-		}
-		if p.From < uint32(h.Header) || p.From >= p.To || p.To > uint32(h.Length) || p.From&3 != 0 || p.To&3 != 0 {
-			return nil, false
-		}
-	}
-	return spans, true
-}
-
-// ReadSpans is ReadChunk for parts of a chunk: it reads the spans one after the other into buf and verifies each.
-func (r *Recording) ReadSpans(h *ChunkHeader, spans []Span, buf []byte) ([]byte, error) {
-	f, err := r.file(h.Segment)
-	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return buf[:0], h.corrupt(r.dir, "the segment was removed")
-		}
-		return buf[:0], err
-	}
-	total := 0
-	for _, s := range spans {
-		total += int(s.To - s.From)
-	}
-	if cap(buf) < total {
-		buf = make([]byte, max(total, 256<<10))
-	}
-	buf = buf[:0]
-	for _, s := range spans {
-		b := buf[len(buf) : len(buf)+int(s.To-s.From)]
-		n, err := readFull(f, b, h.Offset+int64(s.From))
-		if err != nil {
-			return buf[:0], h.corrupt(r.dir, err.Error())
-		}
-		if n < len(b) {
-			return buf[:0], h.corrupt(r.dir, "file ends inside the chunk")
-		}
-		if crc32.Update(s.CRCFrom, castagnoli, b) != s.CRCAfter {
-			return buf[:0], h.corrupt(r.dir, fmt.Sprintf("checksum mismatch from octet %d to %d of the chunk", s.From, s.To))
-		}
-		buf = buf[:len(buf)+len(b)]
-	}
-	return buf, nil
-}
-
-// Expect tells the kernel that the spans, or without any the whole chunk, will be read soon.
-func (r *Recording) Expect(h *ChunkHeader, spans []Span) {
-	f, err := r.file(h.Segment)
-	if err != nil {
-		return // told when it is read
-	}
-	if len(spans) == 0 {
-		f.expect(h.Offset, int64(h.Length))
-	}
-	for _, s := range spans {
-		f.expect(h.Offset+int64(s.From), int64(s.To-s.From))
-	}
 }
 
 // removeIndex deletes what belongs to a segment's index.

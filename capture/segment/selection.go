@@ -1,0 +1,276 @@
+package segment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"opentap/capture/index"
+	"opentap/packet"
+)
+
+// How many indexes are read at a time: who reads them waits for the disk, not for the processor. At first there are few, so
+// that what the first segments hold is soon found; each that is through lets one more begin.
+const (
+	selectorsAtFirst = 3
+	selectorsAtMost  = 16
+)
+
+// Span is a run of whole packet blocks of a chunk, with the body's checksum up to its two ends.
+type Span struct {
+	From, To          uint32 // offsets in the chunk
+	CRCFrom, CRCAfter uint32 // crc32c of the chunk's body up to From, and to To; of the last one, that is the body's
+}
+
+// Selection is what the indexes of a recording say about one condition. They are asked segment by segment, some ahead of the
+// one that Chunk was asked about last.
+type Selection struct {
+	segments map[uint32]*selected
+	todo     []*selected // in order
+	asked    int         // of todo: those before were asked about
+	ahead    chan struct{}
+	stop     context.CancelFunc
+	workers  sync.WaitGroup
+}
+
+type selected struct {
+	place   int           // in todo
+	done    chan struct{} // closed when the rest is there
+	info    *Info
+	nothing bool     // no packet of the segment is wanted
+	headers []uint32 // header checksums by chunk number
+	spans   map[uint32][]Span
+}
+
+// Select begins to ask the indexes which parts of the chunks that can hold packets of from <= time < to may hold what c
+// demands; to = 0 is no end. Segments, and ends of segments, without an index that fits are left to be read whole, and so are
+// those that were not asked yet when ctx ended. The caller must Close the Selection.
+func (r *Recording) Select(ctx context.Context, c *index.Cond, from, to packet.Timestamp) *Selection {
+	if to == 0 {
+		to = math.MaxInt64
+	}
+	ctx, stop := context.WithCancel(ctx)
+	s := &Selection{segments: make(map[uint32]*selected), stop: stop}
+	if c == nil {
+		return s
+	}
+	for i := range r.segments {
+		if in := &r.segments[i]; in.Packets > 0 && in.Latest >= from && in.Earliest < to {
+			x := &selected{place: len(s.todo), done: make(chan struct{}), info: in, spans: make(map[uint32][]Span)}
+			s.todo = append(s.todo, x)
+			s.segments[in.Number] = x
+		}
+	}
+	s.ahead = make(chan struct{}, len(s.todo)+selectorsAtMost)
+	for range selectorsAtFirst {
+		s.ahead <- struct{}{}
+	}
+	var more atomic.Int32
+	more.Store(selectorsAtMost - selectorsAtFirst)
+	var next atomic.Int64
+	for range min(len(s.todo), selectorsAtMost) {
+		s.workers.Go(func() {
+			for {
+				// The right to ask comes before the segment, so that the earliest segment is never the one that waits for it.
+				select {
+				case <-s.ahead:
+				case <-ctx.Done():
+				}
+				i := int(next.Add(1)) - 1
+				if i >= len(s.todo) {
+					return
+				}
+				x := s.todo[i]
+				if ctx.Err() == nil {
+					x.ask(r.dir, c)
+				}
+				if more.Add(-1) >= 0 {
+					s.ahead <- struct{}{}
+				}
+				close(x.done)
+			}
+		})
+	}
+	return s
+}
+
+// Close ends the asking. What was not asked yet must be read whole.
+func (s *Selection) Close() {
+	s.stop()
+	s.workers.Wait()
+}
+
+// ask reads the index of a segment. What it cannot say is read.
+func (x *selected) ask(dir string, c *index.Cond) {
+	if x.info.Sealed {
+		readTable(tablePath(dir, x.info.Number), x.info) // which Chunks reads next, one after the other
+	}
+	f, err := os.Open(indexPath(dir, x.info.Number))
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return
+	}
+	readsAnywhere(f)
+	if s := summaryOf(f, st.Size(), x.info); s != nil {
+		if may, err := s.MayHold(c); err == nil && !may {
+			x.nothing = true
+			return
+		}
+		// All fronts are needed now: the disk may bring them at once.
+		at := int64(0)
+		for _, p := range s.Parts {
+			willRead(f, at, int64(p.Front))
+			at += int64(p.Length)
+		}
+	}
+	_ = partsFrom(f, st.Size(), x.info, func(p *index.Part) error { return x.add(p, c) })
+}
+
+// summaryOf reads the summary at the end of an index file, or returns nil where there is none of just this segment as its
+// seal has it.
+func summaryOf(f *os.File, size int64, in *Info) *index.Summary {
+	if !in.Sealed {
+		return nil
+	}
+	s, err := index.ReadSummary(f, size)
+	if err != nil {
+		return nil
+	}
+	if id, segment, chunks, chain := s.Of(); id != in.recordID || segment != in.Number || chunks != in.Chunks || chain != in.chain {
+		return nil
+	}
+	return s
+}
+
+// of waits for what is said about a segment; nil if nothing is. Those it has passed make room for others to be asked.
+func (s *Selection) of(number uint32) *selected {
+	x := s.segments[number]
+	if x == nil {
+		return nil
+	}
+	for ; s.asked <= x.place; s.asked++ {
+		s.ahead <- struct{}{}
+	}
+	<-x.done
+	return x
+}
+
+// add evaluates a part. An error leaves the chunks of this part and those after it unknown.
+func (x *selected) add(p *index.Part, c *index.Cond) error {
+	found, err := p.Find(c)
+	if err != nil {
+		return err
+	}
+	_, _, first, chunks := p.Of()
+	if !found.Empty() {
+		if err := p.Marks(); err != nil {
+			return err
+		}
+	}
+	block := 0
+	for i := range int(chunks) {
+		crc, n := p.Chunk(i)
+		var spans []Span
+		for j := block; j < block+n; j++ {
+			if !found.Has(j) {
+				continue
+			}
+			m := p.Mark(j)
+			end := index.Mark{}
+			if j+1 < block+n {
+				end = p.Mark(j + 1)
+			}
+			if k := len(spans) - 1; k >= 0 && spans[k].To == m.Offset {
+				spans[k].To, spans[k].CRCAfter = end.Offset, end.CRC
+			} else {
+				spans = append(spans, Span{m.Offset, end.Offset, m.CRC, end.CRC})
+			}
+		}
+		if spans != nil {
+			x.spans[first+uint32(i)] = spans
+		}
+		x.headers = append(x.headers, crc)
+		block += n
+	}
+	return nil
+}
+
+// Chunk returns what must be read of a chunk; none of it if spans is empty. known is false where no index speaks of just
+// this chunk: then it must be read whole. It waits for the index of the chunk's segment, and is for one goroutine.
+func (s *Selection) Chunk(h *ChunkHeader) (spans []Span, known bool) {
+	x := s.of(h.Segment)
+	if x != nil && x.nothing {
+		return nil, true
+	}
+	if x == nil || int64(h.Sequence) >= int64(len(x.headers)) || x.headers[h.Sequence] != h.HeaderCRC {
+		return nil, false
+	}
+	spans = x.spans[h.Sequence]
+	for i := range spans {
+		p := &spans[i]
+		if p.To == 0 { // the chunk's end, which the index does not know
+			p.To, p.CRCAfter = uint32(h.Length), h.BodyCRC
+		}
+		if p.From < uint32(h.Header) || p.From >= p.To || p.To > uint32(h.Length) || p.From&3 != 0 || p.To&3 != 0 {
+			return nil, false
+		}
+	}
+	return spans, true
+}
+
+// ReadSpans is ReadChunk for parts of a chunk: it reads the spans one after the other into buf and verifies each.
+func (r *Recording) ReadSpans(h *ChunkHeader, spans []Span, buf []byte) ([]byte, error) {
+	f, err := r.file(h.Segment)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return buf[:0], h.corrupt(r.dir, "the segment was removed")
+		}
+		return buf[:0], err
+	}
+	total := 0
+	for _, s := range spans {
+		total += int(s.To - s.From)
+	}
+	if cap(buf) < total {
+		buf = make([]byte, max(total, 256<<10))
+	}
+	buf = buf[:0]
+	for _, s := range spans {
+		b := buf[len(buf) : len(buf)+int(s.To-s.From)]
+		n, err := readFull(f, b, h.Offset+int64(s.From))
+		if err != nil {
+			return buf[:0], h.corrupt(r.dir, err.Error())
+		}
+		if n < len(b) {
+			return buf[:0], h.corrupt(r.dir, "file ends inside the chunk")
+		}
+		if crc32.Update(s.CRCFrom, castagnoli, b) != s.CRCAfter {
+			return buf[:0], h.corrupt(r.dir, fmt.Sprintf("checksum mismatch from octet %d to %d of the chunk", s.From, s.To))
+		}
+		buf = buf[:len(buf)+len(b)]
+	}
+	return buf, nil
+}
+
+// Expect tells the kernel that the spans, or without any the whole chunk, will be read soon.
+func (r *Recording) Expect(h *ChunkHeader, spans []Span) {
+	f, err := r.file(h.Segment)
+	if err != nil {
+		return // told when it is read
+	}
+	if len(spans) == 0 {
+		f.expect(h.Offset, int64(h.Length))
+	}
+	for _, s := range spans {
+		f.expect(h.Offset+int64(s.From), int64(s.To-s.From))
+	}
+}
