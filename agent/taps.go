@@ -51,6 +51,12 @@ func (a *Agent) LeftTaps() (dirs, devices []string, err error) {
 	return bpftap.Orphans(a.tapConfig())
 }
 
+// OpenVSwitch asks the Open vSwitch of this host, if there is one, whether taps can be made there, and which version it is.
+func (a *Agent) OpenVSwitch(ctx context.Context) (version string, there bool, err error) {
+	version, err = a.taps.ovs.Examine(ctx)
+	return version, a.taps.ovs.Present(), err
+}
+
 // tapConfig is that of the driver.
 func (a *Agent) tapConfig() bpftap.Config { return bpftap.Config{Instance: a.keep.nodeID, Log: a.log} }
 
@@ -87,11 +93,6 @@ func (a *Agent) findDevice(d tap.Device) (reconcile.Place, bool) {
 	for i := range devices {
 		if d.MAC != "" && sameMAC(&devices[i]) {
 			return place(&devices[i])
-		}
-	}
-	if d.MAC == "" || d.IfaceID != "" { // a port that has no kernel device
-		if name, ok, err := a.taps.ovs.Find(context.Background(), d); err == nil && ok {
-			return reconcile.Place{Name: name}, true
 		}
 	}
 	return reconcile.Place{}, false

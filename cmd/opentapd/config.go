@@ -69,6 +69,7 @@ type config struct {
 
 	Taps struct {
 		Underlay    []string `yaml:"underlay"` // addresses where other nodes reach this one with copies; none = all its own
+		OVSDB       string   `yaml:"ovsdb"`    // socket of Open vSwitch's database server; "" = its usual place
 		MaxServices int      `yaml:"max_services_per_project"`
 		MaxFlows    int      `yaml:"max_flows_per_project"`
 		MaxMirrors  int      `yaml:"max_mirrors_per_project"`
@@ -466,6 +467,7 @@ func (c *config) agent(version, node string) agent.Config {
 	out.StateDir, out.CaptureDir = filepath.Join(c.DataDir, "agent"), c.captureDir()
 	out.SysfsRoot = c.Sensors.Sysfs
 	out.Underlay, _ = c.underlay() // check has seen it
+	out.OVSDB = c.Taps.OVSDB
 	out.Capture.Ring.Blocks, out.Capture.Ring.BlockSize = c.Ring.Blocks, int(c.Ring.BlockSize)
 	out.Segment.NoIndex = !c.Segments.Index
 	out.Capture.Dedicated = c.dedicated()

@@ -33,6 +33,8 @@ func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) contr
 		})
 		if ag != nil {
 			x.Findings = append(x.Findings, tapFinding(ag.LeftTaps()))
+			version, there, err := ag.OpenVSwitch(ctx)
+			x.Findings = append(x.Findings, switchFinding(version, there || cfg.Taps.OVSDB != "", err))
 		}
 		x.Findings = append(x.Findings, chain(auditDir(cfg)))
 		if shown != nil {
@@ -42,6 +44,21 @@ func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) contr
 			x.Findings = append(x.Findings, want.Finding{Check: "agent", Severity: want.Warn, Text: p, Fix: "see the log of opentapd around the time when this began"})
 		}
 		return x, ctx.Err()
+	}
+}
+
+// switchFinding tells whether ports of this host's Open vSwitch can be tapped; expected, whether there should be one.
+func switchFinding(version string, expected bool, err error) want.Finding {
+	const check = "open_vswitch"
+	switch {
+	case err == nil:
+		return want.Finding{Check: check, Severity: want.Fine, Text: "ports of Open vSwitch " + version + " can be tapped"}
+	case !expected:
+		return want.Finding{Check: check, Severity: want.Fine, Text: "there is no Open vSwitch on this host"}
+	}
+	return want.Finding{
+		Check: check, Severity: want.Warn, Text: "ports of Open vSwitch cannot be tapped: " + err.Error(),
+		Fix: "start Open vSwitch, or say in taps.ovsdb where the socket of its database is; opentapd must be able to write to it and to the control socket of ovs-vswitchd beside it",
 	}
 }
 

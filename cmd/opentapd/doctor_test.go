@@ -13,7 +13,10 @@ import (
 )
 
 func TestTheDoctorLooksAtTheRunningHost(t *testing.T) {
-	p := launch(t, "0.0.0.0:0", func(c *config) { c.origins = originsOf(*c, map[string]bool{"listen": true}) })
+	p := launch(t, "0.0.0.0:0", func(c *config) {
+		c.Taps.OVSDB = filepath.Join(t.TempDir(), "nothing")
+		c.origins = originsOf(*c, map[string]bool{"listen": true})
+	})
 	ctx := context.Background()
 	tr := client.Trust{CA: filepath.Join(p.dir, "tls", "ca.pem")}
 	admin := p.client(t, "https", p.token, tr)
@@ -31,7 +34,7 @@ func TestTheDoctorLooksAtTheRunningHost(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	if severity["audit"] != want.Fine || severity["certificate"] != want.Fine || severity["leftovers"] != want.Warn || severity["disk_data"] == "" || x.Node != "here" {
+	if severity["audit"] != want.Fine || severity["certificate"] != want.Fine || severity["leftovers"] != want.Warn || severity["disk_data"] == "" || severity["open_vswitch"] != want.Warn || x.Node != "here" {
 		t.Errorf("%+v", x)
 	}
 	origin := make(map[string]string)

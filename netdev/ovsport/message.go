@@ -2,13 +2,16 @@ package ovsport
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 )
 
 // monitor asks for the interfaces and their changes, RFC 7047 section 4.1.5.
-const monitor = `{"method":"monitor","params":["Open_vSwitch","ports",{"Interface":{"columns":["name","external_ids"]}}],"id":"monitor"}`
+const monitor = `{"method":"monitor","params":["Open_vSwitch","ports",{"Interface":{"columns":["name","type","mac_in_use","mtu","link_state","external_ids"]}}],"id":"monitor"}`
 
 // message is any JSON-RPC 1.0 message: a request, a notification or an answer.
 type message struct {
@@ -27,8 +30,31 @@ type tables struct {
 }
 
 type row struct {
-	Name        string `json:"name"`
-	ExternalIDs ids    `json:"external_ids"`
+	Name        string          `json:"name"`
+	Type        string          `json:"type"`
+	MAC         json.RawMessage `json:"mac_in_use"` // string, or an empty set
+	MTU         json.RawMessage `json:"mtu"`        // number, or an empty set
+	Link        json.RawMessage `json:"link_state"` // string, or an empty set
+	ExternalIDs ids             `json:"external_ids"`
+}
+
+// kernelTypes are the types of interfaces that a kernel device of their name stands for; patches are no ports at all, but joints between bridges
+// (ovs-vswitchd.conf.db(5), table Interface).
+var kernelTypes = []string{"", "system", "internal", "tap", "afxdp", "afxdp-nonpmd", "patch"}
+
+// port is what a row says; ok is false if it is of no interest. Columns of another kind are left out: nothing is said of them.
+func (r *row) port() (p Port, ok bool) {
+	p = Port{Name: r.Name, IfaceID: r.ExternalIDs["iface-id"]}
+	if len(p.IfaceID) > maxIfaceID {
+		p.IfaceID = ""
+	}
+	if !slices.Contains(kernelTypes, r.Type) && len(r.Name) <= maxName {
+		p.Type = r.Type
+		var link string
+		_, _, _ = json.Unmarshal(r.MAC, &p.MAC), json.Unmarshal(r.MTU, &p.MTU), json.Unmarshal(r.Link, &link)
+		p.Up = link == "up"
+	}
+	return p, p.Name != "" && (p.IfaceID != "" || p.Type != "")
 }
 
 // ids is a map of RFC 7047 section 5.1: ["map", [[key, value], …]].
@@ -57,13 +83,16 @@ func (m *ids) UnmarshalJSON(b []byte) error {
 
 // state is what the server has told.
 type state struct {
-	rows map[string]row // by UUID; those with an iface-id alone
+	rows map[string]Port // by UUID
 }
 
-func newState() *state { return &state{rows: make(map[string]row)} }
+func newState() *state { return &state{rows: make(map[string]Port)} }
 
-// maxIfaceID bounds an id in octets; Neutron's have 36.
-const maxIfaceID = 255
+// Bounds of what is taken over, octets; Neutron's ids have 36, and names of devices 15.
+const (
+	maxIfaceID = 255
+	maxName    = 64
+)
 
 // take takes over one message. answer is to be sent back; changed says that ids may be others now.
 func (s *state) take(m *message) (answer []byte, changed bool, err error) {
@@ -97,21 +126,17 @@ func (s *state) update(b json.RawMessage) error {
 	}
 	for uuid, r := range t.Interface {
 		delete(s.rows, uuid)
-		if r.New == nil || r.New.Name == "" {
+		if r.New == nil {
 			continue
 		}
-		if id := r.New.ExternalIDs["iface-id"]; id != "" && len(id) <= maxIfaceID {
-			s.rows[uuid] = *r.New
+		if p, ok := r.New.port(); ok {
+			s.rows[uuid] = p
 		}
 	}
 	return nil
 }
 
-// ids are the ids by the interfaces' names.
-func (s *state) ids() map[string]string {
-	out := make(map[string]string, len(s.rows))
-	for _, r := range s.rows {
-		out[r.Name] = r.ExternalIDs["iface-id"]
-	}
-	return out
+// ports are those ports, in the order of their names.
+func (s *state) ports() []Port {
+	return slices.SortedFunc(maps.Values(s.rows), func(a, b Port) int { return cmp.Compare(a.Name, b.Name) })
 }

@@ -1,4 +1,4 @@
-// Package ovsport follows whose ports the interfaces of Open vSwitch are.
+// Package ovsport follows the ports of Open vSwitch: whose they are, and which have no kernel device.
 //
 // Runs in: agent
 //
@@ -15,8 +15,8 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -25,6 +25,16 @@ const DefaultSocket = "/var/run/openvswitch/db.sock"
 
 // absentPause is how long it is waited before looking again whether Open vSwitch is there.
 const absentPause = 10 * time.Second
+
+// Port is an interface of Open vSwitch that has an iface-id, or no kernel device of its name.
+type Port struct {
+	Name    string
+	IfaceID string // "" = nobody noted whose it is
+	Type    string // such as dpdkvhostuserclient; "" = a kernel device stands for it, and the rest is the kernel's to say
+	MAC     string
+	MTU     int // octets; 0 = Open vSwitch does not say
+	Up      bool
+}
 
 // Watcher follows one database server.
 type Watcher struct {
@@ -35,18 +45,17 @@ type Watcher struct {
 // New makes a watcher of the server at a Unix socket. It is inert.
 func New(socket string, log *slog.Logger) *Watcher { return &Watcher{socket: socket, log: log} }
 
-// Run calls fn with the iface-id of each interface that has one, by the interface's name, at the begin and whenever that
-// changes, until ctx ends. fn owns the map. Where there is no Open vSwitch it is looked for again from time to time; while
-// its server is away, what it said stays true.
-func (w *Watcher) Run(ctx context.Context, fn func(ids map[string]string)) error {
-	told := map[string]string{}
+// Run calls fn with the ports, in the order of their names, at the begin and whenever they change, until ctx ends. fn owns the
+// slice. Where there is no Open vSwitch it is looked for again from time to time; while its server is away, what it said stays true.
+func (w *Watcher) Run(ctx context.Context, fn func([]Port)) error {
+	var told []Port
 	pause := time.Second
 	for {
-		err := w.follow(ctx, func(ids map[string]string) {
+		err := w.follow(ctx, func(ports []Port) {
 			pause = time.Second
-			if !maps.Equal(ids, told) {
-				told = ids
-				fn(maps.Clone(ids))
+			if !slices.Equal(ports, told) {
+				told = ports
+				fn(slices.Clone(ports))
 			}
 		})
 		switch {
@@ -67,7 +76,7 @@ func (w *Watcher) Run(ctx context.Context, fn func(ids map[string]string)) error
 }
 
 // follow reads what is there and then what changes, until the connection ends.
-func (w *Watcher) follow(ctx context.Context, fn func(map[string]string)) error {
+func (w *Watcher) follow(ctx context.Context, fn func([]Port)) error {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", w.socket)
 	if err != nil {
 		return err
@@ -95,7 +104,7 @@ func (w *Watcher) follow(ctx context.Context, fn func(map[string]string)) error 
 			}
 		}
 		if changed {
-			fn(s.ids())
+			fn(s.ports())
 		}
 	}
 }

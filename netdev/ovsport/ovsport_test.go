@@ -17,9 +17,23 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// idsOf are the iface-ids by the ports' names.
+func idsOf(ports []Port) map[string]string {
+	out := make(map[string]string)
+	for _, p := range ports {
+		out[p.Name] = p.IfaceID
+	}
+	return out
+}
+
 // What real servers send, in their order.
 func TestTake(t *testing.T) {
 	s := newState()
+	defer func() {
+		if got, want := s.ports()[1], (Port{Name: "vhu1", IfaceID: "p4", Type: "dpdkvhostuserclient", MAC: "00:00:00:00:00:07", MTU: 9000, Up: true}); got != want {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	}()
 	for _, c := range []struct {
 		name, in, answer string
 		changed, bad     bool
@@ -41,6 +55,12 @@ func TestTake(t *testing.T) {
 			in:      `{"method":"update","id":null,"params":["ports",{"Interface":{"u1":{"old":{"name":"tap9"}},"u3":{"new":{"name":"tap3","external_ids":["map",[]]}}}}]}`,
 			changed: true, ids: map[string]string{},
 		},
+		{
+			name: "two without a device, and a joint",
+			in: `{"method":"update","id":null,"params":["ports",{"Interface":{"u4":{"new":{"name":"vhu1","type":"dpdkvhostuserclient","mac_in_use":"00:00:00:00:00:07","mtu":9000,"link_state":"up","external_ids":["map",[["iface-id","p4"]]]}},` +
+				`"u5":{"new":{"name":"dpdk0","type":"dpdk","mac_in_use":["set",[]],"mtu":["set",[]],"link_state":["set",[]],"external_ids":["map",[]]}},"u6":{"new":{"name":"joint","type":"patch","external_ids":["map",[]]}}}}]}`,
+			changed: true, ids: map[string]string{"vhu1": "p4", "dpdk0": ""},
+		},
 		{name: "refused", in: `{"id":"monitor","error":{"error":"unknown database"},"result":null}`, bad: true},
 		{name: "no map", in: `{"method":"update","params":["ports",{"Interface":{"u1":{"new":{"name":"x","external_ids":["set",[]]}}}}]}`, bad: true},
 		{name: "half an update", in: `{"method":"update","params":["ports"]}`, bad: true},
@@ -55,7 +75,7 @@ func TestTake(t *testing.T) {
 		if string(answer) != c.answer || err == nil && changed != c.changed || (err != nil) != c.bad {
 			t.Errorf("%s: %s, %v, %v", c.name, answer, changed, err)
 		}
-		if got := s.ids(); c.ids != nil && !maps.Equal(got, c.ids) {
+		if got := idsOf(s.ports()); c.ids != nil && !maps.Equal(got, c.ids) {
 			t.Errorf("%s: %v", c.name, got)
 		}
 	}
@@ -74,9 +94,9 @@ func FuzzTake(f *testing.F) {
 		if answer, _, err := s.take(&m); answer != nil && err != nil {
 			t.Error("both an answer and an error")
 		}
-		for name, id := range s.ids() {
-			if name == "" || id == "" || len(id) > maxIfaceID {
-				t.Errorf("%q has %q", name, id)
+		for _, p := range s.ports() {
+			if p.Name == "" || p.IfaceID == "" && p.Type == "" || len(p.IfaceID) > maxIfaceID {
+				t.Errorf("%+v", p)
 			}
 		}
 	})
@@ -124,7 +144,7 @@ func TestWithOpenVSwitch(t *testing.T) {
 	stop := serve()
 	defer func() { stop() }()
 	go func() {
-		done <- New(sock, slog.New(slog.DiscardHandler)).Run(ctx, func(ids map[string]string) { heard <- ids })
+		done <- New(sock, slog.New(slog.DiscardHandler)).Run(ctx, func(ports []Port) { heard <- idsOf(ports) })
 	}()
 	await := func(what string, want map[string]string) {
 		t.Helper()

@@ -92,25 +92,58 @@ func (d *Driver) settle(ctx context.Context, steps []ovsdb.Operation) error {
 // forgetFlows has ovs-vswitchd forget what it cached of flows that run: it keeps using what it found before there was a
 // mirror (seen with 3.1). It finds all of it anew with the next packets; no rule is touched.
 func (d *Driver) forgetFlows() error {
+	conn, err := d.control()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var said any
+	return ovsdb.NewConn(conn).Call("revalidator/purge", []string{}, &said)
+}
+
+// control opens the control socket of ovs-vswitchd.
+func (d *Driver) control() (net.Conn, error) {
 	path := d.cfg.Control
 	if path == "" {
 		dir := filepath.Dir(d.cfg.Socket)
 		pid, err := os.ReadFile(filepath.Join(dir, "ovs-vswitchd.pid"))
 		if err != nil {
-			return fmt.Errorf("find the control socket of ovs-vswitchd: %w", err)
+			return nil, fmt.Errorf("find the control socket of ovs-vswitchd: %w", err)
 		}
 		path = filepath.Join(dir, "ovs-vswitchd."+strings.TrimSpace(string(pid))+".ctl")
 	}
 	conn, err := net.DialTimeout("unix", path, timeout)
 	if err != nil {
-		return fmt.Errorf("reach ovs-vswitchd: %w", err)
+		return nil, fmt.Errorf("reach ovs-vswitchd: %w", err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}
+
+// Examine asks both daemons of Open vSwitch whether they let taps be made, and which version it is. Nothing is changed.
+func (d *Driver) Examine(ctx context.Context) (version string, err error) {
+	if !d.Present() {
+		return "", errAbsent(d.cfg.Socket)
+	}
+	r, err := d.transact(ctx, ovsdb.Operation{"op": "select", "table": database, "where": []any{}, "columns": []string{"ovs_version"}})
+	if err != nil {
+		return "", err
+	}
+	conn, err := d.control()
+	if err != nil {
+		return "", err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return err
-	}
 	var said any
-	return ovsdb.NewConn(conn).Call("revalidator/purge", []string{}, &said)
+	if err := ovsdb.NewConn(conn).Call("version", []string{}, &said); err != nil {
+		return "", err
+	}
+	if len(r[0].Rows) == 0 {
+		return "", errors.New("the database of Open vSwitch was never set up")
+	}
+	return r[0].Rows[0].String("ovs_version"), nil
 }
 
 // view is what the database has of bridges.
@@ -124,8 +157,7 @@ type view struct {
 // port is a port of a bridge.
 type port struct {
 	uuid, bridge ovsdb.UUID
-	of           string // the bridge's name
-	ifaceID      string
+	of           string    // the bridge's name
 	mtu          int       // octets; 0 = Open vSwitch does not say
 	tags         ovsdb.Row // how it treats VLAN tags
 }
@@ -166,19 +198,6 @@ func (v *view) fed(feed string) *mirror {
 	return nil
 }
 
-// find finds a port by its iface-id, or else by its name.
-func (v *view) find(dev tap.Device) (string, bool) {
-	if dev.IfaceID != "" {
-		for name, p := range v.ports {
-			if p.ifaceID == dev.IfaceID {
-				return name, true
-			}
-		}
-	}
-	_, ok := v.ports[dev.Name]
-	return dev.Name, ok
-}
-
 // forget has the next one who asks look anew.
 func (d *Driver) forget() {
 	d.mu.Lock()
@@ -207,7 +226,7 @@ func (d *Driver) look(ctx context.Context) (*view, error) {
 	}
 	r, err := d.transact(ctx, selectAll("Bridge", "name", "ports", "mirrors"),
 		selectAll("Port", append([]string{"name", "external_ids", "other_config", "interfaces"}, tagColumns...)...),
-		selectAll("Mirror", "external_ids", "statistics"), selectAll("Interface", "name", "external_ids", "mtu"))
+		selectAll("Mirror", "external_ids", "statistics"), selectAll("Interface", "mtu"))
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +250,6 @@ func (d *Driver) look(ctx context.Context) (*view, error) {
 		}
 		x := &port{uuid: own(p), bridge: own(b), of: b.String("name"), tags: tagsOf(p)}
 		if list := p.UUIDs("interfaces"); len(list) > 0 { // of a bond the first stands for all
-			x.ifaceID = ifaces[list[0]].Map("external_ids")["iface-id"]
 			if n, ok := ifaces[list[0]].Int("mtu"); ok {
 				x.mtu = int(n)
 			}

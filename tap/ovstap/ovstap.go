@@ -71,31 +71,19 @@ func (d *Driver) Name() string { return "ovs" }
 // Close implements tap.Driver. The copier is closed by whoever opened it.
 func (d *Driver) Close() error { return nil }
 
-// Takes implements tap.Driver: ports of a bridge of Open vSwitch.
+// Takes implements tap.Driver: ports of a bridge of Open vSwitch, as they were half a second ago at the latest.
 func (d *Driver) Takes(dev tap.Device) error {
-	_, ok, err := d.Find(context.Background(), dev)
-	if err == nil && !ok {
-		err = fmt.Errorf("%w: %s is no port of Open vSwitch", tap.ErrUnsupported, dev.Name)
+	if v := d.glance(); v != nil && v.ports[dev.Name] != nil {
+		return nil
 	}
-	return err
-}
-
-// Find finds a port by its iface-id, or else by its name, as it was half a second ago at the latest.
-func (d *Driver) Find(ctx context.Context, dev tap.Device) (name string, ok bool, err error) {
-	if !d.Present() {
-		return "", false, errAbsent(d.cfg.Socket)
-	}
-	if v := d.glance(); v != nil {
-		if name, ok = v.find(dev); ok {
-			return name, true, nil
-		}
-	}
-	v, err := d.look(ctx)
+	v, err := d.look(context.Background())
 	if err != nil {
-		return "", false, err
+		return err
 	}
-	name, ok = v.find(dev)
-	return name, ok, nil
+	if v.ports[dev.Name] == nil {
+		return fmt.Errorf("%w: %s is no port of Open vSwitch", tap.ErrUnsupported, dev.Name)
+	}
+	return nil
 }
 
 func errAbsent(socket string) error {
