@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/big"
 	"net/http"
+	"reflect"
 	"sort"
 	"strings"
 
@@ -47,7 +49,10 @@ func body(w http.ResponseWriter, r *http.Request) (object, error) {
 	dec := json.NewDecoder(strings.NewReader(string(b)))
 	dec.UseNumber()
 	var v any
-	if err := dec.Decode(&v); err != nil || dec.More() {
+	if err := dec.Decode(&v); err != nil {
+		return nil, badRequest("Body contains invalid data")
+	}
+	if _, err := dec.Token(); err != io.EOF {
 		return nil, badRequest("Body contains invalid data")
 	}
 	o, ok := v.(object)
@@ -130,7 +135,7 @@ func sameProject(o object) error {
 	t, hasT := o["tenant_id"]
 	p, hasP := o["project_id"]
 	switch {
-	case hasT && hasP && t != p:
+	case hasT && hasP && !reflect.DeepEqual(t, p): // what is no string cannot be compared otherwise, and is refused soon
 		return badRequest("'project_id' and 'tenant_id' do not match")
 	case hasT:
 		o["project_id"] = t
@@ -195,6 +200,9 @@ func wholeNumber(v any) (n uint32, text, ok bool) {
 	case string:
 		s, text = strings.TrimSpace(x), true
 	default:
+		return 0, false, false
+	}
+	if len(s) > 32 { // reading many digits takes long
 		return 0, false, false
 	}
 	if i, good := new(big.Int).SetString(s, 10); good && i.IsUint64() && i.Uint64() <= 1<<32-1 {
