@@ -67,8 +67,11 @@ type knownSession struct {
 	seen time.Time
 }
 
+// code opens a session for the holder of a token, or for who.
 type code struct {
-	token   string // id
+	token   string    // id
+	who     *visitor  // set: there is no token
+	ends    time.Time // with who: the session ends no later
 	expires time.Time
 }
 
@@ -77,14 +80,17 @@ type code struct {
 func (a *Authenticator) OpenSession(ctx context.Context, text string, remote netip.AddrPort) (Session, error) {
 	var tokenID string
 	if strings.HasPrefix(text, "oc_") {
-		id, ok := a.redeem(text)
+		c, ok := a.redeem(text)
 		if !ok {
 			if wait := a.wrong.failed(remote.Addr(), a.now()); wait > 0 {
 				return Session{}, &fault.Error{Kind: fault.Exhausted, Msg: "too many wrong codes from this address", RetryAfter: wait}
 			}
 			return Session{}, &fault.Error{Kind: fault.Unauthenticated, Msg: "the code is not valid: it was used, or is too old", Hint: "have a new one made by: opentap dashboard"}
 		}
-		tokenID = id
+		if c.who != nil {
+			return a.openVisit(ctx, c.who, c.ends, remote)
+		}
+		tokenID = c.token
 	} else {
 		if text == "" {
 			return Session{}, fault.New(fault.Unauthenticated, "a token is needed")
@@ -170,7 +176,6 @@ func (a *Authenticator) CloseSession(ctx context.Context, text string) error {
 // MakeCode makes a code for the holder of a token or a session. Codes are known to this controller alone, and not after a
 // restart.
 func (a *Authenticator) MakeCode(ctx context.Context, text string, remote netip.AddrPort) (Code, error) {
-	var tokenID string
 	if id, _, ok := splitSession(text); ok {
 		if _, err := a.UseSession(ctx, text, remote); err != nil {
 			return Code{}, err
@@ -179,17 +184,19 @@ func (a *Authenticator) MakeCode(ctx context.Context, text string, remote netip.
 		if err != nil {
 			return Code{}, err
 		}
-		tokenID = k.r.Token
-	} else {
-		if text == "" {
-			return Code{}, fault.New(fault.Unauthenticated, "a token is needed")
-		}
-		if _, err := a.Authenticate(ctx, text, remote); err != nil {
-			return Code{}, err
-		}
-		tokenID, _, _ = split(text)
+		return a.codeFor(code{token: k.r.Token, who: k.r.Who, ends: k.r.Expires})
 	}
-	return a.codeFor(tokenID)
+	if text == "" {
+		return Code{}, fault.New(fault.Unauthenticated, "a token is needed")
+	}
+	id, err := a.Authenticate(ctx, text, remote)
+	if err != nil {
+		return Code{}, err
+	}
+	if tokenID, _, ours := split(text); ours {
+		return a.codeFor(code{token: tokenID})
+	}
+	return a.codeFor(code{who: visitorOf(id), ends: a.now().Add(foreignSession)})
 }
 
 // CodeFor makes a code for the holder of a token that was just made here and may not be known yet.
@@ -198,10 +205,10 @@ func (a *Authenticator) CodeFor(token string) (Code, error) {
 	if !ok {
 		return Code{}, fault.New(fault.Unauthenticated, "the token is not valid")
 	}
-	return a.codeFor(id)
+	return a.codeFor(code{token: id})
 }
 
-func (a *Authenticator) codeFor(tokenID string) (Code, error) {
+func (a *Authenticator) codeFor(what code) (Code, error) {
 	var b [secretBytes]byte
 	rand.Read(b[:]) // never fails (crypto/rand)
 	c := Code{Text: "oc_" + coding.EncodeToString(b[:]), Expires: a.now().Add(codeLife)}
@@ -218,18 +225,19 @@ func (a *Authenticator) codeFor(tokenID string) (Code, error) {
 	if len(a.visits.codes) >= codesMax {
 		return Code{}, &fault.Error{Kind: fault.Exhausted, Msg: "too many codes wait to be used", RetryAfter: codeLife}
 	}
-	a.visits.codes[sha256.Sum256([]byte(c.Text))] = code{tokenID, c.Expires}
+	what.expires = c.Expires
+	a.visits.codes[sha256.Sum256([]byte(c.Text))] = what
 	return c, nil
 }
 
 // redeem uses a code up.
-func (a *Authenticator) redeem(text string) (tokenID string, ok bool) {
+func (a *Authenticator) redeem(text string) (c code, ok bool) {
 	a.visits.mu.Lock()
 	defer a.visits.mu.Unlock()
 	key := sha256.Sum256([]byte(text)) // finding it by its hash tells nothing about how much of it was right
-	c, ok := a.visits.codes[key]
+	c, ok = a.visits.codes[key]
 	delete(a.visits.codes, key)
-	return c.token, ok && a.now().Before(c.expires)
+	return c, ok && a.now().Before(c.expires)
 }
 
 // holder is who has the token, now.

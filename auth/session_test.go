@@ -144,3 +144,30 @@ func TestCode(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Who signed in elsewhere gets a code that can be used, and no more time by it.
+func TestACodeForWhoSignedInElsewhere(t *testing.T) {
+	b := start(t, nil)
+	s, err := b.OpenSessionFor(t.Context(), Identity{Name: "ann", Project: "blue", Role: "analyst", Via: "oidc"}, peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.clock.add(time.Minute)
+	code, err := b.MakeCode(t.Context(), s.Text, peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.OpenSession(t.Context(), code.Text, peer)
+	if err != nil || again.Holder.Name != "ann" || again.Holder.Project != "blue" || again.Holder.Via != "session, oidc" {
+		t.Fatalf("%+v, %v", again, err)
+	}
+	if !again.Expires.Equal(s.Expires) {
+		t.Errorf("the session ends at %s, and what it came from at %s", again.Expires, s.Expires)
+	}
+	if id, err := b.UseSession(t.Context(), again.Text, peer); err != nil || id.Name != "ann" || id.May(Administer) {
+		t.Errorf("%+v, %v", id, err)
+	}
+	if _, err := b.OpenSession(t.Context(), code.Text, peer); !fault.Is(err, fault.Unauthenticated) {
+		t.Errorf("the code twice: %v", err)
+	}
+}

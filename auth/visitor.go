@@ -27,7 +27,15 @@ const foreignSession = 8 * time.Hour
 
 // OpenSessionFor opens a session for somebody whom a Verifier has just named.
 func (a *Authenticator) OpenSessionFor(ctx context.Context, id Identity, remote netip.AddrPort) (Session, error) {
-	v := &visitor{Name: id.Name, Project: id.Project, Role: id.Role, Via: id.Via}
+	return a.openVisit(ctx, visitorOf(id), a.now().Add(foreignSession), remote)
+}
+
+func visitorOf(id Identity) *visitor {
+	return &visitor{Name: id.Name, Project: id.Project, Role: id.Role, Via: id.Via}
+}
+
+// openVisit opens a session that ends at a time.
+func (a *Authenticator) openVisit(ctx context.Context, v *visitor, ends time.Time, remote netip.AddrPort) (Session, error) {
 	holder, err := v.identity(remote)
 	if err != nil {
 		return Session{}, err
@@ -38,7 +46,7 @@ func (a *Authenticator) OpenSessionFor(ctx context.Context, id Identity, remote 
 	}
 	now := a.now().UTC().Truncate(time.Second)
 	sid, text, hash := mint()
-	r := sessionRecord{ID: sid, Token: user, Hash: hash, Created: now, Expires: now.Add(foreignSession), Who: v}
+	r := sessionRecord{ID: sid, Token: user, Hash: hash, Created: now, Expires: ends.UTC().Truncate(time.Second), Who: v}
 	value, err := json.Marshal(r)
 	if err != nil {
 		return Session{}, err
