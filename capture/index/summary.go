@@ -14,9 +14,9 @@ const (
 	summaryFixed   = 32
 	summaryTail    = 16
 	summaryPart    = 8
-	sieveBits      = 22      // of a key that are noted while a segment grows
+	sieveBits      = 21      // of a key that are noted while a segment grows
 	sieveSpare     = 3       // bits of a key beyond those that number the keys: how rarely another key is met by chance
-	sieveMost      = 1 << 20 // keys; with more there is no sieve
+	sieveMost      = 1 << 19 // keys; with more there is no sieve
 	sievePage      = 4096
 
 	// SummaryRead is how many octets from the end of a file are likely to hold all of a summary but its sieve.
