@@ -9,12 +9,6 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
-	"opentap/agent"
-	"opentap/auth"
-	"opentap/controller"
-	"opentap/neutron"
-	"opentap/point"
-	"opentap/store/etcd"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -22,6 +16,13 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"opentap/agent"
+	"opentap/auth"
+	"opentap/controller"
+	"opentap/neutron"
+	"opentap/point"
+	"opentap/store/etcd"
 )
 
 // defaultConfigFile is read when it exists and no other is named.
@@ -85,6 +86,7 @@ type config struct {
 		Age    duration `yaml:"age"`
 
 		Compress string `yaml:"compress"` // zstd; "" = not at all
+		Fanout   int    `yaml:"fanout"`
 	} `yaml:"recorders"`
 
 	Exporters []struct {
@@ -477,7 +479,7 @@ func (c *config) agent(version, node string) agent.Config {
 	out.Quota = agent.Quota{Bytes: int64(c.Retention.Quota), MinFree: int64(c.Retention.MinFree)}
 	for _, r := range c.Recorders {
 		out.Recorders = append(out.Recorders, agent.Recorder{
-			Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age), Compress: r.Compress == compressZstd,
+			Point: r.Point, Filter: r.Filter, Snap: r.Snap, Bytes: int64(r.Bytes), Age: time.Duration(r.Age), Compress: r.Compress == compressZstd, Fanout: r.Fanout,
 		})
 	}
 	out.Sensors, _ = c.sensors(node) // check has seen them
