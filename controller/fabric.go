@@ -17,6 +17,8 @@ import (
 	"opentap/fabric/session"
 	"opentap/fault"
 	"opentap/store"
+	"opentap/tap"
+	"opentap/tap/oftap"
 	"opentap/want"
 )
 
@@ -40,6 +42,13 @@ type fabricRoom struct {
 	rev    int64             // its mod revision; 0 = none
 	seen   int64             // revision of the store up to which that is true
 	told   chan struct{}     // closed and replaced at every change above
+	layout *fabric.Layout    // of wanted; nil = none
+
+	wishes  []oftap.Wish // taps that the fabric shall carry
+	carries bool         // they are known
+	refused map[string]error
+	taps    map[string]tap.Status // what became of them, and of services at switches
+	tapsRev int64                 // revision of the store that this is about
 }
 
 // ServeFabric has OpenFlow switches taken on a listener, which the controller closes. every is the time between comparisons
@@ -83,6 +92,7 @@ func (c *Controller) runFabric(ctx context.Context) {
 	wg.Go(func() { vote.run(ctx) })
 	wg.Go(func() { c.followFabric(ctx) })
 	wg.Go(func() { c.expirePolicies(ctx) })
+	wg.Go(func() { c.carryTaps(ctx) })
 	wg.Go(func() { _ = engine.Run(ctx) })
 	wg.Go(func() {
 		if err := session.NewServer(session.DefaultConfig(), engine, log).Run(ctx, c.fabric.listener); err != nil && ctx.Err() == nil {
@@ -189,14 +199,13 @@ func (c *Controller) takeFabric(kv *store.KV, rev int64) {
 	r := c.fabric
 	r.mu.Lock()
 	fresh := r.seen == 0 || r.rev != mod
-	r.wanted, r.rev, r.seen = f, mod, max(rev, 1)
+	r.wanted, r.rev, r.seen, r.layout = f, mod, max(rev, 1), l
 	close(r.told)
 	r.told = make(chan struct{})
-	engine := r.engine
-	r.mu.Unlock()
 	if fresh {
-		engine.Want(l)
+		r.weave()
 	}
+	r.mu.Unlock()
 }
 
 // awaitFabric waits until what is wanted is known up to a revision.
@@ -246,7 +255,17 @@ func (c *Controller) Fabric(ctx context.Context, id auth.Identity, fresh bool) (
 	if err != nil {
 		return want.FabricView{}, err
 	}
-	return e.View(ctx, fresh)
+	v, err := e.View(ctx, fresh)
+	return c.shownFabric(id, v), err
+}
+
+// shownFabric is the fabric as the caller may see it.
+func (c *Controller) shownFabric(id auth.Identity, v want.FabricView) want.FabricView {
+	v.Policies = c.ownPolicies(id, v.Policies)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.judgeExact(v.Policies)
+	return v
 }
 
 // mergeFabric is what a description makes of what is wanted: it replaces switches, ports and the like, and the policies it
@@ -299,16 +318,17 @@ func (c *Controller) SetFabric(ctx context.Context, id auth.Identity, f want.Fab
 	}); err != nil {
 		return want.FabricView{}, err
 	}
-	return c.settledFabric(ctx, e)
+	return c.settledFabric(ctx, id, e)
 }
 
 // settledFabric waits a little until no policy is pending, and shows the fabric.
-func (c *Controller) settledFabric(ctx context.Context, e *reconcile.Engine) (want.FabricView, error) {
+func (c *Controller) settledFabric(ctx context.Context, id auth.Identity, e *reconcile.Engine) (want.FabricView, error) {
 	wait, cancel := context.WithTimeout(ctx, c.cfg.SettleWait)
 	defer cancel()
 	for {
 		done := e.Await(wait)
 		v, err := e.View(ctx, false)
+		v = c.shownFabric(id, v)
 		pending := slices.ContainsFunc(v.Policies, func(p want.FabricPolicyView) bool { return p.State == want.PolicyPending })
 		if err != nil || done != nil || !pending {
 			return v, err
@@ -322,21 +342,28 @@ func (c *Controller) settledFabric(ctx context.Context, e *reconcile.Engine) (wa
 
 // putFabric checks, records and stores what is wanted, if nobody else did meanwhile.
 func (c *Controller) putFabric(ctx context.Context, id auth.Identity, action, object string, f want.Fabric, rev int64, details map[string]string) error {
+	if err := byHand(&f); err != nil {
+		return err
+	}
 	if _, err := fabric.NewLayout(f); err != nil {
 		return err
 	}
+	c.mu.Lock()
+	places := fabricPlaces(&f, c.taps.nodes[fabricNode], time.Now().UTC().Round(0))
+	c.mu.Unlock()
 	b, err := json.Marshal(f)
-	if err != nil {
+	p, perr := json.Marshal(places)
+	if err := errors.Join(err, perr); err != nil {
 		return err
 	}
 	if err := c.record(ctx, id, action, object, id.Project, details); err != nil {
 		return err
 	}
-	return c.swapFabric(ctx, rev, store.Put(fabricWanted, b))
+	return c.swapFabric(ctx, rev, store.Put(fabricWanted, b), store.Put(placePrefix+fabricNode, p))
 }
 
-func (c *Controller) swapFabric(ctx context.Context, rev int64, op store.Op) error {
-	now, err := c.store.Txn(ctx, []store.Compare{{Key: fabricWanted, ModRevision: rev}}, []store.Op{op})
+func (c *Controller) swapFabric(ctx context.Context, rev int64, ops ...store.Op) error {
+	now, err := c.store.Txn(ctx, []store.Compare{{Key: fabricWanted, ModRevision: rev}}, ops)
 	if errors.Is(err, store.ErrConflict) {
 		return fault.New(fault.Conflict, "the fabric was changed at the same time; look at it and try again")
 	}
@@ -358,7 +385,7 @@ func (c *Controller) DeleteFabric(ctx context.Context, id auth.Identity) error {
 	if err := c.record(ctx, id, "fabric.delete", "", id.Project, nil); err != nil {
 		return err
 	}
-	if err := c.swapFabric(ctx, rev, store.Delete(fabricWanted)); err != nil {
+	if err := c.swapFabric(ctx, rev, store.Delete(fabricWanted), store.Delete(placePrefix+fabricNode)); err != nil {
 		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, c.cfg.SettleWait)
@@ -377,11 +404,21 @@ func (c *Controller) PlanFabric(ctx context.Context, id auth.Identity, f want.Fa
 	if err != nil {
 		return want.FabricPlan{}, err
 	}
-	l, err := fabric.NewLayout(mergeFabric(old, f, prune, id.Name, time.Now().UTC()))
+	f = mergeFabric(old, f, prune, id.Name, time.Now().UTC())
+	if err := byHand(&f); err != nil {
+		return want.FabricPlan{}, err
+	}
+	l, err := fabric.NewLayout(f)
 	if err != nil {
 		return want.FabricPlan{}, err
 	}
-	return e.Plan(ctx, l)
+	l, _ = oftap.With(l, c.fabric.Carried())
+	p, err := e.Plan(ctx, l)
+	p.Policies = c.ownPolicies(id, p.Policies)
+	for i := range p.Switches {
+		p.Switches[i].Changes = slices.DeleteFunc(p.Switches[i].Changes, func(ch want.RuleChange) bool { return c.hidden(id, ch.Why) })
+	}
+	return p, err
 }
 
 // VerifyFabric reads the switches and compares them with what they should be. It changes nothing.
@@ -390,7 +427,9 @@ func (c *Controller) VerifyFabric(ctx context.Context, id auth.Identity) (want.F
 	if err != nil {
 		return want.FabricReport{}, err
 	}
-	return e.Verify(ctx)
+	r, err := e.Verify(ctx)
+	r.Findings = slices.DeleteFunc(r.Findings, func(f want.FabricFinding) bool { return c.hidden(id, f.Text) })
+	return r, err
 }
 
 // FabricDrift is the drift log.
@@ -399,7 +438,7 @@ func (c *Controller) FabricDrift(ctx context.Context, id auth.Identity) ([]want.
 	if err != nil {
 		return nil, err
 	}
-	return e.Drift(), nil
+	return slices.DeleteFunc(e.Drift(), func(d want.FabricDrift) bool { return c.hidden(id, d.Text) }), nil
 }
 
 // FabricPolicy shows a policy with its counters, read from the switches now.
@@ -412,7 +451,7 @@ func (c *Controller) FabricPolicy(ctx context.Context, id auth.Identity, name st
 	if err != nil {
 		return want.FabricPolicyView{}, err
 	}
-	for _, p := range v.Policies {
+	for _, p := range c.shownFabric(id, v).Policies {
 		if p.Name == name {
 			return p, nil
 		}
@@ -449,7 +488,7 @@ func (c *Controller) SetFabricPolicy(ctx context.Context, id auth.Identity, name
 	}); err != nil {
 		return v, false, err
 	}
-	view, err := c.settledFabric(ctx, e)
+	view, err := c.settledFabric(ctx, id, e)
 	for _, p := range view.Policies {
 		if p.Name == name {
 			return p, created, err
@@ -467,6 +506,9 @@ func list(names []string) string {
 func (c *Controller) DeleteFabricPolicy(ctx context.Context, id auth.Identity, name string) error {
 	e, _, _, err := c.fabricFor(ctx, id, "fabric.policy.delete", name, auth.Administer)
 	if err != nil {
+		return err
+	}
+	if err := mayNotEnd(name); err != nil {
 		return err
 	}
 	if err := c.dropPolicies(ctx, id, "fabric.policy.delete", func(p want.FabricPolicy) bool { return p.Name == name }); err != nil {

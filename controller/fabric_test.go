@@ -35,10 +35,12 @@ func weave(t *testing.T, st store.Store) (*Controller, *trail) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.SetHub(&hub{c: c})
 	c.ServeFabric(l, time.Hour, "one")
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { c.runFabric(ctx) })
+	wg.Go(func() { _ = c.follow(ctx) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		if _, _, _, err := c.theFabric(); err == nil {

@@ -108,6 +108,9 @@ func (c *Controller) mayFlow(id auth.Identity, f *tap.Flow) ([]store.Compare, er
 	if s.Service.PortID == src.ID {
 		return nil, fault.Field("source_port", "is the service's own port: its copies would be copied")
 	}
+	if err := c.carriable(f, id.May(auth.Administer) && f.Project == id.Project); err != nil {
+		return nil, err
+	}
 	need := append(c.unchangedPort(src.ID), c.unchangedPort(s.Service.PortID)...)
 	return append(need, store.Compare{Key: servicePrefix + s.Service.ID, ModRevision: s.rev}), nil
 }
@@ -151,6 +154,9 @@ func (c *Controller) UpdateTapFlow(ctx context.Context, id auth.Identity, name s
 		}
 		if n.Flow == f.Flow {
 			return nil, nil, nil
+		}
+		if err := c.carriable(&n.Flow, n.Admin); err != nil {
+			return nil, nil, err
 		}
 		value, err := json.Marshal(&n)
 		return []store.Compare{{Key: flowPrefix + fid, ModRevision: f.rev}}, []store.Op{store.Put(flowPrefix+fid, value)}, err

@@ -41,6 +41,7 @@ func (w *world) lower(nodeID string) tap.Set {
 			set.Sinks = append(set.Sinks, w.sink(s, tap.Device{Name: at.device}, nodeID))
 		}
 	}
+	w.lowerCables(nodeID, &set)
 	slices.SortFunc(set.Sources, func(a, b tap.Source) int { return strings.Compare(a.ID, b.ID) })
 	slices.SortFunc(set.Sinks, func(a, b tap.Sink) int { return strings.Compare(a.ID, b.ID) })
 	return set
@@ -142,33 +143,42 @@ func (w *world) target(s *storedService) (at place, ok bool) {
 
 // source is what a flow means at one place of its source port; why is not "" when it means nothing there.
 func (w *world) source(f *storedFlow, at place) (s tap.Source, why string) {
+	s, _, _, why = w.legs(f, at)
+	return s, why
+}
+
+// legs is source, and what is to be done elsewhere for it when copies go through the fabric; see switched.
+func (w *world) legs(f *storedFlow, at place) (s tap.Source, more *tap.Source, moreAt, why string) {
 	if why := w.flowRefused(f); why != "" {
-		return s, why
+		return s, nil, "", why
 	}
 	svc := w.services[f.Flow.ServiceID]
 	to, ok := w.target(svc)
 	if !ok {
-		return s, "the service's port is on no node now"
+		return s, nil, "", "the service's port is on no node now"
 	}
 	s = tap.Source{ID: f.Flow.ID, Device: w.identify(at, f.Flow.PortID), Direction: f.Flow.Direction, Options: f.Flow.Options}
 	s.Options.Expires = earlier(f.Flow.Options.Expires, svc.Service.Options.Expires)
+	if at.nodeID == fabricNode || to.nodeID == fabricNode {
+		return w.switched(f, svc, s, at, to)
+	}
 	if to.nodeID == at.nodeID {
 		if to == at {
-			return s, "source and destination are the same device"
+			return s, nil, "", "source and destination are the same device"
 		}
 		if w.devices[to] == nil {
 			s.To.Device = tap.Device{Name: to.device} // it is made
 		} else {
 			s.To.Device = w.identify(to, svc.Service.PortID)
 		}
-		return s, ""
+		return s, nil, "", ""
 	}
 	addr, ok := reach(w.nodes[at.nodeID].Underlay, w.nodes[to.nodeID].Underlay)
 	if !ok {
-		return s, "node " + w.nodes[at.nodeID].Node + " has no address from which it reaches node " + w.nodes[to.nodeID].Node
+		return s, nil, "", "node " + w.nodes[at.nodeID].Node + " has no address from which it reaches node " + w.nodes[to.nodeID].Node
 	}
 	s.To = tap.Target{Remote: addr, Encap: encapOf(svc), TunnelID: svc.Service.TunnelID, UDPPort: tap.NodePort(encapOf(svc))}
-	return s, ""
+	return s, nil, "", ""
 }
 
 func encapOf(s *storedService) tap.Encap {

@@ -12,6 +12,9 @@ import (
 
 // end is what a node says of a source or sink that was wished for at the revision. c.mu is held.
 func (c *Controller) end(role, nodeID, id string, rev int64) (tap.End, tap.Condition, string) {
+	if nodeID == fabricNode {
+		return c.switchEnd(role, id, rev)
+	}
 	e := tap.End{Role: role, NodeID: nodeID, Node: nodeID}
 	if p := c.taps.nodes[nodeID]; p != nil {
 		e.Node = p.Node
@@ -163,6 +166,7 @@ func (c *Controller) flowReport(f *storedFlow) tap.Report {
 			continue
 		}
 		e, cond, why := c.end("source", at.nodeID, f.Flow.ID, f.meant)
+		e, cond, why = c.overCable(&r, f, at, e, cond, why)
 		r.Ends = append(r.Ends, e)
 		sources, reasons = append(sources, cond), append(reasons, why)
 		r.Gaps = append(r.Gaps, c.moveGap(at, &e)...)

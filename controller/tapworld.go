@@ -83,6 +83,8 @@ type storedDevice struct {
 	Rival   bool      `json:"rival,omitempty"` // it came while its port was at another node, which has it still: copies go there
 	Left    time.Time `json:"left,omitzero"`   // when its port left the node before; see moveGap
 	From    string    `json:"from,omitempty"`  // the name of that node
+
+	Switch *switchPort `json:"switch,omitempty"` // of a port of a switch
 }
 
 // place is where a port is.
@@ -317,6 +319,9 @@ func (w *world) touchService(id string, kick map[string]bool) {
 // touchPort kicks all nodes that a port concerns, those of the other ends of its taps among them.
 func (w *world) touchPort(id string, kick map[string]bool) {
 	w.kickPort(id, kick)
+	if slices.ContainsFunc(w.places[id], func(p place) bool { return p.nodeID == fabricNode }) {
+		w.kickCables(w.nodes[fabricNode], kick)
+	}
 	for s := range w.servicesOf[id] {
 		w.touchService(s, kick)
 	}
@@ -421,6 +426,8 @@ func (w *world) setPort(id string, old, fresh *storedPort, kick map[string]bool)
 }
 
 func (w *world) setNode(id string, old, fresh *storedPlaces, kick map[string]bool) {
+	w.kickCables(old, kick)
+	w.kickCables(fresh, kick)
 	if old != nil {
 		for i := range old.Devices {
 			for _, t := range traits(old.Node, &old.Devices[i]) {

@@ -22,6 +22,9 @@ const (
 	In   Direction = "IN"
 	Out  Direction = "OUT"
 	Both Direction = "BOTH"
+
+	// Arriving is what comes in at the device, whoever its owner is. Only controllers ask for it.
+	Arriving Direction = "ARRIVING"
 )
 
 // Encap says how copies travel to another host.

@@ -113,7 +113,7 @@ var Rooms = map[string]Room{
 	}},
 	"controller": {Layer: Place, MayImport: []string{
 		"agentapi", "store", "auth", "audit", "filter", "filter/cbpf", "point", "pcap",
-		"tap", "tap/reconcile", "fabric", "fabric/session", "fabric/reconcile", "detect", "wire/probe",
+		"tap", "tap/reconcile", "tap/oftap", "fabric", "fabric/session", "fabric/reconcile", "detect", "wire/probe",
 	}},
 
 	"api/httpapi":  {Layer: Door, MayImport: doorImports},

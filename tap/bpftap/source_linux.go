@@ -109,6 +109,9 @@ func (d *Driver) plan(s tap.Source) (*plan, error) {
 	if p.InIsOut {
 		in, out = out, in
 	}
+	if s.Direction == tap.Arriving {
+		in, out = true, false
+	}
 	if s.Feed != "" {
 		in, out, p.InIsOut = false, true, s.Feed == tap.In
 	}
