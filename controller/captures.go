@@ -44,6 +44,7 @@ func (c *Controller) CreateCapture(ctx context.Context, id auth.Identity, r want
 	if err := c.room(id.Project); err != nil {
 		return want.View{}, false, err
 	}
+	s.Admin = id.May(auth.Administer)
 	q := s.Capture.Query
 	if err := c.record(ctx, id, "capture.start", s.Capture.ID, id.Project, map[string]string{
 		"uid": s.Capture.UID, "kind": string(s.Capture.Kind), "node": s.Node, "points": strings.Join(q.Points, ","), "filter": q.Filter,

@@ -14,6 +14,11 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
 	"opentap/agentapi"
 	"opentap/audit"
 	"opentap/auth"
@@ -24,10 +29,6 @@ import (
 	"opentap/store"
 	"opentap/tap"
 	"opentap/want"
-	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
 )
 
 // Config is what an administrator decides about captures.
@@ -122,6 +123,7 @@ type stored struct {
 	NodeID  string       `json:"node_id"`
 	Node    string       `json:"node"`
 	Request want.Request `json:"request"`         // as it was asked, to know a repetition
+	Admin   bool         `json:"admin,omitempty"` // an administrator began it
 	Final   *want.Status `json:"final,omitempty"` // its last word
 }
 
@@ -178,6 +180,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	wg.Go(func() { c.runFabric(ctx) })
 	wg.Go(func() { c.keepPlaces(ctx) })
 	wg.Go(func() { c.expireTaps(ctx) })
+	wg.Go(func() { c.keepNarrow(ctx) })
 	wg.Go(func() { c.followMembers(ctx) })
 	wg.Go(func() { c.followProjects(ctx) })
 	wg.Go(func() { c.broadcast(ctx) })

@@ -154,13 +154,14 @@ func (c *Controller) superviseDetect(ctx context.Context) {
 	defer streams.Wait()
 	ended := make(chan string)
 	for {
+		blind := c.blindRules()
 		d := c.detection
 		d.mu.Lock()
 		version, rulesChanged := d.version, d.changed
 		var rules []want.Rule
 		needsCollector := true
 		for _, name := range slices.Sorted(maps.Keys(d.rules)) {
-			if r := d.rules[name]; !r.Disabled {
+			if r := d.rules[name]; !r.Disabled && !blind[name] {
 				rules = append(rules, r.Rule)
 				if r.compiled.Input == want.InputPackets || r.compiled.Input == want.InputCounters {
 					needsCollector = false
@@ -338,6 +339,7 @@ func (c *Controller) endStale(now time.Time, away map[string]time.Time) {
 		connected[n.id.NodeName] = n.connected
 	}
 	c.mu.Unlock()
+	blind := c.blindRules()
 	d := c.detection
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -365,7 +367,7 @@ func (c *Controller) endStale(now time.Time, away map[string]time.Time) {
 		if last.IsZero() {
 			last, d.seen[e.ID] = now, now
 		}
-		gone := r == nil || r.Disabled
+		gone := r == nil || r.Disabled || blind[e.Rule]
 		if !gone { // a node that begins anew tells again what goes on, or it is over
 			patience := detectGrace + r.compiled.Hold + r.compiled.Window
 			gone = now.Sub(last) > patience || !away[e.Node].IsZero() && now.Sub(away[e.Node]) > patience

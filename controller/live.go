@@ -55,7 +55,16 @@ func (c *Controller) OpenLive(ctx context.Context, id auth.Identity, r want.Live
 	}
 	return &want.Retrieval{
 		Format: want.PcapNG, FileName: "opentap-live.pcapng", Size: -1,
-		Write: func(ctx context.Context, w io.Writer, _, _ int64) error { return c.live(ctx, nodes, section, w) },
+		Write: func(ctx context.Context, w io.Writer, _, _ int64) error {
+			ctx, done := c.whileSeen(ctx, id, nodes)
+			defer done()
+			err := c.live(ctx, nodes, section, w)
+			var f *fault.Error
+			if errors.As(context.Cause(ctx), &f) {
+				return f
+			}
+			return err
+		},
 		Close: func() error { return nil },
 	}, nil
 }

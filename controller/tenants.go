@@ -56,6 +56,7 @@ func (c *Controller) followProjectsOnce(ctx context.Context) error {
 	c.projects = fresh
 	c.tell()
 	c.mu.Unlock()
+	c.projectsChanged()
 	for b := range c.store.Watch(ctx, projectPrefix, rev+1) {
 		if b.Err != nil {
 			return b.Err
@@ -66,6 +67,7 @@ func (c *Controller) followProjectsOnce(ctx context.Context) error {
 		}
 		c.tell()
 		c.mu.Unlock()
+		c.projectsChanged()
 	}
 	return ctx.Err()
 }
