@@ -23,14 +23,21 @@ type tool struct {
 	command func(out string) (string, []string)
 	quiet   time.Duration // how long it may sit on packets: longer than its ring's timeout
 	ours    bool
+	xdp     bool // it takes the port over, so that nobody else can have a program there
 }
 
 var tools = []*tool{
 	{name: "opentap", ours: true, quiet: 150 * time.Millisecond, command: func(out string) (string, []string) {
-		return "/proc/self/exe", []string{childCapture, rxName, out, "index"}
+		return "/proc/self/exe", []string{childCapture, rxName, out, "index", "ring"}
 	}},
 	{name: "opentap-no-index", ours: true, quiet: 150 * time.Millisecond, command: func(out string) (string, []string) {
-		return "/proc/self/exe", []string{childCapture, rxName, out, "no-index"}
+		return "/proc/self/exe", []string{childCapture, rxName, out, "no-index", "ring"}
+	}},
+	{name: "opentap-dedicated", ours: true, xdp: true, quiet: 150 * time.Millisecond, command: func(out string) (string, []string) {
+		return "/proc/self/exe", []string{childCapture, rxName, out, "index", "dedicated"}
+	}},
+	{name: "opentap-dedicated-no-index", ours: true, xdp: true, quiet: 150 * time.Millisecond, command: func(out string) (string, []string) {
+		return "/proc/self/exe", []string{childCapture, rxName, out, "no-index", "dedicated"}
 	}},
 	{name: "tcpdump", quiet: 1100 * time.Millisecond, command: func(out string) (string, []string) {
 		return "tcpdump", []string{"-i", rxName, "-n", "-s", "0", "-B", "131072", "--time-stamp-precision=nano", "-Z", "root", "-w", out}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/pprof"
 	"syscall"
 	"time"
@@ -44,8 +45,8 @@ func runChild(kind string, args []string) error {
 		defer pprof.StopCPUProfile()
 	}
 	switch {
-	case kind == childCapture && len(args) == 3:
-		return runCapture(args[0], args[1], args[2] == "index")
+	case kind == childCapture && len(args) == 4:
+		return runCapture(args[0], args[1], args[2] == "index", args[3] == "dedicated")
 	case kind == childFlow && len(args) == 1:
 		return runFlow(args[0])
 	case kind == childQuery && len(args) == 4:
@@ -80,8 +81,14 @@ func (r *recorder) Frame(f *capture.Frame) capture.Verdict {
 
 func (r *recorder) Idle(_ packet.Timestamp, a *ledger.Account) { r.w.Account(*a) }
 
+// readyFile is in the directory of a recording once it takes packets.
+const readyFile = "ready"
+
+// captureMemory is what every tool gets to buffer packets in.
+const captureMemory = 128 << 20
+
 // runCapture records a device into a directory until it is interrupted, and prints its ledger.
-func runCapture(device, dir string, index bool) error {
+func runCapture(device, dir string, index, dedicated bool) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	cfg := segment.DefaultConfig(dir)
@@ -92,12 +99,27 @@ func runCapture(device, dir string, index bool) error {
 		return err
 	}
 	ring := capture.DefaultConfig()
-	ring.Ring.Blocks = 128 << 20 / ring.Ring.BlockSize
+	ring.Ring.Blocks = captureMemory / ring.Ring.BlockSize
+	if dedicated {
+		ring.Dedicated = map[string]int{device: captureMemory}
+		ring.Told = func(_, _ string, instead error) {
+			if instead != nil {
+				slog.Error("not read by AF_XDP", "err", instead) // then it is not what is measured, and the run fails for want of a program
+			}
+		}
+	}
 	e := capture.NewEngine(ring, slog.Default())
 	defer e.Close()
 	a, err := e.Attach(capture.Spec{Point: device, Promiscuous: true}, &recorder{w: w})
 	if err != nil {
 		return err
+	}
+	select {
+	case <-ctx.Done():
+	case <-a.Open():
+		if err := os.WriteFile(filepath.Join(dir, readyFile), nil, 0o600); err != nil {
+			return err
+		}
 	}
 	select {
 	case <-ctx.Done():

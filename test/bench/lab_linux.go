@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -116,9 +117,7 @@ func (l *lab) build() error {
 			return fmt.Errorf("%s has no carrier", rxName)
 		}
 	}
-	var err error
-	l.sink, err = nettest.NewSink(rxName)
-	return err
+	return l.servePort()
 }
 
 // setMix loads the generator for a mix.
@@ -141,6 +140,47 @@ func pin(cpu int) error {
 		return fmt.Errorf("run on CPU %d: %w", cpu, err)
 	}
 	return nil
+}
+
+// portReady waits until ours says that it has taken the port over, sockets and all, which nobody else can see.
+func portReady(ctx context.Context, p *process, out string) error {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(out, readyFile)); err == nil {
+			return nil
+		}
+		if !p.alive() {
+			_, err := p.wait()
+			return fmt.Errorf("ended before it captured: %w", err)
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return fmt.Errorf("%s does not take the port over after 10 s", p.name)
+		}
+	}
+}
+
+// delivered is how many frames came to the port: what the sink passed on, or if a tool has the port for itself what the device
+// counts, which for a veth is what met the program.
+func (l *lab) delivered() (uint64, error) {
+	if l.sink != nil {
+		return l.sink.Delivered()
+	}
+	link, err := netlink.LinkByName(rxName)
+	if err != nil {
+		return 0, err
+	}
+	return link.Attrs().Statistics.RxPackets, nil
+}
+
+// freePort takes the sink away, until servePort.
+func (l *lab) freePort() error {
+	s := l.sink
+	l.sink = nil
+	return s.Close()
+}
+
+func (l *lab) servePort() (err error) {
+	l.sink, err = nettest.NewSink(rxName)
+	return err
 }
 
 // ringReady waits until a tool captures on the cable: a packet socket bound to it for all protocols (packet(7),
@@ -179,19 +219,27 @@ type trial struct {
 
 // run has a tool capture count frames at a rate (0 = as fast as it goes). The tool's files are left to be counted.
 func (l *lab) run(ctx context.Context, t *tool, out string, count, rate uint64) (tr trial, p *process, err error) {
-	err = l.do(func() error {
+	err = l.do(func() (err error) {
 		if err := pin(1); err != nil {
 			return err
+		}
+		ready := l.ringReady
+		if t.xdp {
+			if err := l.freePort(); err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, l.servePort()) }()
+			ready = func(ctx context.Context, p *process) error { return portReady(ctx, p, out) }
 		}
 		name, args := t.command(out)
 		if p, err = start(ctx, name, args...); err != nil {
 			return err
 		}
-		if err := l.ringReady(ctx, p); err != nil {
+		if err := ready(ctx, p); err != nil {
 			p.cmd.Process.Kill()
 			return err
 		}
-		before, err := l.sink.Delivered()
+		before, err := l.delivered()
 		if err != nil {
 			return err
 		}
@@ -204,7 +252,7 @@ func (l *lab) run(ctx context.Context, t *tool, out string, count, rate uint64) 
 			return err
 		}
 		took := time.Since(began)
-		after, err := l.sink.Delivered()
+		after, err := l.delivered()
 		if err != nil {
 			return err
 		}
