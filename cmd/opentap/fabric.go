@@ -111,7 +111,23 @@ func (a *app) policyTable(list []want.FabricPolicyView, raw any) error {
 			p.Name, strings.Join(p.From, ","), strings.Join(p.To, ","), p.Filter, strconv.Itoa(p.Rules), strconv.FormatUint(p.Packets, 10), when(p.Expires), policyState(p),
 		})
 	}
-	return a.table([]string{"POLICY", "FROM", "TO", "FILTER", "RULES", "PACKETS", "EXPIRES", "STATE"}, rows, raw)
+	if err := a.table([]string{"POLICY", "FROM", "TO", "FILTER", "RULES", "PACKETS", "EXPIRES", "STATE"}, rows, raw); err != nil {
+		return err
+	}
+	a.printSplits(list)
+	return nil
+}
+
+// printSplits says of policies which part of their filter is where.
+func (a *app) printSplits(list []want.FabricPolicyView) {
+	if a.output != "table" {
+		return
+	}
+	for _, p := range list {
+		if p.Split != "" {
+			fmt.Fprintf(a.stdout, "\n%s: %s\n", clean(p.Name), clean(p.Split))
+		}
+	}
 }
 
 func policyState(p want.FabricPolicyView) string {

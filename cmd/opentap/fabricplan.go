@@ -36,6 +36,7 @@ func (a *app) fabricPlanCmd() *cobra.Command {
 			if err := a.table([]string{"SWITCH", "RULES", "THEN", "ADD", "CHANGE", "REMOVE", "PROBLEM"}, rows, p); err != nil {
 				return err
 			}
+			a.printSplits(p.Policies)
 			for _, v := range p.Policies {
 				if v.Reason != "" {
 					a.say("%s: %s", v.Name, policyState(v))

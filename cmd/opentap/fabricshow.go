@@ -50,10 +50,13 @@ func (a *app) showPolicy(p want.FabricPolicyView) error {
 			{"from", strings.Join(p.From, ", ")},
 			{"to", strings.Join(p.To, ", ")},
 			{"filter", p.Filter},
+			{"split", p.Split},
+			{"tap flow", p.Tap},
 			{"services", strings.Join(p.Services, ", ")},
 			{"owner", p.Owner},
 			{"changed", when(p.Changed)},
 			{"rules", strconv.Itoa(p.Rules)},
+			{"packets", fmt.Sprintf("%d of %d, %d octets", p.Packets, p.Seen, p.Octets)},
 		}, p); err != nil {
 			return err
 		}

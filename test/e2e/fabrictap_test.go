@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -78,7 +79,7 @@ func (l *loom) active(name string) {
 	l.ovs.Settle()
 }
 
-// come waits until exactly these frames have come, and none else for a while.
+// come waits until exactly these frames have come, in whatever order, and none else for a while.
 func come(t *testing.T, what string, ear *nettest.Ear, frames ...[]byte) {
 	t.Helper()
 	var got [][]byte
@@ -95,6 +96,8 @@ func come(t *testing.T, what string, ear *nettest.Ear, frames ...[]byte) {
 	if len(got) != len(frames) {
 		t.Fatalf("%s: %d frames came, want %d: %x", what, len(got), len(frames), got)
 	}
+	slices.SortFunc(got, bytes.Compare) // a switch that is a program sends on first what it knows already
+	slices.SortFunc(frames, bytes.Compare)
 	for i := range got {
 		if !bytes.Equal(got[i], frames[i]) {
 			t.Errorf("%s: frame %d is %x, want %x", what, i, got[i], frames[i])
@@ -104,6 +107,42 @@ func come(t *testing.T, what string, ear *nettest.Ear, frames ...[]byte) {
 
 func loomFrame(port uint16, octets int) []byte {
 	return nettest.Packet{SrcPort: 4000, DstPort: port, Payload: numbered(int(port), octets)}.Bytes()
+}
+
+// TestNetnsFabricSplitsFilters: what switches cannot match of a policy's filter is done by the agent behind the delivery port.
+func TestNetnsFabricSplitsFilters(t *testing.T) {
+	l := newLoom(t)
+	h1, tool := nettest.NewSender(t, l.hosts, "h1"), nettest.NewEar(t, l.hosts, "tool")
+	const policies = "policies:\n  - {name: syn, from: [line], to: [down], filter: 'udp dst port 9 and len > 200'}\n  - {name: dns, from: [line], to: [down], filter: 'udp port 53'}\n"
+	apply := func(yaml string) result {
+		if err := os.WriteFile(l.file("split.yaml"), []byte(yaml+policies), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return l.opentap("fabric", "apply", "-f", l.file("split.yaml"))
+	}
+	if r := apply(loomYAML); r.code == 0 || !strings.Contains(r.stderr, "computed conditions") {
+		t.Errorf("without an agent: %+v", r)
+	}
+	with := strings.Replace(loomYAML, "leads_to: hub/nic0", "leads_to: hub/nic0, into: tool0", 1)
+	if r := apply(with); r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if out := l.must("fabric", "plan", "-f", l.file("split.yaml")); !strings.Contains(out, "the switches copy: udp dst port 9; hub/tool0 filters exactly") {
+		t.Errorf("the plan does not say which part is where:\n%s", out)
+	}
+	eventually(t, "both are active", func() bool { return strings.Count(l.must("fabric", "show", "-o", "json"), `"state": "active"`) == 2 })
+	l.ovs.Settle()
+	nine, long, dns, other := loomFrame(9, 100), loomFrame(9, 300), loomFrame(53, 100), loomFrame(10, 300)
+	eventually(t, "the agent hands on", func() bool { h1.Send(long); return tool.Next(100*time.Millisecond) != nil })
+	tool.All(300 * time.Millisecond)
+	h1.Send(nine, long, dns, other)
+	come(t, "at the tool", tool, long, dns)
+	// The device for the tool goes, and the policies say so.
+	l.ns.Delete("tool0")
+	eventually(t, "the policies are degraded", func() bool {
+		out := l.must("fabric", "show", "-o", "json")
+		return strings.Count(out, `"state": "degraded"`) == 2 && strings.Contains(out, "node hub")
+	})
 }
 
 // TestNetnsFabricCarriesTaps: taps that begin or end at ports of switches.
