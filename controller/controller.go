@@ -82,7 +82,8 @@ type Controller struct {
 	full      atomic.Pointer[string] // why nothing new is taken; nil = it is
 	log       *slog.Logger
 
-	began time.Time // this controller
+	began    time.Time     // this controller
+	disputed chan struct{} // see Disputed
 
 	fabric *fabricRoom // nil = no OpenFlow switches are taken
 
@@ -159,7 +160,7 @@ const (
 func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
 	return &Controller{
 		detection: newDetection(),
-		began:     time.Now(), cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), nodesChanged: make(chan struct{}), captures: make(map[string]*entry),
+		began:     time.Now(), disputed: make(chan struct{}, 1), cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), nodesChanged: make(chan struct{}), captures: make(map[string]*entry),
 		byID: make(map[captureKey]string), byNode: make(map[string]map[string]*entry), ahead: make(map[string]bool), moved: make(map[string]bool), ended: make(map[string]bool), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
 		records: make(map[want.Kind]uint64), taps: newWorld(),
 		events: events{

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
 
 	"opentap/fault"
@@ -86,6 +87,25 @@ func (c *Controller) goneFromNeutron(there map[string]bool) []string {
 		}
 	}
 	return out
+}
+
+// Disputed tells when a node says that it has a port which Neutron has on another one.
+func (c *Controller) Disputed() <-chan struct{} { return c.disputed }
+
+// dispute finds devices that claim ports of Neutron's on other nodes. c.mu is held.
+func (c *Controller) dispute(p *storedPlaces) {
+	for i := range p.Devices {
+		d := &p.Devices[i]
+		for _, id := range []string{c.taps.claimant("iface\x00" + strings.ToLower(d.IfaceID)), c.taps.claimant("neutron\x00" + neutronName(d.Name))} {
+			if id != "" && c.taps.declared[id].Origin == tap.Neutron && d.Gone.IsZero() && !c.taps.belongs(id, p.Node) {
+				select {
+				case c.disputed <- struct{}{}:
+				default:
+				}
+				return
+			}
+		}
+	}
 }
 
 // ofNeutron refuses to change here what is decided there.

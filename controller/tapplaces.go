@@ -59,6 +59,7 @@ func (c *Controller) keepPlaces(ctx context.Context) {
 					delete(c.moved, id) // it tells again when it is back
 				} else if c.revision > 0 {
 					p := c.placesOf(id, n, now)
+					c.dispute(p)
 					if old := c.taps.nodes[id]; old == nil || !samePlaces(old, p) {
 						p.rev = 0
 						if old != nil {

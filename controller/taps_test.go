@@ -337,6 +337,28 @@ func TestNeutronSaysWhosePortsAre(t *testing.T) {
 	if _, err := b.Port(t.Context(), alice, one); err != nil {
 		t.Errorf("a Neutron that shows nothing took it away: %v", err)
 	}
+	select {
+	case <-b.Disputed():
+		t.Error("a port is in dispute that is where it belongs")
+	default:
+	}
+	b.devices("n2", "192.0.2.2", "tool0", "02:00:00:00:02:00", "tap"+one[:11], "02:00:00:00:02:01") // it moves there
+	b.known(t)
+	if v, err := b.Port(t.Context(), alice, one); err != nil || v.Device != "eth0" {
+		t.Errorf("before Neutron knows: %+v, %v", v, err)
+	}
+	select {
+	case <-b.Disputed():
+	default:
+		t.Error("Neutron is not asked whether the port has moved")
+	}
+	ports[0].Node = "host2.example.org"
+	if err := b.SyncPorts(t.Context(), ports); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := b.Port(t.Context(), alice, one); err != nil || v.Device != "tap"+one[:11] {
+		t.Errorf("once Neutron knows: %+v, %v", v, err)
+	}
 	ports[0].Project = "blue" // it was given away there
 	if err := b.SyncPorts(t.Context(), ports); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	"github.com/gophercloud/gophercloud/v2/openstack"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/portsbinding"
 	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/ports"
+	"github.com/gophercloud/gophercloud/v2/pagination"
 
 	"opentap/tap"
 )
@@ -50,7 +52,19 @@ const answerIn = 2 * time.Minute
 // Keeper takes over what there is; the controller does.
 type Keeper interface {
 	SyncPorts(ctx context.Context, list []tap.Port) error
+	// Disputed tells when a host says that it has a port which Neutron had on another one: it may have moved.
+	Disputed() <-chan struct{}
 }
+
+// Bounds of what is believed to be a Neutron's.
+const (
+	mostPorts  = 1 << 20
+	mostAnswer = 64 << 20 // octets of one answer
+	mostText   = 255      // of a name or project
+)
+
+// soonest is how soon it looks again when a port may have moved; then less and less often, until it is as usual.
+const soonest = time.Second
 
 // Reader looks again and again.
 type Reader struct {
@@ -85,18 +99,40 @@ func New(cfg Config, k Keeper, log *slog.Logger) (*Reader, error) {
 			return nil, fmt.Errorf("%s holds no certificate", cfg.CAFile)
 		}
 	}
-	r.http = http.Client{Timeout: answerIn, Transport: &http.Transport{TLSClientConfig: tlsConfig, Proxy: http.ProxyFromEnvironment}}
+	r.http = http.Client{
+		Timeout: answerIn, Transport: bounded{&http.Transport{TLSClientConfig: tlsConfig, Proxy: http.ProxyFromEnvironment}}, CheckRedirect: sameHost,
+	}
 	return r, nil
+}
+
+// sameHost follows no redirection to another host: the token goes along in a header that net/http would not take away.
+func sameHost(req *http.Request, via []*http.Request) error {
+	if was := via[0].URL; req.URL.Host != was.Host || req.URL.Scheme != was.Scheme || len(via) > 5 {
+		return fmt.Errorf("%s redirects to %s", was.Host, req.URL.Host)
+	}
+	return nil
+}
+
+// bounded ends answers that are too long to be one.
+type bounded struct{ *http.Transport }
+
+// RoundTrip implements http.RoundTripper.
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	a, err := b.Transport.RoundTrip(r)
+	if err == nil {
+		a.Body = http.MaxBytesReader(nil, a.Body, mostAnswer)
+	}
+	return a, err
 }
 
 // Run looks until ctx ends, and then returns nil. A look that fails changes nothing and is told.
 func (r *Reader) Run(ctx context.Context) error {
 	defer r.http.CloseIdleConnections()
-	tick := time.NewTicker(r.cfg.Every)
-	defer tick.Stop()
 	var before string
-	for {
+	for pause := r.cfg.Every; ; pause = min(2*pause, r.cfg.Every) {
+		began := time.Now()
 		err := r.Look(ctx)
+		took := time.Since(began)
 		switch text := fmt.Sprint(err); {
 		case ctx.Err() != nil:
 			return nil
@@ -107,10 +143,20 @@ func (r *Reader) Run(ctx context.Context) error {
 			r.log.Info("Neutron's ports are read again")
 			before = ""
 		}
+		wait := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
+		case <-wait.C:
+		case <-r.keeper.Disputed():
+			pause = min(max(soonest, 4*took), r.cfg.Every) // and not more often, whatever hosts say
+			wait.Reset(pause)
+			select {
+			case <-ctx.Done():
+			case <-wait.C:
+			}
+		}
+		if wait.Stop(); ctx.Err() != nil {
 			return nil
-		case <-tick.C:
 		}
 	}
 }
@@ -145,32 +191,52 @@ func (r *Reader) read(ctx context.Context) ([]tap.Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find Neutron: %w", err)
 	}
-	pages, err := ports.List(network, ports.ListOpts{}).AllPages(ctx)
+	var out []tap.Port
+	err = ports.List(network, ports.ListOpts{}).EachPage(ctx, func(_ context.Context, page pagination.Page) (bool, error) {
+		var found []foundPort
+		if err := ports.ExtractPortsInto(page, &found); err != nil {
+			return false, fmt.Errorf("read the list of ports: %w", err)
+		}
+		for i := range found {
+			if p, ok := found[i].port(); ok {
+				out = append(out, p)
+			}
+		}
+		if len(out) > mostPorts {
+			return false, fmt.Errorf("there are more than %d", mostPorts)
+		}
+		return true, nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list ports: %w", err)
 	}
-	var found []struct {
-		ports.Port
-		portsbinding.PortsBindingExt
-	}
-	if err := ports.ExtractPortsInto(pages, &found); err != nil {
-		return nil, fmt.Errorf("read the list of ports: %w", err)
-	}
-	out := make([]tap.Port, 0, len(found))
-	for _, p := range found {
-		project := p.ProjectID
-		if project == "" {
-			project = p.TenantID
-		}
-		// What belongs to nobody in Neutron (ports of routers' gateways) is nobody's to tap.
-		if !tap.IsUUID(p.ID) || project == "" {
-			continue
-		}
-		out = append(out, tap.Port{
-			ID: strings.ToLower(p.ID), Name: p.Name, Project: project, Network: p.NetworkID, MAC: strings.ToLower(p.MACAddress), Node: p.HostID,
-		})
-	}
 	return out, nil
+}
+
+// foundPort is a port as Neutron lists it.
+type foundPort struct {
+	ports.Port
+	portsbinding.PortsBindingExt
+}
+
+// port is what of it means something here; not ok: nothing does.
+func (f *foundPort) port() (p tap.Port, ok bool) {
+	project := f.ProjectID
+	if project == "" {
+		project = f.TenantID
+	}
+	// What belongs to nobody in Neutron (ports of routers' gateways) is nobody's to tap.
+	if !tap.IsUUID(f.ID) || project == "" || max(len(project), len(f.Name), len(f.HostID)) > mostText {
+		return p, false
+	}
+	p = tap.Port{ID: strings.ToLower(f.ID), Name: f.Name, Project: project, Node: f.HostID}
+	if tap.IsUUID(f.NetworkID) {
+		p.Network = f.NetworkID
+	}
+	if m, err := net.ParseMAC(f.MACAddress); err == nil && len(m) == 6 {
+		p.MAC = m.String()
+	}
+	return p, true
 }
 
 func orDefault(domain string) string {

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,7 +25,8 @@ type cloud struct {
 	srv    *httptest.Server
 	asked  []string // bodies of POST /v3/auth/tokens
 	broken bool
-	pages  []string // of ports
+	pages  []string         // of ports
+	ports  http.HandlerFunc // set: it answers instead
 }
 
 func newCloud(t *testing.T) *cloud {
@@ -48,6 +50,10 @@ func newCloud(t *testing.T) *cloud {
 		_, _ = io.WriteString(w, `{"versions":[{"id":"v2.0","status":"CURRENT","links":[{"rel":"self","href":"`+c.srv.URL+`/v2.0/"}]}]}`)
 	})
 	mux.HandleFunc("GET /v2.0/ports", func(w http.ResponseWriter, r *http.Request) {
+		if c.ports != nil {
+			c.ports(w, r)
+			return
+		}
 		if r.Header.Get("X-Auth-Token") != "tok" || c.broken {
 			http.Error(w, "no", http.StatusInternalServerError)
 			return
@@ -66,7 +72,12 @@ func newCloud(t *testing.T) *cloud {
 	return c
 }
 
-type keeper struct{ got [][]tap.Port }
+type keeper struct {
+	got      [][]tap.Port
+	disputed chan struct{}
+}
+
+func (k *keeper) Disputed() <-chan struct{} { return k.disputed }
 
 func (k *keeper) SyncPorts(_ context.Context, list []tap.Port) error {
 	k.got = append(k.got, list)
@@ -81,7 +92,7 @@ const (
 func TestPortsAreRead(t *testing.T) {
 	c, k := newCloud(t), &keeper{}
 	c.pages = []string{
-		`[{"id":"` + one + `","name":"web","project_id":"red","network_id":"n","mac_address":"FA:16:3E:00:00:01","binding:host_id":"host1"},{"id":"x","project_id":"red"}]`,
+		`[{"id":"` + one + `","name":"web","project_id":"red","network_id":"44444444-4444-4444-8444-444444444444","mac_address":"FA:16:3E:00:00:01","binding:host_id":"host1"},{"id":"x","project_id":"red"}]`,
 		`[{"id":"` + two + `","name":"","tenant_id":"blue","mac_address":"fa:16:3e:00:00:02"},{"id":"33333333-3333-4333-8333-333333333333","project_id":""}]`,
 	}
 	for name, cfg := range map[string]Config{
@@ -97,7 +108,7 @@ func TestPortsAreRead(t *testing.T) {
 		}
 		r.http.CloseIdleConnections()
 		want := []tap.Port{
-			{ID: one, Name: "web", Project: "red", Network: "n", MAC: "fa:16:3e:00:00:01", Node: "host1"},
+			{ID: one, Name: "web", Project: "red", Network: "44444444-4444-4444-8444-444444444444", MAC: "fa:16:3e:00:00:01", Node: "host1"},
 			{ID: two, Project: "blue", MAC: "fa:16:3e:00:00:02"},
 		}
 		if got := k.got[len(k.got)-1]; !reflect.DeepEqual(got, want) {
@@ -161,7 +172,88 @@ func TestRunLooksAgain(t *testing.T) {
 
 type keeperFunc func()
 
+func (f keeperFunc) Disputed() <-chan struct{} { return nil }
+
 func (f keeperFunc) SyncPorts(context.Context, []tap.Port) error { f(); return nil }
+
+// When a host says that it has a port which is on another one there, it is looked soon again, for it may have moved.
+func TestADisputedPortIsLookedAtSoon(t *testing.T) {
+	c, k := newCloud(t), &counted{looks: make(chan int, 10), disputed: make(chan struct{}, 1)}
+	r, err := New(Config{AuthURL: c.srv.URL + "/v3", CredentialID: "id", CredentialSecret: "s", Every: time.Hour}, k, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	look := func() int {
+		select {
+		case n := <-k.looks:
+			return n
+		case <-time.After(20 * time.Second):
+			t.Fatal("it does not look")
+			return 0
+		}
+	}
+	look()
+	k.disputed <- struct{}{}
+	look()
+	look() // Neutron knows of a move a moment after the host does
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// counted tells of each look.
+type counted struct {
+	n        int
+	looks    chan int
+	disputed chan struct{}
+}
+
+func (k *counted) SyncPorts(context.Context, []tap.Port) error {
+	k.n++
+	k.looks <- k.n
+	return nil
+}
+
+func (k *counted) Disputed() <-chan struct{} { return k.disputed }
+
+// The token goes to nobody else, and an answer without end is none.
+func TestNeutronIsBelievedWithinBounds(t *testing.T) {
+	var stolen atomic.Value
+	thief := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		stolen.Store(r.Header.Get("X-Auth-Token"))
+		_, _ = io.WriteString(w, `{"ports":[]}`)
+	}))
+	t.Cleanup(thief.Close)
+	for name, answer := range map[string]http.HandlerFunc{
+		"sends elsewhere": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, thief.URL, http.StatusFound) },
+		"never ends": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"ports":[{"name":"`)
+			line := strings.Repeat("x", 1<<20)
+			for err := error(nil); err == nil; {
+				_, err = io.WriteString(w, line)
+			}
+		},
+	} {
+		c, k := newCloud(t), &keeper{}
+		c.ports = answer
+		r, err := New(Config{AuthURL: c.srv.URL + "/v3", CredentialID: "id", CredentialSecret: "s"}, k, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Look(t.Context()); err == nil {
+			t.Errorf("%s: believed", name)
+		}
+		r.http.CloseIdleConnections()
+	}
+	if got := stolen.Load(); got != nil {
+		t.Errorf("another host got the token %q", got)
+	}
+}
 
 func TestWrongConfigurations(t *testing.T) {
 	for name, cfg := range map[string]Config{
