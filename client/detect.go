@@ -1,8 +1,6 @@
 package client
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -77,52 +75,21 @@ func (c *Client) DecideDetection(ctx context.Context, id string, agree bool) (e 
 	return e, err
 }
 
-// maxEvent bounds a line of a stream of events.
-const maxEvent = 1 << 20
-
 // FollowDetections calls fn with what rules found and find, until fn fails, ctx ends, or the server ends it, when nil is returned.
 func (c *Client) FollowDetections(ctx context.Context, rule string, fn func(want.Detection) error) error {
 	path := "/v1/detect/events/stream"
 	if rule != "" {
 		path += "?" + url.Values{"rule": {rule}}.Encode()
 	}
-	req, err := c.request(ctx, http.MethodGet, path, nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Accept-Encoding", "identity")
-	resp, err := c.send(ctx, req)
-	if err != nil {
-		return err
-	}
-	body := &liveBody{resp.Body, ctx, c.base}
-	defer body.Close()
-	in := bufio.NewScanner(body)
-	in.Buffer(make([]byte, 0, 4096), maxEvent)
-	name := ""
-	for in.Scan() {
-		line := in.Bytes()
-		if v, ok := bytes.CutPrefix(line, []byte("event: ")); ok {
-			name = string(v)
-			continue
-		}
-		data, ok := bytes.CutPrefix(line, []byte("data: "))
-		if !ok {
-			continue
-		}
-		if name == "end" {
-			return fmt.Errorf("the server ended it: %s", data)
-		}
-		var e want.Detection
-		if err := json.Unmarshal(data, &e); err != nil {
+	err := c.follow(ctx, path, silent, func(e want.Event) error {
+		var d want.Detection
+		if err := json.Unmarshal(e.Data, &d); err != nil {
 			return fmt.Errorf("read an event: %w", err)
 		}
-		if err := fn(e); err != nil {
-			return err
-		}
+		return fn(d)
+	})
+	if errors.Is(err, io.EOF) {
+		return nil
 	}
-	if err := in.Err(); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	return nil
+	return err
 }

@@ -19,6 +19,7 @@ const (
 	EventNodes    = "nodes"    // NodesChanged
 	EventRates    = "rates"    // Rates
 	EventCaptures = "captures" // CapturesChanged
+	EventBeat     = "beat"     // {}: nothing has happened for a while, and the stream is alive
 )
 
 // Begin is what a stream of events begins with.

@@ -20,7 +20,8 @@ type Event struct {
 const (
 	// eventRetry is how long a browser waits before it connects anew.
 	eventRetry = time.Second
-	// eventBeat is how often something is sent when nothing happens, so that a dead connection is noticed.
+	// eventBeat is how often an event "beat" is sent when nothing happens, so that a dead connection is noticed. It is an event and
+	// no comment: browsers do not tell a page of comments.
 	eventBeat = 10 * time.Second
 )
 
@@ -65,7 +66,7 @@ func ServeEvents(w http.ResponseWriter, r *http.Request, next func(ctx context.C
 		case r.Context().Err() != nil:
 			return nil // the page was closed
 		case idle:
-			buf = append(buf, ":\n\n"...)
+			buf = appendEvent(buf, Event{"beat", []byte("{}")})
 			continue
 		case err != nil:
 			return err
