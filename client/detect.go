@@ -65,6 +65,15 @@ func (c *Client) Detections(ctx context.Context, rule string, active bool) ([]wa
 	return a.Events, err
 }
 
+// Webhooks shows how the targets fare that rules may tell.
+func (c *Client) Webhooks(ctx context.Context) ([]want.WebhookStatus, error) {
+	var a struct {
+		Webhooks []want.WebhookStatus `json:"webhooks"`
+	}
+	_, err := c.do(ctx, "GET", "/v1/detect/webhooks", nil, &a)
+	return a.Webhooks, err
+}
+
 // DecideDetection lets an action that waits be done, or not.
 func (c *Client) DecideDetection(ctx context.Context, id string, agree bool) (e want.Detection, err error) {
 	verb := "/refuse"

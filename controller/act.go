@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -42,7 +41,7 @@ func (c *Controller) checkAction(ctx context.Context, id auth.Identity, r *store
 	case a.TTL < 0 || time.Duration(a.TTL) > mostTTL:
 		return fault.Field("then.ttl", "is %s; it can be up to %s", time.Duration(a.TTL), mostTTL)
 	}
-	if a.Webhook != "" && c.cfg.Webhooks[a.Webhook] == "" {
+	if a.Webhook != "" && c.detection.hooks[a.Webhook] == nil {
 		return &fault.Error{
 			Kind: fault.Invalid, Field: "then.webhook", Msg: fmt.Sprintf("there is no target %q", a.Webhook),
 			Hint: "an administrator names targets under webhooks in the server's configuration",
@@ -100,24 +99,21 @@ func (c *Controller) checkAction(ctx context.Context, id auth.Identity, r *store
 // checkTap refuses a tap that could not be made: all is checked as if it were made now, for example values of the keys.
 func (c *Controller) checkTap(r *storedRule, id auth.Identity, names, values []string) error {
 	now := time.Now().UTC()
-	f, err := tapOf(&r.Rule, names, values, now)
+	f, err := tapOf(&r.Rule, names, values, now.Add(time.Duration(r.Then.TTL)))
 	if err != nil {
 		return err
 	}
 	if err := c.checkFlow(&f, now); err != nil {
 		return err
 	}
-	as := storedRule{Rule: r.Rule, Admin: r.Admin}
-	as.Owner, as.Project = id.Name, id.Project
-	c.detection.mu.Lock()
-	if have := c.detection.rules[r.Name]; have != nil {
+	as := actor{Owner: id.Name, Project: id.Project, Admin: r.Admin}
+	if have := c.detection.rule(r.Name); have != nil {
 		as.Project = have.Project
 	}
-	c.detection.mu.Unlock()
 	f.Project, f.PortID, f.ServiceID = as.Project, strings.ToLower(f.PortID), strings.ToLower(f.ServiceID)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, err = c.mayFlow(as.identity(makeTap), &f)
+	_, err = c.mayFlow(as.identity(r.Name, makeTap), &f)
 	return err
 }
 
@@ -166,11 +162,11 @@ func fillAll(templates, names, values []string) (out []string, err error) {
 }
 
 // tapOf is the tap flow that a rule makes for the values of its keys.
-func tapOf(r *want.Rule, names, values []string, at time.Time) (f tap.Flow, err error) {
+func tapOf(r *want.Rule, names, values []string, until time.Time) (f tap.Flow, err error) {
 	t := r.Then.Tap
 	f = tap.Flow{
 		Name: "trigger-" + r.Name, Description: "made by the rule " + r.Name, ServiceID: t.Service, Direction: tap.Direction(t.Direction),
-		Options: tap.Options{Snap: t.Snap, RateBPS: t.RateBPS, Expires: at.Add(time.Duration(r.Then.TTL))},
+		Options: tap.Options{Snap: t.Snap, RateBPS: t.RateBPS, Expires: until},
 	}
 	if f.Direction == "" {
 		f.Direction = tap.Both
@@ -224,74 +220,100 @@ func acts(a *want.RuleAction) bool {
 	return a != nil && (a.Capture != nil || a.Tap != nil || a.Policy != nil)
 }
 
-// beginAct does what a rule says for a new detection. d.mu is held.
-func (c *Controller) beginAct(r *storedRule, e *want.Detection) {
-	a := r.Then
-	if a == nil {
-		return
-	}
-	if a.Webhook != "" {
-		c.enqueueHook(a.Webhook, e)
-	}
-	if !acts(a) {
-		return
+// decide says what becomes of the action of a rule for a new event. d.mu is held.
+func (d *detection) decide(r *storedRule) want.DetectionAction {
+	if !acts(r.Then) {
+		return want.DetectionAction{State: "none"}
 	}
 	busy := 0
-	for _, other := range c.detection.recent {
-		if other.Rule == r.Name && (other.Action.State == "running" || other.Action.State == "ending" || other.Action.State == "pending") {
+	for _, e := range d.events {
+		if e.Rule == r.Name && (e.Action.State == "running" || e.Action.State == "ending" || e.Action.State == "pending") {
 			busy++
 		}
 	}
 	switch {
-	case busy >= a.MaxActive:
-		e.Action.State, e.Action.Reason = "refused", fmt.Sprintf("%d acts of the rule are active, as many as it may have", busy)
-	case a.Confirm:
-		e.Action.State = "pending"
-	default:
-		c.act(r, e)
+	case busy >= r.Then.MaxActive:
+		return want.DetectionAction{State: "refused", Reason: fmt.Sprintf("%d acts of the rule are active, as many as it may have", busy)}
+	case r.Then.Confirm:
+		return want.DetectionAction{State: "pending"}
 	}
+	return want.DetectionAction{State: "running", Until: time.Now().UTC().Add(time.Duration(r.Then.TTL))}
 }
 
-// act begins what the rule says, on a goroutine of its own. d.mu is held.
-func (c *Controller) act(r *storedRule, e *want.Detection) {
-	at := time.Now().UTC()
-	e.Action.State, e.Action.Until = "running", at.Add(time.Duration(r.Then.TTL))
-	rule := *r
-	values := make([]string, len(r.compiled.Keys))
-	for i, n := range r.compiled.Keys {
-		values[i] = e.Keys[n]
-	}
-	id, began := e.ID, e.Began
-	c.detection.acts.Go(func() {
-		ctx, cancel := context.WithTimeout(c.detection.ctx, actPatience)
-		defer cancel()
-		done, err := c.actNow(ctx, &rule, id, values, began, at)
-		d := c.detection
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		e.Action.Capture, e.Action.Tap, e.Action.Policy = done.Capture, done.Tap, done.Policy
-		if err != nil {
-			e.Action.Reason = err.Error()
-			if done.Capture == "" && done.Tap == "" && done.Policy == "" {
-				e.Action.State = "failed"
+// act begins what the rule says for an event that is marked as running, on a goroutine of its own. nil: the rule is gone.
+func (c *Controller) act(r *storedRule, e *storedDetection) {
+	c.work(e.ID, func(ctx context.Context) {
+		var done want.DetectionAction
+		err := noRule(e.Rule)
+		if r != nil && acts(r.Then) {
+			done, err = c.actNow(ctx, r, e)
+		}
+		e := c.sureChange(ctx, e.ID, func(e *storedDetection) bool {
+			e.Action.Capture, e.Action.Tap, e.Action.Policy = done.Capture, done.Tap, done.Policy
+			if err != nil {
+				e.Action.Reason = err.Error()
+				if done.Capture == "" && done.Tap == "" && done.Policy == "" {
+					e.Action.State = "failed"
+				}
 			}
+			return true
+		})
+		if e != nil && e.Action.State == "running" && !e.goesOn() { // it was over before it had begun
+			c.stopAct(e)
 		}
-		if !e.Ended.IsZero() && e.Action.State == "running" { // it was over before it had begun
-			c.stopAct(&rule, e)
-		}
-		d.tell()
 	})
 }
 
+// work runs fn on a goroutine of its own, while this controller counts as at work for an event.
+func (c *Controller) work(id string, fn func(ctx context.Context)) {
+	d := c.detection
+	d.mu.Lock()
+	ctx := d.ctx
+	d.working[id]++
+	d.mu.Unlock()
+	d.acts.Go(func() {
+		defer func() {
+			d.mu.Lock()
+			if d.working[id]--; d.working[id] == 0 {
+				delete(d.working, id)
+			}
+			d.mu.Unlock()
+		}()
+		ctx, cancel := context.WithTimeout(ctx, actPatience)
+		defer cancel()
+		fn(ctx)
+	})
+}
+
+// sureChange is change, tried again while the store does not answer. nil: the event is gone, or time was up; then another look at it will
+// do the rest.
+func (c *Controller) sureChange(ctx context.Context, id string, fn func(e *storedDetection) bool) *storedDetection {
+	for {
+		e, _, err := c.change(ctx, id, fn)
+		if err == nil {
+			return e
+		}
+		if fault.Is(err, fault.NotFound) || ctx.Err() != nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(writeAgain):
+		}
+	}
+}
+
 // actNow begins everything the rule says. What could not be begun is in err; the rest goes on.
-func (c *Controller) actNow(ctx context.Context, r *storedRule, event string, values []string, began, at time.Time) (done want.DetectionAction, err error) {
-	names := r.compiled.Keys
+// Doing it again does not do it twice.
+func (c *Controller) actNow(ctx context.Context, r *storedRule, event *storedDetection) (done want.DetectionAction, err error) {
+	names, values := r.compiled.Keys, event.Values
+	as := event.As
 	if r.Then.Capture != nil {
-		req, e := captureOf(&r.Rule, names, values, began)
-		req.ID = "trigger-" + r.Name + "-" + event
+		req, e := captureOf(&r.Rule, names, values, event.Began)
+		req.ID = "trigger-" + r.Name + "-" + event.ID
 		var v want.View
 		if e == nil {
-			v, _, e = c.CreateCapture(ctx, r.identity(auth.Start), req)
+			v, _, e = c.CreateCapture(ctx, as.identity(r.Name, auth.Start), req)
 		}
 		if done.Capture = v.ID; e == nil && v.Status.State == want.Failed {
 			e = errors.New(v.Status.Reason)
@@ -301,23 +323,24 @@ func (c *Controller) actNow(ctx context.Context, r *storedRule, event string, va
 		}
 	}
 	if r.Then.Tap != nil {
-		f, e := tapOf(&r.Rule, names, values, at)
-		f.Project = r.Project
-		var made []tap.FlowView
-		if e == nil {
-			made, e = c.CreateTapFlows(ctx, r.identity(makeTap), []tap.Flow{f})
+		f, e := tapOf(&r.Rule, names, values, event.Action.Until)
+		f.Project = as.Project
+		f.Description += " for " + event.ID
+		if done.Tap = c.flowDescribed(as.Project, f.Description); done.Tap == "" && e == nil {
+			var made []tap.FlowView
+			if made, e = c.CreateTapFlows(ctx, as.identity(r.Name, makeTap), []tap.Flow{f}); e == nil {
+				done.Tap = made[0].ID
+			}
 		}
 		if e != nil {
 			err = errors.Join(err, fmt.Errorf("tap: %w", e))
-		} else {
-			done.Tap = made[0].ID
 		}
 	}
 	if r.Then.Policy != nil {
 		p, e := c.policyOf(&r.Rule, names, values, true)
-		name := "trigger-" + strings.ToLower(strings.ReplaceAll(r.Name+"-"+event, ".", "-"))
+		name := "trigger-" + strings.ToLower(strings.ReplaceAll(r.Name+"-"+event.ID, ".", "-"))
 		if e == nil {
-			_, _, e = c.SetFabricPolicy(ctx, r.identity(auth.Administer), name, p)
+			_, _, e = c.SetFabricPolicy(ctx, as.identity(r.Name, auth.Administer), name, p)
 		}
 		if e != nil {
 			err = errors.Join(err, fmt.Errorf("policy: %w", e))
@@ -328,66 +351,76 @@ func (c *Controller) actNow(ctx context.Context, r *storedRule, event string, va
 	return done, err
 }
 
-// identity is whose name a rule acts in, with the rights that one act takes and those of an administrator if one made it.
-func (r *storedRule) identity(rights auth.Right) auth.Identity {
-	id := auth.Identity{Name: r.Owner, Project: r.Project, Role: "rule", Rights: auth.SeeMetadata | rights, Via: "rule " + r.Name}
-	if r.Admin {
+// flowDescribed is the id of a project's tap flow with this description; "" = there is none.
+func (c *Controller) flowDescribed(project, description string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, f := range c.taps.flows {
+		if f.Flow.Project == project && f.Flow.Description == description {
+			return id
+		}
+	}
+	return ""
+}
+
+// identity is whose name an act is done in, with the rights that it takes and those of an administrator if one made the rule.
+func (a actor) identity(rule string, rights auth.Right) auth.Identity {
+	id := auth.Identity{Name: a.Owner, Project: a.Project, Role: "rule", Rights: auth.SeeMetadata | rights, Via: "rule " + rule}
+	if a.Admin {
 		id.Rights |= auth.Administer
 	}
 	return id
 }
 
-// finishAct ends what was begun. d.mu is held.
-func (c *Controller) finishAct(r *storedRule, e *want.Detection) {
-	if r.Then != nil && r.Then.Webhook != "" {
-		c.enqueueHook(r.Then.Webhook, e)
-	}
-	switch {
-	case e.Action.State == "pending":
-		e.Action.State, e.Action.Reason = "refused", "it was over before anybody agreed"
-	case e.Action.State == "running":
-		c.stopAct(r, e)
-	}
-}
-
-// stopAct ends what a detection had begun, on a goroutine of its own; what has not begun yet is ended when it has. d.mu is held.
-func (c *Controller) stopAct(r *storedRule, e *want.Detection) {
-	a := e.Action
-	if a.Capture == "" && a.Tap == "" && a.Policy == "" {
+// endAct ends what was begun for an event. What has not begun yet is ended when it has. Of all controllers one does it.
+func (c *Controller) endAct(e *storedDetection) {
+	if e.Action.State != "running" || e.Action.Capture == "" && e.Action.Tap == "" && e.Action.Policy == "" {
 		return
 	}
-	e.Action.State = "ending"
-	rule := *r
-	if rule.Project == "" { // the rule is gone
-		rule.Project, rule.Owner = e.Project, "rule "+e.Rule
-	}
-	c.detection.acts.Go(func() {
-		ctx, cancel := context.WithTimeout(c.detection.ctx, actPatience)
-		defer cancel()
-		var err error
-		note := func(what string, e error) {
-			if e != nil && !fault.Is(e, fault.NotFound) {
-				err = errors.Join(err, fmt.Errorf("%s could not be ended: %w", what, e))
+	c.stopAct(e)
+}
+
+// stopAct marks an act as ending and ends it, on a goroutine of its own. Doing it again does no harm.
+func (c *Controller) stopAct(e *storedDetection) {
+	c.work(e.ID, func(ctx context.Context) {
+		mine := false
+		e := c.sureChange(ctx, e.ID, func(now *storedDetection) bool {
+			mine = now.rev == e.rev || now.Action.State == "running"
+			now.Action.State = "ending"
+			return mine
+		})
+		if e == nil || !mine {
+			return
+		}
+		err := c.stopNow(ctx, e)
+		c.sureChange(ctx, e.ID, func(e *storedDetection) bool {
+			if e.Action.State = "done"; err != nil {
+				e.Action.State, e.Action.Reason = "failed", err.Error()
 			}
-		}
-		if a.Capture != "" {
-			_, e := c.StopCapture(ctx, rule.identity(auth.Start), a.Capture)
-			note("its capture", e)
-		}
-		if a.Tap != "" {
-			note("its tap", c.DeleteTapFlow(ctx, rule.identity(makeTap), a.Tap))
-		}
-		if a.Policy != "" {
-			note("its policy", c.DeleteFabricPolicy(ctx, rule.identity(auth.Administer), a.Policy))
-		}
-		d := c.detection
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if e.Action.State = "done"; err != nil {
-			e.Action.State, e.Action.Reason = "failed", err.Error()
-		}
-		d.tell()
+			return true
+		})
 	})
+}
+
+// stopNow ends all that was begun for an event. What is gone already is well.
+func (c *Controller) stopNow(ctx context.Context, e *storedDetection) (err error) {
+	a, as := e.Action, e.As
+	note := func(what string, e error) {
+		if e != nil && !fault.Is(e, fault.NotFound) {
+			err = errors.Join(err, fmt.Errorf("%s could not be ended: %w", what, e))
+		}
+	}
+	if a.Capture != "" {
+		_, e := c.StopCapture(ctx, as.identity(e.Rule, auth.Start), a.Capture)
+		note("its capture", e)
+	}
+	if a.Tap != "" {
+		note("its tap", c.DeleteTapFlow(ctx, as.identity(e.Rule, makeTap), a.Tap))
+	}
+	if a.Policy != "" {
+		note("its policy", c.DeleteFabricPolicy(ctx, as.identity(e.Rule, auth.Administer), a.Policy))
+	}
+	return err
 }
 
 // DecideDetection lets an action that waits for it be done, or not.
@@ -402,25 +435,31 @@ func (c *Controller) DecideDetection(ctx context.Context, id auth.Identity, even
 	if err := c.record(ctx, id, action, event, id.Project, nil); err != nil {
 		return want.Detection{}, err
 	}
-	d := c.detection
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	i := slices.IndexFunc(d.recent, func(e *want.Detection) bool { return e.ID == event && ruleVisible(id, e.Project) })
-	if i < 0 {
-		return want.Detection{}, fault.New(fault.NotFound, "there is no event %q (any more)", event)
-	}
-	e := d.recent[i]
-	r := d.rules[e.Rule]
+	var r *storedRule
+	var refused error
+	e, done, err := c.change(ctx, event, func(e *storedDetection) bool {
+		r, refused = c.detection.rule(e.Rule), nil
+		switch {
+		case !ruleVisible(id, e.Project):
+			refused = fault.New(fault.NotFound, "there is no event %q (any more)", event)
+		case e.Action.State != "pending":
+			refused = fault.New(fault.Conflict, "the event does not wait for a decision: its action is %s", e.Action.State)
+		case !agree:
+			e.Action.State, e.Action.Reason = "refused", "by "+id.Name
+		case r == nil || !acts(r.Then):
+			refused = noRule(e.Rule)
+		default:
+			e.Action.State, e.Action.Until = "running", time.Now().UTC().Add(time.Duration(r.Then.TTL))
+		}
+		return refused == nil
+	})
 	switch {
-	case e.Action.State != "pending":
-		return want.Detection{}, fault.New(fault.Conflict, "the event does not wait for a decision: its action is %s", e.Action.State)
-	case r == nil:
-		return want.Detection{}, noRule(e.Rule)
-	case agree:
+	case err != nil:
+		return want.Detection{}, err
+	case refused != nil:
+		return want.Detection{}, refused
+	case done && agree:
 		c.act(r, e)
-	default:
-		e.Action.State, e.Action.Reason = "refused", "by "+id.Name
 	}
-	d.tell()
-	return copyDetection(e), nil
+	return e.Detection, nil
 }

@@ -33,25 +33,26 @@ import (
 
 // Config is what an administrator decides about captures.
 type Config struct {
-	Name         string            // of this installation, shown in capabilities
-	Version      string            // of the program
-	Retention    time.Duration     // how long data is kept when a request does not say
-	RetentionMax time.Duration     // 0 = no limit
-	DurationMax  time.Duration     // of one capture; 0 = no limit
-	CapturesMax  int               // that exist at one time, per project
-	Projects     []want.Project    // that the configuration declares
-	DefaultPoint string            // "" = the device of the default route
-	Aliases      []point.Alias     // the names people use
-	SettleWait   time.Duration     // how long an answer waits for the agent to take a change
-	Taps         TapQuota          // that exist at one time, per project
-	MirrorTo     []netip.Prefix    // where tenants' mirrors may send to; empty = anywhere but to nodes
-	Webhooks     map[string]string // targets that rules may tell, by name: URLs
+	Name         string             // of this installation, shown in capabilities
+	Version      string             // of the program
+	Retention    time.Duration      // how long data is kept when a request does not say
+	RetentionMax time.Duration      // 0 = no limit
+	DurationMax  time.Duration      // of one capture; 0 = no limit
+	CapturesMax  int                // that exist at one time, per project
+	Projects     []want.Project     // that the configuration declares
+	DefaultPoint string             // "" = the device of the default route
+	Aliases      []point.Alias      // the names people use
+	SettleWait   time.Duration      // how long an answer waits for the agent to take a change
+	Taps         TapQuota           // that exist at one time, per project
+	MirrorTo     []netip.Prefix     // where tenants' mirrors may send to; empty = anywhere but to nodes
+	Webhooks     map[string]Webhook // targets that rules may tell, by name
+	EventsKept   time.Duration      // of what rules found, after its end; 0 = the newest 2000, however old
 }
 
 // DefaultConfig is what holds unless the administrator says otherwise.
 func DefaultConfig() Config {
 	return Config{
-		Name: "opentap", Retention: time.Hour, CapturesMax: 1000, SettleWait: 2 * time.Second,
+		Name: "opentap", Retention: time.Hour, CapturesMax: 1000, SettleWait: 2 * time.Second, EventsKept: 7 * 24 * time.Hour,
 		Taps: TapQuota{Services: 1000, Flows: 10_000, Mirrors: 1000, Ports: 10_000},
 	}
 }
@@ -159,7 +160,7 @@ const (
 // New makes a controller; Run brings it to life. SetHub must be called before Run.
 func New(cfg Config, st store.Store, au Auditor, log *slog.Logger) *Controller {
 	return &Controller{
-		detection: newDetection(),
+		detection: newDetection(cfg.Webhooks),
 		began:     time.Now(), disputed: make(chan struct{}, 1), cfg: cfg, store: st, audit: au, log: log, liveEnd: make(chan struct{}), changed: make(chan struct{}), nodesChanged: make(chan struct{}), captures: make(map[string]*entry),
 		byID: make(map[captureKey]string), byNode: make(map[string]map[string]*entry), ahead: make(map[string]bool), moved: make(map[string]bool), ended: make(map[string]bool), status: make(map[string]want.Status), recorders: make(map[recorderKey]*storedRecorder), nodes: make(map[string]*node),
 		records: make(map[want.Kind]uint64), taps: newWorld(),

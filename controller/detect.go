@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -25,27 +23,35 @@ import (
 const detectPrefix = "detect-rule/"
 
 const (
-	mostRules      = 200
-	mostDetections = 2000            // that are remembered
-	detectAgain    = time.Second     // after a node's detection broke off
-	detectGrace    = 5 * time.Second // a flow that is not told again so long after a node's detection began anew is over
+	mostRules   = 200
+	detectAgain = time.Second     // after a node's detection broke off
+	detectGrace = 5 * time.Second // a flow that is not told again so long after a node's detection began anew is over
 )
 
-// detection is what is known of rules and of what they found. Rules are the store's; what was found is remembered, not kept.
+// detection is what is known of rules and of what they found. Both are the store's.
 type detection struct {
 	ctx  context.Context // of runDetect, set before anything is detected
 	acts sync.WaitGroup
+	wake chan struct{} // something is heard
 
-	mu      sync.Mutex
-	changed chan struct{} // closed and replaced with every change of what follows
-	rules   map[string]*storedRule
-	version uint64                              // of rules
-	active  map[string]*want.Detection          // by rule, node and keys; see activeKey
-	recent  []*want.Detection                   // the oldest first; those in active as well
-	tops    map[string]map[string][]want.Ranked // by node, by rule
-	counts  map[string]want.DetectCounts        // by node
-	seen    map[string]time.Time                // by ID of those in active: when it was last known to go on
-	hooks   chan hookCall
+	mu        sync.Mutex
+	changed   chan struct{} // closed and replaced with every change of what follows
+	rules     map[string]*storedRule
+	suspended map[string]string // rules that may not run: why
+	version   uint64            // of rules, and of which may run
+
+	known   bool                        // the store's events are
+	events  map[string]*storedDetection // by id
+	order   []string                    // their ids, the oldest first
+	active  map[string]string           // ids of those that go on, by flow; see activeKey
+	budgets map[string]int64            // by rule: the store's revision of its budget
+	working map[string]int              // by id of the event: how many goroutines of this controller are at work for it
+
+	heard  []crossing                             // crossings that are not written down yet, the oldest first
+	tops   map[string]map[string][]want.Ranked // by node, by rule
+	counts map[string]want.DetectCounts        // by node
+	seen   map[string]time.Time                // by id of those that go on: when it was last known
+	hooks  map[string]*hook                    // by target; never changes
 }
 
 // storedRule is a rule as the store holds it, by its name.
@@ -56,11 +62,16 @@ type storedRule struct {
 	compiled *detect.Compiled
 }
 
-func newDetection() *detection {
-	return &detection{
-		changed: make(chan struct{}), rules: make(map[string]*storedRule), active: make(map[string]*want.Detection),
-		tops: make(map[string]map[string][]want.Ranked), counts: make(map[string]want.DetectCounts), seen: make(map[string]time.Time), hooks: make(chan hookCall, mostHooks),
+func newDetection(targets map[string]Webhook) *detection {
+	d := &detection{
+		wake: make(chan struct{}, 1), changed: make(chan struct{}), rules: make(map[string]*storedRule), events: make(map[string]*storedDetection), active: make(map[string]string),
+		budgets: make(map[string]int64), working: make(map[string]int), tops: make(map[string]map[string][]want.Ranked), counts: make(map[string]want.DetectCounts),
+		seen: make(map[string]time.Time), hooks: make(map[string]*hook),
 	}
+	for name, w := range targets {
+		d.hooks[name] = newHook(name, w)
+	}
+	return d
 }
 
 // tell wakes who waits for changes. d.mu is held.
@@ -77,12 +88,21 @@ func (c *Controller) runDetect(ctx context.Context) {
 	defer c.detection.acts.Wait()
 	var wg sync.WaitGroup
 	wg.Go(func() { c.superviseDetect(ctx) })
-	wg.Go(func() { c.callHooks(ctx) })
-	wg.Go(func() { c.expireDetect(ctx) })
+	wg.Go(func() { c.writeDown(ctx) })
+	wg.Go(func() { c.care(ctx) })
+	for _, h := range c.detection.hooks {
+		wg.Go(func() { c.callHook(ctx, h) })
+	}
+	wg.Go(func() { c.again(ctx, "what rules found", c.followFound) })
 	defer wg.Wait()
+	c.again(ctx, "the rules", c.followRules)
+}
+
+// again follows something of the store until ctx ends.
+func (c *Controller) again(ctx context.Context, what string, follow func(context.Context) error) {
 	for ctx.Err() == nil {
-		if err := c.followRules(ctx); err != nil && ctx.Err() == nil {
-			c.log.Warn("lost the changes of the rules; listing again", "err", err)
+		if err := follow(ctx); err != nil && ctx.Err() == nil {
+			c.log.Warn("lost the changes of "+what+"; listing again", "err", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):
@@ -145,6 +165,13 @@ func (c *Controller) followRules(ctx context.Context) error {
 type supervised struct {
 	cancel  context.CancelFunc
 	version uint64
+}
+
+// rule is one by its name; nil = there is none. It locks d.mu.
+func (d *detection) rule(name string) *storedRule {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rules[name]
 }
 
 // superviseDetect keeps a stream open to each node that collects, with the newest rules.
@@ -256,135 +283,6 @@ func (l *detectLines) Write(p []byte) (int, error) {
 	}
 }
 
-// activeKey is what a flow that is over its threshold is known by: it is told once, whoever sees it.
-func activeKey(rule string, keys []string) string { return rule + "\x00" + strings.Join(keys, "\x00") }
-
-// detected takes over what a node tells.
-func (c *Controller) detected(node string, told *want.Detections) {
-	d := c.detection
-	d.mu.Lock()
-	if told.Tops != nil {
-		d.tops[node] = told.Tops
-		if told.Counts != nil {
-			d.counts[node] = *told.Counts
-		}
-	}
-	x := told.Crossing
-	if x == nil {
-		d.tell()
-		d.mu.Unlock()
-		return
-	}
-	r := d.rules[x.Rule]
-	if r == nil || len(x.Keys) != len(r.compiled.Keys) { // it was changed meanwhile
-		d.mu.Unlock()
-		return
-	}
-	k := activeKey(x.Rule, x.Keys)
-	have := d.active[k]
-	switch {
-	case x.Over && (have == nil || have.Node != node || have.Source != x.Source && have.Agent == x.Agent):
-	case x.Over:
-		have.Value, have.Peak, have.Samples, have.Ended = x.Value, max(have.Peak, x.Peak), x.Samples, x.At
-		delete(d.active, k)
-		delete(d.seen, have.ID)
-		d.tell()
-		c.finishAct(r, have)
-	case have != nil: // another node sees it as well, or this one tells it again
-	default:
-		e := &want.Detection{
-			ID: newDetectionID(x.At), Rule: r.Name, Project: r.Project, Node: node, Agent: x.Agent, Source: x.Source, Keys: make(map[string]string, len(x.Keys)),
-			Unit: r.compiled.Unit(), Value: x.Value, Peak: x.Peak, Threshold: r.compiled.Above, Samples: x.Samples, Began: x.At,
-			Action: want.DetectionAction{State: "none"},
-		}
-		for i, name := range r.compiled.Keys {
-			e.Keys[name] = x.Keys[i]
-		}
-		d.active[k] = e
-		if d.recent = append(d.recent, e); len(d.recent) > mostDetections {
-			d.recent = slices.Delete(d.recent, 0, len(d.recent)-mostDetections)
-		}
-		d.tell()
-		c.beginAct(r, e)
-	}
-	d.mu.Unlock()
-}
-
-// newDetectionID makes identifiers that sort by time.
-func newDetectionID(at time.Time) string {
-	var b [4]byte
-	rand.Read(b[:]) // never fails, crypto/rand
-	return at.UTC().Format("20060102T150405.000") + "-" + hex.EncodeToString(b[:])
-}
-
-// expireDetect ends what nobody can end any more: its rule is gone, or its node has been away for long.
-func (c *Controller) expireDetect(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	away := make(map[string]time.Time)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-tick.C:
-			c.endStale(now, away)
-		}
-	}
-}
-
-func (c *Controller) endStale(now time.Time, away map[string]time.Time) {
-	c.mu.Lock()
-	connected := make(map[string]bool)
-	for _, n := range c.nodes {
-		connected[n.id.NodeName] = n.connected
-	}
-	c.mu.Unlock()
-	blind := c.blindRules()
-	d := c.detection
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, e := range d.recent { // acts end with their time to live, whatever their flow does
-		if e.Action.State == "running" && !e.Action.Until.IsZero() && now.After(e.Action.Until) {
-			r := d.rules[e.Rule]
-			if r == nil {
-				r = &storedRule{Rule: want.Rule{Name: e.Rule}}
-			}
-			c.stopAct(r, e)
-			d.tell()
-		}
-	}
-	for k, e := range d.active {
-		r := d.rules[e.Rule]
-		if connected[e.Node] {
-			delete(away, e.Node)
-		} else if away[e.Node].IsZero() {
-			away[e.Node] = now
-		}
-		if slices.ContainsFunc(d.tops[e.Node][e.Rule], func(t want.Ranked) bool { return t.Active && activeKey(e.Rule, t.Keys) == k }) {
-			d.seen[e.ID] = now
-		}
-		last := d.seen[e.ID]
-		if last.IsZero() {
-			last, d.seen[e.ID] = now, now
-		}
-		gone := r == nil || r.Disabled || blind[e.Rule]
-		if !gone { // a node that begins anew tells again what goes on, or it is over
-			patience := detectGrace + r.compiled.Hold + r.compiled.Window
-			gone = now.Sub(last) > patience || !away[e.Node].IsZero() && now.Sub(away[e.Node]) > patience
-		}
-		if gone {
-			e.Ended = now.UTC()
-			delete(d.active, k)
-			delete(d.seen, e.ID)
-			d.tell()
-			if r == nil {
-				r = &storedRule{Rule: want.Rule{Name: e.Rule}}
-			}
-			c.finishAct(r, e)
-		}
-	}
-}
-
 // mayDetect checks the rights of who makes rules: what they start takes the right to start, and their keys show traffic.
 func (c *Controller) mayDetect(ctx context.Context, id auth.Identity, action, object string, rights ...auth.Right) error {
 	for _, right := range rights {
@@ -410,10 +308,10 @@ func (c *Controller) Rules(ctx context.Context, id auth.Identity) ([]want.Rule, 
 	d := c.detection
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	out := []want.Rule{}
+	out := make([]want.Rule, 0, len(d.rules))
 	for _, name := range slices.Sorted(maps.Keys(d.rules)) {
 		if r := d.rules[name]; ruleVisible(id, r.Project) {
-			out = append(out, r.Rule)
+			out = append(out, d.shown(r))
 		}
 	}
 	return out, nil
@@ -428,7 +326,7 @@ func (c *Controller) Rule(ctx context.Context, id auth.Identity, name string) (w
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if r := d.rules[name]; r != nil && ruleVisible(id, r.Project) {
-		return r.Rule, nil
+		return d.shown(r), nil
 	}
 	return want.Rule{}, noRule(name)
 }
@@ -533,7 +431,7 @@ func (c *Controller) DeleteRule(ctx context.Context, id auth.Identity, name stri
 	if err := c.record(ctx, id, "detect.rule.delete", name, r.Project, nil); err != nil {
 		return err
 	}
-	if _, err := c.store.Txn(ctx, nil, []store.Op{store.Delete(detectPrefix + name)}); err != nil {
+	if _, err := c.store.Txn(ctx, nil, []store.Op{store.Delete(detectPrefix + name), store.Delete(budgetPrefix + name)}); err != nil {
 		return storeFault(err)
 	}
 	return c.awaitRule(ctx, func(have *storedRule) bool { return have == nil }, name)
@@ -577,75 +475,4 @@ func (c *Controller) TopDetect(ctx context.Context, id auth.Identity, name strin
 		return cmp.Or(cmp.Compare(b.Value, a.Value), slices.Compare(a.Keys, b.Keys))
 	})
 	return out, nil
-}
-
-// Detections lists what rules found, the newest first.
-func (c *Controller) Detections(ctx context.Context, id auth.Identity, rule string, active bool) ([]want.Detection, error) {
-	if err := c.mayDetect(ctx, id, "detect.event.list", rule, auth.ReadPayload); err != nil {
-		return nil, err
-	}
-	d := c.detection
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.list(id, rule, active), nil
-}
-
-// list is what somebody may see. d.mu is held.
-func (d *detection) list(id auth.Identity, rule string, active bool) []want.Detection {
-	out := []want.Detection{}
-	for _, e := range slices.Backward(d.recent) {
-		if ruleVisible(id, e.Project) && (rule == "" || e.Rule == rule) && (!active || e.Ended.IsZero()) {
-			out = append(out, copyDetection(e))
-		}
-	}
-	return out
-}
-
-func copyDetection(e *want.Detection) want.Detection {
-	c := *e
-	c.Keys = maps.Clone(e.Keys)
-	return c
-}
-
-// FollowDetections returns what changes: each call of next waits for detections that are not as they were told before; at first
-// all are told. None and no error: the server stops.
-func (c *Controller) FollowDetections(ctx context.Context, id auth.Identity, rule string) (next func(context.Context, auth.Identity) ([]want.Detection, error), err error) {
-	if err := c.mayDetect(ctx, id, "detect.event.follow", rule, auth.ReadPayload); err != nil {
-		return nil, err
-	}
-	told := make(map[string]want.Detection)
-	return func(ctx context.Context, id auth.Identity) ([]want.Detection, error) {
-		if !id.May(auth.ReadPayload) {
-			return nil, c.refuse(ctx, id, "detect.event.follow", rule, auth.ReadPayload)
-		}
-		if err := c.mayWatch(ctx, id, "detect.event.follow", rule); err != nil {
-			return nil, err
-		}
-		d := c.detection
-		for {
-			d.mu.Lock()
-			var fresh []want.Detection
-			known := make(map[string]bool)
-			for _, e := range slices.Backward(d.list(id, rule, false)) {
-				known[e.ID] = true
-				if was, ok := told[e.ID]; !ok || was.Action != e.Action || !was.Ended.Equal(e.Ended) {
-					told[e.ID] = e
-					fresh = append(fresh, e)
-				}
-			}
-			changed := d.changed
-			d.mu.Unlock()
-			maps.DeleteFunc(told, func(k string, _ want.Detection) bool { return !known[k] })
-			if len(fresh) > 0 {
-				return fresh, nil
-			}
-			select {
-			case <-changed:
-			case <-c.liveEnd:
-				return nil, nil
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		}
-	}, nil
 }

@@ -19,11 +19,16 @@ func (c *Controller) mayWatch(ctx context.Context, id auth.Identity, action, obj
 		Details: map[string]string{"needs": "all points"},
 	}
 	err := &fault.Error{
-		Kind: fault.Forbidden, Msg: "the project " + id.Project + " does not see all points, and rules look at the traffic of all",
+		Kind: fault.Forbidden, Msg: narrowed(id.Project),
 		Hint: "an administrator can make the rule",
 	}
 	if aerr := c.audit.Append(ctx, e); aerr != nil {
 		err.Err = aerr
 	}
 	return err
+}
+
+// narrowed says why a project may have no rules.
+func narrowed(project string) string {
+	return "the project " + project + " does not see all points, and rules look at the traffic of all"
 }

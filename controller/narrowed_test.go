@@ -75,9 +75,7 @@ func TestRulesEndWithTheRightToSeeAll(t *testing.T) {
 		defer b.detection.mu.Unlock()
 		return len(b.detection.active)
 	}
-	if active() != 1 {
-		t.Fatalf("%d are active", active())
-	}
+	eventually(t, "one is active", func() bool { return active() == 1 })
 	b.declareRed("host1/eth0")
 	if blind := b.blindRules(); !blind["big"] {
 		t.Fatalf("blind rules: %v", blind)

@@ -423,11 +423,15 @@ func (e *Engine) Top(n int) map[string][]want.Ranked {
 		list := []want.Ranked{}
 		for i, flow := range flows {
 			f := &r.slots[best[flow]]
-			_, on := r.told[flow]
+			k, on := r.told[flow]
 			if i >= n && !on {
 				continue
 			}
-			list = append(list, want.Ranked{Keys: r.Text(flow), Agent: f.seenBy(), Value: r.perSecond(f.sum), Samples: f.samples, Active: on})
+			x := want.Ranked{Keys: r.Text(flow), Agent: f.seenBy(), Value: r.perSecond(f.sum), Samples: f.samples, Active: on}
+			if on {
+				x.Peak = r.perSecond(r.slots[k].peak)
+			}
+			list = append(list, x)
 		}
 		out[r.Name] = list
 	}

@@ -17,6 +17,8 @@ type Rule struct {
 	Project string    `json:"project,omitempty"` // whose it is
 	Owner   string    `json:"owner,omitempty"`   // who changed it last; what it does is done in this name
 	Changed time.Time `json:"changed,omitzero"`
+
+	Suspended string `json:"suspended,omitempty"` // why it does not run though it is not disabled; not stored
 }
 
 // What a rule looks at.
@@ -118,7 +120,8 @@ type Ranked struct {
 	Agent   string   `json:"agent"`
 	Value   uint64   `json:"value"` // per second
 	Samples uint64   `json:"samples"`
-	Active  bool     `json:"active"` // over its threshold
+	Active  bool     `json:"active"`         // over its threshold
+	Peak    uint64   `json:"peak,omitempty"` // per second, since it is active
 }
 
 // DetectCounts are what a node's detection met since it began.
@@ -167,4 +170,16 @@ type DetectTop struct {
 	Threshold uint64                  `json:"threshold"`
 	Flows     []Ranked                `json:"flows"` // the largest first
 	Nodes     map[string]DetectCounts `json:"nodes"` // that detect
+}
+
+// WebhookStatus is how a target fares that rules may tell.
+type WebhookStatus struct {
+	Name     string    `json:"name"`
+	Waiting  int       `json:"waiting"` // messages
+	Told     uint64    `json:"told"`
+	Failed   uint64    `json:"failed"`  // messages that were given up
+	Dropped  uint64    `json:"dropped"` // messages that found too many waiting
+	ToldAt   time.Time `json:"told_at,omitzero"`
+	FailedAt time.Time `json:"failed_at,omitzero"`
+	Problem  string    `json:"problem,omitempty"` // why the last try failed; for administrators
 }

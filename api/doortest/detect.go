@@ -136,3 +136,8 @@ func (c *Controller) DecideDetection(_ context.Context, id auth.Identity, event 
 	}
 	return e, nil
 }
+
+// Webhooks implements the doors' Controller: one target that has trouble.
+func (c *Controller) Webhooks(_ context.Context, id auth.Identity) ([]want.WebhookStatus, error) {
+	return []want.WebhookStatus{{Name: "noc", Waiting: 1, Told: 3, Failed: 1, FailedAt: Epoch, Problem: "it answered 500"}}, c.mayDetect("Webhooks", id, auth.SeeMetadata)
+}

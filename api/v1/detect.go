@@ -21,6 +21,7 @@ type Detector interface {
 	TopDetect(ctx context.Context, id auth.Identity, rule string) (want.DetectTop, error)
 	Detections(ctx context.Context, id auth.Identity, rule string, active bool) ([]want.Detection, error)
 	FollowDetections(ctx context.Context, id auth.Identity, rule string) (next func(context.Context, auth.Identity) ([]want.Detection, error), err error)
+	Webhooks(ctx context.Context, id auth.Identity) ([]want.WebhookStatus, error)
 	DecideDetection(ctx context.Context, id auth.Identity, event string, agree bool) (want.Detection, error)
 }
 
@@ -31,6 +32,7 @@ func (s *server) detectRoutes() []httpapi.Route {
 		{Method: "PUT", Path: "/v1/detect/rules/{name}", Serve: set("name", s.setRule)},
 		{Method: "DELETE", Path: "/v1/detect/rules/{name}", Serve: remove("name", s.ctl.DeleteRule)},
 		{Method: "GET", Path: "/v1/detect/rules/{name}/top", Serve: show("name", s.ctl.TopDetect)},
+		{Method: "GET", Path: "/v1/detect/webhooks", Serve: s.webhooks},
 		{Method: "GET", Path: "/v1/detect/events", Serve: s.detections},
 		{Method: "GET", Path: "/v1/detect/events/stream", Serve: s.followDetections},
 		{Method: "POST", Path: "/v1/detect/events/{id}/confirm", Serve: s.decide(true)},
@@ -48,6 +50,17 @@ type RuleBody struct {
 
 func (s *server) setRule(ctx context.Context, id auth.Identity, name string, b RuleBody) (want.Rule, bool, error) {
 	return s.ctl.SetRule(ctx, id, want.Rule{Name: name, Flow: b.Flow, Threshold: b.Threshold, Then: b.Then, Disabled: b.Disabled})
+}
+
+func (s *server) webhooks(w http.ResponseWriter, r *http.Request) error {
+	if err := noQuery(r); err != nil {
+		return err
+	}
+	list, err := s.ctl.Webhooks(r.Context(), httpapi.Identity(r.Context()))
+	if err != nil {
+		return err
+	}
+	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"webhooks": notNil(list)})
 }
 
 func (s *server) detections(w http.ResponseWriter, r *http.Request) error {

@@ -22,7 +22,7 @@ func (a *app) detectCmd() *cobra.Command {
 remarkable and what is done then: a capture is started, a webhook is told. See docs/howto/triggers.md.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.detectTopCmd(), a.rulesCmd(), a.detectEventsCmd(), a.detectTestCmd())
+	cmd.AddCommand(a.detectTopCmd(), a.rulesCmd(), a.detectEventsCmd(), a.webhooksCmd(), a.detectTestCmd())
 	return cmd
 }
 
@@ -59,6 +59,29 @@ func (a *app) detectTopCmd() *cobra.Command {
 	}
 }
 
+func (a *app) webhooksCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "webhooks", Short: "Show how the targets fare that rules may tell", Args: cobra.NoArgs,
+		Long:    "webhooks lists the targets of the server's configuration: what they were told, what waits, and what was given up.",
+		Example: "  opentap detect webhooks",
+		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
+			list, err := c.Webhooks(ctx)
+			if err != nil {
+				return err
+			}
+			var rows [][]string
+			for _, h := range list {
+				row := []string{h.Name, strconv.Itoa(h.Waiting)}
+				for _, n := range []uint64{h.Told, h.Failed, h.Dropped} {
+					row = append(row, strconv.FormatUint(n, 10))
+				}
+				rows = append(rows, append(row, when(h.ToldAt), h.Problem))
+			}
+			return a.table([]string{"TARGET", "WAITING", "TOLD", "GIVEN UP", "DROPPED", "LAST TOLD", "PROBLEM"}, rows, map[string]any{"webhooks": list})
+		}),
+	}
+}
+
 // rate spells a rate with its unit.
 func rate(n uint64, unit string) string {
 	v, prefix := float64(n), ""
@@ -85,7 +108,8 @@ func (a *app) detectEventsCmd() *cobra.Command {
 	var active, follow bool
 	cmd := &cobra.Command{
 		Use: "events", Short: "List what rules found, or follow it", Args: cobra.NoArgs,
-		Long: `events lists what rules found, the newest first. The server remembers the last 2000 until it ends. With --follow each is
+		Long: `events lists what rules found, the newest first. The server keeps
+them for a week, or as long as its configuration says (retention.events), at most 2000. With --follow each is
 shown when it begins, when its action changes, and when it is over, until Ctrl-C.`,
 		Example: "  opentap detect events --active\n  opentap detect events --follow -o json | jq .keys",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {

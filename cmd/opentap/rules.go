@@ -34,6 +34,9 @@ func (a *app) rulesCmd() *cobra.Command {
 				if r.Then != nil && r.Then.Webhook != "" {
 					then += ", webhook " + r.Then.Webhook
 				}
+				if r.Suspended != "" {
+					then = "suspended: " + r.Suspended
+				}
 				if r.Disabled {
 					then = "disabled"
 				}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"opentap/agent"
+	"opentap/controller"
 	"opentap/filter"
 	"opentap/flow/collect"
 )
@@ -125,24 +126,30 @@ func checkCollector(c *agent.Collector) error {
 
 // webhookConfig is a target that rules may tell.
 type webhookConfig struct {
-	Name string `yaml:"name"`
-	URL  string `yaml:"url"`
+	Name  string `yaml:"name"`
+	URL   string `yaml:"url"`
+	Proxy string `yaml:"proxy"`
 }
 
 // webhooks returns the targets by name.
-func (c *config) webhooks() (map[string]string, error) {
-	out := make(map[string]string)
+func (c *config) webhooks() (map[string]controller.Webhook, error) {
+	out := make(map[string]controller.Webhook)
 	for i, h := range c.Webhooks {
-		u, err := url.Parse(h.URL)
-		switch {
-		case h.Name == "":
+		if h.Name == "" {
 			return nil, fmt.Errorf("webhooks[%d]: name is missing", i)
-		case out[h.Name] != "":
-			return nil, fmt.Errorf("webhooks[%d]: there is a %s already", i, h.Name)
-		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-			return nil, fmt.Errorf("webhooks[%d]: url: %q is no http:// or https:// address", i, h.URL)
 		}
-		out[h.Name] = h.URL
+		if _, ok := out[h.Name]; ok {
+			return nil, fmt.Errorf("webhooks[%d]: there is a %s already", i, h.Name)
+		}
+		for key, text := range map[string]string{"url": h.URL, "proxy": h.Proxy} {
+			if key == "proxy" && text == "" {
+				continue
+			}
+			if u, err := url.Parse(text); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+				return nil, fmt.Errorf("webhooks[%d]: %s: %q is no http:// or https:// address", i, key, text)
+			}
+		}
+		out[h.Name] = controller.Webhook{URL: h.URL, Proxy: h.Proxy}
 	}
 	return out, nil
 }

@@ -61,6 +61,7 @@ type config struct {
 		Max     duration `yaml:"max"`      // 0s = no limit
 		Quota   size     `yaml:"quota"`    // of all captured data; hard
 		MinFree size     `yaml:"min_free"` // of the captures' disk, left free
+		Events  duration `yaml:"events"`   // what rules found, after it was over; 0s = any
 	} `yaml:"retention"`
 
 	Captures struct {
@@ -182,6 +183,7 @@ func defaultConfig() config {
 	c.Name, c.Role, c.Listen, c.DataDir = "opentap", "all", "127.0.0.1:2020", "/var/lib/opentap"
 	ctl, ag := controller.DefaultConfig(), agent.DefaultConfig()
 	c.Retention.Default, c.Retention.Max = duration(ctl.Retention), duration(ctl.RetentionMax)
+	c.Retention.Events = duration(ctl.EventsKept)
 	c.Retention.Quota, c.Retention.MinFree = size(ag.Quota.Bytes), size(ag.Quota.MinFree)
 	c.Captures.MaxDuration, c.Captures.MaxPerProject = duration(ctl.DurationMax), ctl.CapturesMax
 	c.Taps.MaxServices, c.Taps.MaxFlows, c.Taps.MaxMirrors, c.Taps.MaxPorts = ctl.Taps.Services, ctl.Taps.Flows, ctl.Taps.Mirrors, ctl.Taps.Ports
@@ -425,6 +427,7 @@ func (c *config) controller(version string) controller.Config {
 	out := controller.DefaultConfig()
 	out.Name, out.Version = c.Name, version
 	out.Retention, out.RetentionMax = time.Duration(c.Retention.Default), time.Duration(c.Retention.Max)
+	out.EventsKept = time.Duration(c.Retention.Events)
 	out.DurationMax, out.CapturesMax = time.Duration(c.Captures.MaxDuration), c.Captures.MaxPerProject
 	out.DefaultPoint = c.Points.Default
 	out.Taps = controller.TapQuota{Services: c.Taps.MaxServices, Flows: c.Taps.MaxFlows, Mirrors: c.Taps.MaxMirrors, Ports: c.Taps.MaxPorts}
