@@ -70,7 +70,7 @@ func (r *Ring) Read(timeout time.Duration, fn func(*Block)) (int, error) {
 	for {
 		if most := r.ready(); most > 0 {
 			if most < uint32(r.queues[0].frames/4) {
-				r.pause(r.cfg.Linger)
+				r.pause(min(r.cfg.Linger, time.Duration(r.queues[0].frames)*fastest))
 			}
 			return r.lend(fn), nil
 		}
@@ -104,6 +104,10 @@ func (r *Ring) Read(timeout time.Duration, fn func(*Block)) (int, error) {
 		}
 	}
 }
+
+// fastest is how soon frames of one queue may follow one another without filling its memory while Read lingers. Each time it
+// does, it costs some 20 µs of waking up.
+const fastest = 100 * time.Nanosecond
 
 // ready returns how many frames wait in the fullest queue.
 func (r *Ring) ready() uint32 {

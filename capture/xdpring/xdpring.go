@@ -44,13 +44,13 @@ func (m Mode) String() string {
 type Config struct {
 	Interface   string        // name in the network namespace of the calling thread
 	Memory      int           // octets of frame memory, shared by the queues; 4 MiB to 16 GiB. Each frame takes 2 or 4 KiB of it
-	Linger      time.Duration // frames are lent at the latest this long after the first of them came; 100 µs to 1 s
+	Linger      time.Duration // frames are lent at the latest this long after the first of them came, sooner with little memory; 100 µs to 1 s
 	Promiscuous bool          // ask the interface for frames addressed to others
 	Mode        Mode
 }
 
-// DefaultConfig returns 256 MiB of memory (128 Ki frames) that lends at least every 2 ms; Interface is still to be set.
-func DefaultConfig() Config { return Config{Memory: 256 << 20, Linger: 2 * time.Millisecond} }
+// DefaultConfig returns 256 MiB of memory (128 Ki frames) that lends at least every 10 ms; Interface is still to be set.
+func DefaultConfig() Config { return Config{Memory: 256 << 20, Linger: 10 * time.Millisecond} }
 
 // Limits of Config.Memory.
 const (
