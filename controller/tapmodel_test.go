@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -98,7 +99,15 @@ func (f *fakeFleet) Stream(context.Context, <-chan struct{}, string, string, wan
 // modelPort is a port as the test knows it.
 type modelPort struct{ id, mac, project string }
 
-type modelTap struct{ project, port, service string }
+type modelTap struct {
+	project, port, service string
+	expires                time.Time
+}
+
+type modelMirror struct {
+	project, port string
+	tunnel        uint32
+}
 
 // model is what ought to be.
 type model struct {
@@ -106,6 +115,7 @@ type model struct {
 	where    map[string]string // MAC → node id; absent = nowhere
 	services map[string]modelTap
 	flows    map[string]modelTap
+	mirrors  map[string]modelMirror
 	everIDs  map[string]bool
 }
 
@@ -201,10 +211,17 @@ func (r *modelRun) check() {
 	tunnels := map[uint32]string{}
 	for _, a := range r.agents() {
 		for _, s := range a.held.Taps.Sources {
+			if mirror, _, isMirror := strings.Cut(s.ID, "."); isMirror {
+				r.checkMirror(a, s, mirror)
+				continue
+			}
 			f, ok := r.m.flows[s.ID]
 			if a.connected {
 				if !ok {
 					r.t.Fatalf("%s copies for the flow %s, which is not there", a.name, s.ID)
+				}
+				if ends := earlier(f.expires, r.m.services[f.service].expires); !s.Options.Expires.Equal(ends) {
+					r.t.Fatalf("%s ends the flow %s at %s, want %s", a.name, s.ID, s.Options.Expires, ends)
 				}
 				if got := deviceOwner(a, s.Device); got != f.project {
 					r.t.Fatalf("%s copies packets of %q for a flow of %q", a.name, got, f.project)
@@ -242,9 +259,11 @@ func (r *modelRun) check() {
 		}
 		tunnels[s.Service.TunnelID] = id
 	}
-	if len(r.fleet.c.taps.services) != len(r.m.services) || len(r.fleet.c.taps.flows) != len(r.m.flows) {
-		r.t.Fatalf("%d services and %d flows, want %d and %d", len(r.fleet.c.taps.services), len(r.fleet.c.taps.flows), len(r.m.services), len(r.m.flows))
+	if len(r.fleet.c.taps.services) != len(r.m.services) || len(r.fleet.c.taps.flows) != len(r.m.flows) || len(r.fleet.c.taps.mirrors) != len(r.m.mirrors) {
+		r.t.Fatalf("%d services, %d flows and %d mirrors, want %d, %d and %d", len(r.fleet.c.taps.services), len(r.fleet.c.taps.flows), len(r.fleet.c.taps.mirrors),
+			len(r.m.services), len(r.m.flows), len(r.m.mirrors))
 	}
+	r.checkWorld()
 	// What is wished for is what the model says, no more and no less.
 	for id, f := range r.m.flows {
 		s := r.m.services[f.service]
@@ -263,6 +282,80 @@ func (r *modelRun) check() {
 			r.t.Fatalf("flow %s is %s %q, and wished for is %v", id, rep.Status, rep.Reason, did)
 		}
 	}
+}
+
+// checkMirror proves that a mirror's source is what its project may have. r.fleet.mu is held.
+func (r *modelRun) checkMirror(a *fakeAgent, s tap.Source, id string) {
+	m, ok := r.m.mirrors[id]
+	switch {
+	case !a.connected: // it goes on with what it knows
+	case !ok:
+		r.t.Fatalf("%s sends copies for the mirror %s, which is not there", a.name, id)
+	case r.m.owner(a.devices[s.Device.Name]) != m.project:
+		r.t.Fatalf("%s mirrors packets of %q for %q", a.name, r.m.owner(a.devices[s.Device.Name]), m.project)
+	case s.To.TunnelID != m.tunnel:
+		r.t.Fatalf("%s mirrors with the tunnel id %d, want %d", a.name, s.To.TunnelID, m.tunnel)
+	}
+	for _, b := range r.agents() {
+		if s.To.Remote == b.addr {
+			r.t.Fatalf("%s sends a mirror of %q to the node %s", a.name, m.project, b.name)
+		}
+	}
+}
+
+// checkWorld proves that what is wished follows from what the store holds, and not from how this controller came to know it:
+// another one that reads it now wishes the same. r.fleet.c.mu is held.
+func (r *modelRun) checkWorld() {
+	kvs, rev, err := r.store.List(context.Background(), tapPrefix)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if rev != r.fleet.c.revision {
+		return // something is on its way
+	}
+	w := newWorld()
+	for _, kv := range kvs {
+		if err := w.apply(store.Event{KV: kv}, map[string]bool{}); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	for node := range w.nodes {
+		if mine, other := r.fleet.c.taps.lower(node), w.lower(node); !reflect.DeepEqual(mine, other) {
+			r.t.Fatalf("of %s one controller wishes %+v, and another one %+v", node, mine, other)
+		}
+	}
+	if !maps.Equal(w.byNode, r.fleet.c.taps.byNode) {
+		r.t.Fatalf("nodes are called %v here, and %v there", r.fleet.c.taps.byNode, w.byNode)
+	}
+	for k, n := range r.fleet.c.taps.counts {
+		if n != w.counts[k] {
+			r.t.Fatalf("%+v: counted %d, are %d", k, n, w.counts[k])
+		}
+	}
+}
+
+// lie has a host say that it has a port which another host has, and proves that nothing meant for that port goes there.
+func (r *modelRun) lie(p *modelPort, device string, byMAC bool) {
+	liar := r.fleet.agents["liar"]
+	at := point.Point{Name: device, Kind: point.Netdev, Present: true, LinkType: 1, IfaceID: p.id}
+	if byMAC {
+		at.IfaceID, at.MAC = "", p.mac
+	}
+	say := func(points ...point.Point) {
+		r.fleet.c.Inventory(liar.id, points, want.Node{Underlay: []netip.Addr{liar.addr}})
+		r.settled()
+	}
+	say(at)
+	r.fleet.mu.Lock()
+	for _, a := range r.agents() {
+		for _, s := range a.held.Taps.Sources {
+			if s.To.Remote == liar.addr {
+				r.t.Fatalf("%s sends copies of %q to a host that lies", a.name, r.m.everOwner(s.ID))
+			}
+		}
+	}
+	r.fleet.mu.Unlock()
+	say()
 }
 
 // told reports whether any agent has said that it has the device.
@@ -322,6 +415,7 @@ func (m *model) deletePort(id string) {
 		}
 	}
 	maps.DeleteFunc(m.flows, func(_ string, f modelTap) bool { return f.port == id })
+	maps.DeleteFunc(m.mirrors, func(_ string, x modelMirror) bool { return x.port == id })
 }
 
 func (m *model) deleteService(id string) {
@@ -333,15 +427,20 @@ func (m *model) deleteService(id string) {
 var modelRoles = map[string]auth.Right{"owner": alice.Rights, "viewer": auth.SeeMetadata, "operator": auth.SeeMetadata | auth.Start}
 
 // TestTapModel lets tenants, administrators and hosts do what they like in any order, and proves after each step that no
-// packet of one project can come to another's port, that what nodes do is what is wished, and that no id comes twice.
+// packet of one project can come to another's port, also by nodes that lie and mirrors that are aimed at nodes; that no tap
+// outlives its time; that what nodes do is what is wished, by any controller; and that no id comes twice.
+//
+// A failure prints the steps that led to it, made as few as possible, and how to have them again (-rapid.failfile, -rapid.seed);
+// -rapid.checks and -rapid.steps make it look for longer.
 func TestTapModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := &modelRun{t: t, store: mem.New(mem.Config{}), fleet: &fakeFleet{agents: map[string]*fakeAgent{}}, users: map[string]auth.Identity{}}
-		r.m = model{where: map[string]string{}, services: map[string]modelTap{}, flows: map[string]modelTap{}, everIDs: map[string]bool{}}
+		r.m = model{where: map[string]string{}, services: map[string]modelTap{}, flows: map[string]modelTap{}, mirrors: map[string]modelMirror{}, everIDs: map[string]bool{}}
 		for i := range 3 {
 			id := fmt.Sprintf("n%d", i)
 			r.fleet.agents[id] = &fakeAgent{id: id, name: "host" + id, addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), devices: map[string]string{}, told: map[string]string{}, connected: true}
 		}
+		r.fleet.agents["liar"] = &fakeAgent{id: "liar", name: "liar", addr: netip.MustParseAddr("192.0.2.66"), devices: map[string]string{}, told: map[string]string{}, connected: true}
 		for _, p := range []string{"red", "blue"} {
 			r.users[p] = auth.Identity{Name: p, Project: p, Role: "owner", Rights: modelRoles["owner"]}
 		}
@@ -384,31 +483,39 @@ func TestTapModel(t *testing.T) {
 			place(r.m.ports[i].mac, fmt.Sprintf("n%d", i%3))
 		}
 		ctx := context.Background()
-		service := func(u auth.Identity, p *modelPort) error {
-			made, err := r.fleet.c.CreateTapServices(ctx, u, []tap.Service{{PortID: p.id}})
+		service := func(u auth.Identity, p *modelPort, expires time.Time) error {
+			made, err := r.fleet.c.CreateTapServices(ctx, u, []tap.Service{{PortID: p.id, Options: tap.Options{Expires: expires}}})
 			if err == nil {
 				r.m.fresh(t, u.Project, made[0].ID)
-				r.m.services[made[0].ID] = modelTap{project: u.Project, port: p.id}
+				r.m.services[made[0].ID] = modelTap{project: u.Project, port: p.id, expires: expires}
 			}
 			return err
 		}
-		flow := func(u auth.Identity, p *modelPort, sid string) error {
-			made, err := r.fleet.c.CreateTapFlows(ctx, u, []tap.Flow{{PortID: p.id, ServiceID: sid, Direction: tap.Both}})
+		flow := func(u auth.Identity, p *modelPort, sid string, expires time.Time) error {
+			made, err := r.fleet.c.CreateTapFlows(ctx, u, []tap.Flow{{PortID: p.id, ServiceID: sid, Direction: tap.Both, Options: tap.Options{Expires: expires}}})
 			if err == nil {
 				r.m.fresh(t, u.Project, made[0].ID)
-				r.m.flows[made[0].ID] = modelTap{project: u.Project, port: p.id, service: sid}
+				r.m.flows[made[0].ID] = modelTap{project: u.Project, port: p.id, service: sid, expires: expires}
 			}
 			return err
+		}
+		begin := time.Now().UTC().Truncate(time.Second)
+		anyEnd := func(t *rapid.T) time.Time { // none of them comes while the test runs
+			hours := rapid.IntRange(0, 3).Draw(t, "ends in hours")
+			if hours == 0 {
+				return time.Time{}
+			}
+			return begin.Add(time.Duration(hours) * time.Hour)
 		}
 		for i := range 2 { // something to begin with: a service for each, and a flow from each port
 			u := r.users[r.m.ports[i].project]
-			if err := service(u, r.m.ports[i]); err != nil {
+			if err := service(u, r.m.ports[i], time.Time{}); err != nil {
 				t.Fatal(err)
 			}
 			for sid, s := range r.m.services {
 				for _, p := range r.m.ports {
 					if s.port == r.m.ports[i].id && p.project == u.Project && p.id != s.port {
-						if err := flow(u, p, sid); err != nil {
+						if err := flow(u, p, sid, time.Time{}); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -434,7 +541,7 @@ func TestTapModel(t *testing.T) {
 			"create service": func(t *rapid.T) {
 				u, p := anyUser(t), anyPort(t)
 				may := u.May(makeService) && p.project == u.Project
-				if err := service(u, p); (err == nil) != may {
+				if err := service(u, p, anyEnd(t)); (err == nil) != may {
 					t.Fatalf("%s (%s) makes a service at a port of %s: %v", u.Name, u.Role, p.project, err)
 				}
 			},
@@ -443,7 +550,7 @@ func TestTapModel(t *testing.T) {
 				sid := pick(t, r.m.services, "service")
 				s := r.m.services[sid]
 				may := u.May(makeTap) && p.project == u.Project && s.project == u.Project && s.port != p.id && r.m.projectOf(s.port) == u.Project
-				if err := flow(u, p, sid); (err == nil) != may {
+				if err := flow(u, p, sid, anyEnd(t)); (err == nil) != may {
 					t.Fatalf("%s (%s) copies a port of %s to a service of %s: %v, may %v", u.Name, u.Role, p.project, s.project, err, may)
 				}
 			},
@@ -466,6 +573,59 @@ func TestTapModel(t *testing.T) {
 				if err == nil {
 					r.m.deleteService(id)
 				}
+			},
+			"end otherwise": func(t *rapid.T) {
+				u, id, end := anyUser(t), pick(t, r.m.flows, "flow"), anyEnd(t)
+				_, err := r.fleet.c.UpdateTapFlow(ctx, u, id, tap.Change{Options: &tap.Options{Expires: end}})
+				f := r.m.flows[id]
+				if may := u.May(makeTap) && f.project == u.Project; (err == nil) != may {
+					t.Fatalf("%s (%s) changes when a flow of %s ends: %v", u.Name, u.Role, f.project, err)
+				}
+				if err == nil {
+					f.expires = end
+					r.m.flows[id] = f
+				}
+			},
+			"create mirror": func(t *rapid.T) {
+				u, p := anyUser(t), anyPort(t)
+				tunnel := uint32(rapid.IntRange(1, 8).Draw(t, "tunnel"))
+				to := rapid.SampledFrom([]string{"198.51.100.1", "192.0.2.2"}).Draw(t, "to") // nobody's, and a node's
+				made, err := r.fleet.c.CreateTapMirrors(ctx, u, []tap.Mirror{{
+					PortID: p.id, Type: tap.GRE, Remote: netip.MustParseAddr(to), Directions: map[tap.Direction]uint32{tap.Both: tunnel},
+				}})
+				taken := false
+				for _, m := range r.m.mirrors {
+					taken = taken || m.tunnel == tunnel
+				}
+				if may := u.May(makeTap) && p.project == u.Project && !taken && to == "198.51.100.1"; (err == nil) != may {
+					t.Fatalf("%s (%s) mirrors a port of %s to %s with %d (taken %v): %v", u.Name, u.Role, p.project, to, tunnel, taken, err)
+				}
+				if err == nil {
+					r.m.fresh(t, u.Project, made[0].ID)
+					r.m.mirrors[made[0].ID] = modelMirror{u.Project, p.id, tunnel}
+				}
+			},
+			"delete mirror": func(t *rapid.T) {
+				if len(r.m.mirrors) == 0 {
+					t.Skip("no mirror")
+				}
+				u, id := anyUser(t), rapid.SampledFrom(slices.Sorted(maps.Keys(r.m.mirrors))).Draw(t, "mirror")
+				err := r.fleet.c.DeleteTapMirror(ctx, u, id)
+				if may := u.May(makeService) && r.m.mirrors[id].project == u.Project; (err == nil) != may {
+					t.Fatalf("%s deletes a mirror of %s: %v", u.Name, r.m.mirrors[id].project, err)
+				}
+				if err == nil {
+					delete(r.m.mirrors, id)
+				}
+			},
+			"lie": func(t *rapid.T) {
+				p := anyPort(t)
+				device := rapid.SampledFrom([]string{"evil", "tap" + p.id[:11]}).Draw(t, "device")
+				if !r.told(p.mac) || !r.fleet.agents["liar"].connected {
+					t.Skip("nobody has it whom that could be taken from")
+				}
+				r.settled()
+				r.lie(p, device, rapid.Bool().Draw(t, "by its MAC"))
 			},
 			"rename": func(t *rapid.T) {
 				u, id := anyUser(t), pick(t, r.m.flows, "flow")
@@ -530,6 +690,14 @@ func TestTapModel(t *testing.T) {
 				r.fleet.c.Left(a.id)
 			},
 			"agent comes": func(t *rapid.T) { r.fleet.connect(rapid.SampledFrom(r.agents()).Draw(t, "agent")) },
+			"agent loses its memory": func(t *rapid.T) {
+				a := rapid.SampledFrom(r.agents()).Draw(t, "agent")
+				r.fleet.c.Left(a.id)
+				r.fleet.mu.Lock()
+				a.held = agentapi.Desired{}
+				r.fleet.mu.Unlock()
+				r.fleet.connect(a)
+			},
 			"agent crashes": func(t *rapid.T) {
 				a := rapid.SampledFrom(r.agents()).Draw(t, "agent")
 				r.fleet.c.Left(a.id)
