@@ -91,6 +91,7 @@ type Agent struct {
 	recorders  atomic.Pointer[map[string]*recording] // by point; see allRecorders
 	exporters  []*exporting                          // never changes
 	browsed    browsed
+	shelf      shelf
 	flows      *flowStores
 	meterings  []*metering                  // never changes
 	collectors []*collecting                // never changes
@@ -369,6 +370,7 @@ func (a *Agent) drop(j *job) {
 	j.forget()
 	j.release()
 	a.forgetBrowsed(j.uid)
+	a.shelf.forget(j.uid)
 	started := a.ctx != nil
 	a.running.Go(func() {
 		if started {

@@ -58,7 +58,18 @@ func (r *recorded) begin(*memo, bool) error {
 	if !r.each(func(*recording) {}) {
 		return errors.New("a point of this capture is no longer recorded")
 	}
+	r.expire()
 	return nil
+}
+
+// expire ends the capture if its window has passed.
+func (r *recorded) expire() bool {
+	to := r.j.get().Query.To
+	over := !to.IsZero() && time.Since(to) >= recordedSettle
+	if over {
+		r.once.Do(func() { close(r.ended) })
+	}
+	return over
 }
 
 func (r *recorded) done() <-chan struct{} { return r.ended }
@@ -86,8 +97,7 @@ func (r *recorded) stop(ctx context.Context) {
 func (r *recorded) look(m *memo) {
 	c := r.j.get()
 	r.bounds(&m.Status)
-	if to := c.Query.To; !to.IsZero() && time.Since(to) >= recordedSettle {
-		r.once.Do(func() { close(r.ended) })
+	if r.expire() {
 		return
 	}
 	if c.Query.Filter != "" {
@@ -98,7 +108,7 @@ func (r *recorded) look(m *memo) {
 		return
 	}
 	r.looked = time.Now()
-	if acc, err := r.account(context.Background()); err == nil { // an error is told when the data is asked for, or at the end
+	if acc, _, err := r.account(context.Background(), nil); err == nil { // an error is told when the data is asked for, or at the end
 		m.Status.Ledger = acc
 	}
 }
@@ -106,9 +116,13 @@ func (r *recorded) look(m *memo) {
 // end counts what the window holds.
 func (r *recorded) end(m *memo) (want.State, string) {
 	r.bounds(&m.Status)
-	acc, err := r.account(context.Background())
+	gaps := told(m.Status.Gaps)
+	acc, found, err := r.account(context.Background(), gaps)
 	if err != nil {
 		return want.Failed, err.Error()
+	}
+	if found != nil { // it is what whoever asks for the data will want
+		r.j.a.shelf.put(found)
 	}
 	m.Status.Ledger = acc
 	e, err := r.extent(m.Status.Ended)
@@ -125,19 +139,22 @@ func (r *recorded) end(m *memo) (want.State, string) {
 func (r *recorded) kept() string { return r.left }
 
 // account is what the window holds now: losses are those of the recordings meanwhile, and what the filter leaves out is
-// what is in the window and not in the answer. Octets are those that were recorded.
-func (r *recorded) account(ctx context.Context) (ledger.Account, error) {
-	var a ledger.Account
+// what is in the window and not in the answer. Octets are those that were recorded. found is the plan that was made for it,
+// whose comment tells the gaps; nil where it is not what the data will be made of.
+func (r *recorded) account(ctx context.Context, gaps []want.Gap) (a ledger.Account, found *shelved, err error) {
 	e, err := r.extent(time.Time{})
 	if err != nil {
-		return a, err
+		return a, nil, err
 	}
-	plan, err := r.plan(want.PcapNG, e, nil)
+	plan, err := r.plan(want.PcapNG, e, gaps)
 	if err != nil {
-		return a, err
+		return a, nil, err
 	}
 	if _, err := plan.p.Size(ctx); err != nil {
-		return a, err
+		return a, nil, err
+	}
+	if c := r.j.get(); !c.End().IsZero() && c.Kind == want.Packets {
+		found = &shelved{r.j.uid, r.prefix(want.PcapNG, gaps) + e.String(), want.PcapNG, gaps, plan}
 	}
 	res := plan.p.Result()
 	lost := ledgerOf(plan.p)
@@ -148,20 +165,21 @@ func (r *recorded) account(ctx context.Context) (ledger.Account, error) {
 	case q.Limits != (filter.Limits{}):
 		a.FilterUncounted = true // where in the window the limit was reached is not known
 	default:
-		plan.window.Match = nil
-		all, err := query.New(plan.sources, plan.window, query.PcapNG, query.Meta{})
+		window := plan.window
+		window.Match, window.Need = nil, nil
+		all, err := query.New(plan.sources, window, query.PcapNG, query.Meta{})
 		if err != nil {
-			return a, err
+			return a, nil, err
 		}
 		if _, err := all.Size(ctx); err != nil {
-			return a, err
+			return a, nil, err
 		}
 		if n := all.Result().Packets; n > a.Captured {
 			a.Filtered += n - a.Captured
 		}
 	}
 	a.Seen = a.Captured + a.Filtered + a.DroppedTotal()
-	return a, nil
+	return a, found, nil
 }
 
 // extent is how far the recordings of a capture are read: up to positions, and up to a time. Together with the capture it
@@ -272,13 +290,27 @@ func (r *recorded) plan(f want.Format, e extent, gaps []want.Gap) (*recordedPlan
 	return out, err
 }
 
-func (r *recorded) open(ctx context.Context, st want.Status, o want.OpenOptions) (*want.Retrieval, error) {
-	prefix := fmt.Sprintf("%s-%s-", r.j.uid[:12], o.Format)
-	var gaps []want.Gap
-	if st.State.Final() && len(st.Gaps) > 0 { // while it lasts they change, and the view tells them
-		gaps = st.Gaps[:min(len(st.Gaps), gapsInFile)]
+// told are the gaps that a file tells.
+func told(gaps []want.Gap) []want.Gap { return gaps[:min(len(gaps), gapsInFile)] }
+
+// prefix begins the ETags of what is given out in a format.
+func (r *recorded) prefix(f want.Format, gaps []want.Gap) string {
+	prefix := fmt.Sprintf("%s-%s-", r.j.uid[:12], f)
+	if len(gaps) > 0 {
 		prefix += "g"
 	}
+	return prefix
+}
+
+func (r *recorded) open(ctx context.Context, st want.Status, o want.OpenOptions) (*want.Retrieval, error) {
+	var gaps []want.Gap
+	if st.State.Final() { // while it lasts they change, and the view tells them
+		gaps = told(st.Gaps)
+		if x := r.j.a.shelf.find(r.j.uid, o.ETag, o.Format, gaps); x != nil && r.each(func(*recording) {}) {
+			return planned(ctx, x.plan.p, r.j, st, o.Format, x.etag)
+		}
+	}
+	prefix := r.prefix(o.Format, gaps)
 	e, again := extent{}, false
 	if rest, ok := strings.CutPrefix(o.ETag, prefix); ok {
 		if e, again = parseExtent(rest, len(r.j.get().Query.Points)); again {
@@ -302,7 +334,11 @@ func (r *recorded) open(ctx context.Context, st want.Status, o want.OpenOptions)
 	if r.j.get().Kind == want.Flows {
 		return r.meter(ctx, plan, st, o.Format, prefix+e.String())
 	}
-	return planned(ctx, plan.p, r.j, st, o.Format, prefix+e.String())
+	ret, err := planned(ctx, plan.p, r.j, st, o.Format, prefix+e.String())
+	if err == nil && ret.Final {
+		r.j.a.shelf.put(&shelved{r.j.uid, ret.ETag, o.Format, gaps, plan})
+	}
+	return ret, err
 }
 
 // meter turns recorded packets into flow records: the same packets give the same records, always, so they are metered anew

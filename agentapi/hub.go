@@ -39,6 +39,7 @@ type Hub struct {
 	agentpb.UnimplementedHubServer
 	fleet Fleet
 	log   *slog.Logger
+	near  map[string]Local // by node ID; see Near
 
 	begin      chan struct{}       // holds those that begin a session; see turn
 	beginners  map[string]struct{} // their nodes' ids; h.mu guards it
@@ -74,7 +75,7 @@ func (d *delivery) finish(err error) { _ = d.pw.CloseWithError(err) } // always 
 
 // NewHub makes the controller's half. It is inert: Register puts it on a server.
 func NewHub(fleet Fleet, log *slog.Logger) *Hub {
-	return &Hub{fleet: fleet, log: log, begin: make(chan struct{}, beginners), beginners: make(map[string]struct{}), sessions: make(map[string]*session), reads: make(map[uint64]*delivery)}
+	return &Hub{fleet: fleet, log: log, near: make(map[string]Local), begin: make(chan struct{}, beginners), beginners: make(map[string]struct{}), sessions: make(map[string]*session), reads: make(map[uint64]*delivery)}
 }
 
 // ServerOptions are what a grpc.Server needs to carry a Hub. Its Stop waits until every session has ended.
@@ -333,6 +334,9 @@ func (h *Hub) Open(ctx context.Context, nodeID, nodeName, uid string, o want.Ope
 	h.mu.Unlock()
 	if s == nil {
 		return nil, unavailable(nodeName)
+	}
+	if l := h.near[nodeID]; l != nil {
+		return h.openNear(ctx, l, uid, o)
 	}
 	answer := make(chan *agentpb.Opened, 1)
 	s.mu.Lock()

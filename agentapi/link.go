@@ -447,8 +447,12 @@ type chunker struct {
 	stream  grpc.ClientStreamingClient[agentpb.Chunk, agentpb.Delivered]
 	request uint64
 	buf     []byte
+	sent    time.Time // when something was sent last
 	err     error
 }
+
+// chunkAge is how long octets may wait in a chunk for more, once others are written.
+const chunkAge = 20 * time.Millisecond
 
 func (c *chunker) Write(p []byte) (int, error) {
 	n := len(p)
@@ -461,6 +465,9 @@ func (c *chunker) Write(p []byte) (int, error) {
 			}
 		}
 	}
+	if time.Since(c.sent) > chunkAge {
+		return n, c.flush()
+	}
 	return n, nil
 }
 
@@ -469,7 +476,7 @@ func (c *chunker) flush() error {
 		return c.err
 	}
 	c.err = c.stream.Send(&agentpb.Chunk{Request: c.request, Data: c.buf}) // encoded before Send returns: buf is ours again
-	c.buf = c.buf[:0]
+	c.buf, c.sent = c.buf[:0], time.Now()
 	return c.err
 }
 

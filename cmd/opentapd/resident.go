@@ -33,6 +33,7 @@ func newResident(cfg config, node string, hub *agentapi.Hub, log *slog.Logger) (
 	ag.SetLink(r.link)
 	r.rpc = grpc.NewServer(agentapi.ServerOptions()...)
 	hub.Register(r.rpc)
+	hub.Near(ag.Identity().NodeID, ag)
 	r.cc, err = grpc.NewClient("passthrough:///inside", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return r.inside.DialContext(ctx) }))
 	return r, err
