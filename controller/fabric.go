@@ -34,7 +34,8 @@ const (
 type fabricRoom struct {
 	listener net.Listener
 	every    time.Duration
-	id       string // of this controller in elections
+	probe    time.Duration // between probes of all policies; 0 = none
+	id       string        // of this controller in elections
 
 	mu     sync.Mutex
 	engine *reconcile.Engine // nil until the store was read
@@ -52,10 +53,10 @@ type fabricRoom struct {
 }
 
 // ServeFabric has OpenFlow switches taken on a listener, which the controller closes. every is the time between comparisons
-// of what switches have and what they should. Of several controllers with one store one leads; id tells them apart, and is the
+// of what switches have and what they should, probe that between probes of all policies; 0 = none. Of several controllers with one store one leads; id tells them apart, and is the
 // same after a restart. It must be called before Run.
-func (c *Controller) ServeFabric(l net.Listener, every time.Duration, id string) {
-	c.fabric = &fabricRoom{listener: l, every: every, id: id, told: make(chan struct{})}
+func (c *Controller) ServeFabric(l net.Listener, every, probe time.Duration, id string) {
+	c.fabric = &fabricRoom{listener: l, every: every, probe: probe, id: id, told: make(chan struct{})}
 }
 
 // runFabric serves switches until ctx ends.
@@ -81,6 +82,7 @@ func (c *Controller) runFabric(ctx context.Context) {
 	if c.fabric.every > 0 {
 		cfg.Every = c.fabric.every
 	}
+	cfg.Probe = c.fabric.probe
 	vote := &elector{store: c.store, id: c.fabric.id, seen: make(chan uint64, 1)}
 	cfg.Overtaken = vote.overtaken
 	engine := reconcile.New(cfg, fabric.Seal{Key: key}, fabricKeeper{c.store}, log)

@@ -36,7 +36,7 @@ func weave(t *testing.T, st store.Store) (*Controller, *trail) {
 		t.Fatal(err)
 	}
 	c.SetHub(&hub{c: c})
-	c.ServeFabric(l, time.Hour, "one")
+	c.ServeFabric(l, time.Hour, 0, "one")
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { c.runFabric(ctx) })

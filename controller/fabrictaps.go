@@ -253,3 +253,16 @@ func (r *fabricRoom) delivers(name, at string) bool {
 	}
 	return slices.ContainsFunc(r.wanted.Tools[name].Members, func(m string) bool { return r.wanted.Ports[m].At == at })
 }
+
+// FabricTally is what monitoring is told of the fabric; nil = this server takes no switches.
+func (c *Controller) FabricTally() *want.FabricTally {
+	if c.fabric == nil {
+		return nil
+	}
+	e := c.fabric.theEngine()
+	if e == nil {
+		return nil
+	}
+	t := e.Tally()
+	return &t
+}

@@ -109,7 +109,8 @@ type Layout struct {
 	at       map[string]Endpoint   // of ports, by name
 	returns  map[string]Endpoint   // of services, by name
 	portName map[Endpoint]string
-	links    [][2]Endpoint // static
+	links    [][2]Endpoint       // static
+	known    map[string]lowering // by policy
 }
 
 // nameRules is what names may be.
@@ -140,7 +141,7 @@ func sortedKeys[V any](m map[string]V) []string {
 func NewLayout(f want.Fabric) (*Layout, error) {
 	l := &Layout{
 		Fabric: f, names: make(map[uint64]string), roles: make(map[Endpoint]role), peers: make(map[Endpoint]Endpoint),
-		at: make(map[string]Endpoint), returns: make(map[string]Endpoint), portName: make(map[Endpoint]string),
+		at: make(map[string]Endpoint), returns: make(map[string]Endpoint), portName: make(map[Endpoint]string), known: make(map[string]lowering),
 	}
 	for _, name := range sortedKeys(f.Switches) {
 		s := f.Switches[name]
@@ -188,6 +189,9 @@ func NewLayout(f want.Fabric) (*Layout, error) {
 			return nil, fault.Field(field+".name", "%s is there twice", f.Policies[i].Name)
 		}
 		seen[f.Policies[i].Name] = true
+		if d, split, err := l.lowered(&f.Policies[i]); err == nil {
+			l.known[f.Policies[i].Name] = lowering{f.Policies[i].Filter, l.exactAt(&f.Policies[i]), d, split}
+		}
 	}
 	if err := l.checkExact(); err != nil {
 		return nil, err

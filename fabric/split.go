@@ -12,11 +12,21 @@ import (
 	"opentap/wire/of13"
 )
 
+// lowering is the decision of a policy of the layout.
+type lowering struct {
+	filter, exactAt string
+	d               decision
+	split           string
+}
+
 // lowered turns a policy's filter into a decision. Where an agent filters exactly behind the delivery ports, switches need not match
 // all of it: they copy more, as little as they can, and split says in words which part is where. "" = the switches do it all.
 func (l *Layout) lowered(p *want.FabricPolicy) (d decision, split string, err error) {
-	d, err = lowerText(p.Filter)
 	at := l.exactAt(p)
+	if k, ok := l.known[p.Name]; ok && k.filter == p.Filter && k.exactAt == at {
+		return k.d, k.split, nil
+	}
+	d, err = lowerText(p.Filter)
 	if err == nil || at == "" || !fault.Is(err, fault.Unsupported) {
 		return d, "", err
 	}

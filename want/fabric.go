@@ -141,6 +141,15 @@ type FabricPolicyView struct {
 	Seen    uint64      `json:"seen"`            // packets of the filter ports in the same time, matched or not
 	Split   string      `json:"split,omitempty"` // which part of the filter is where, when switches cannot match all of it
 	Hops    []FabricHop `json:"hops,omitempty"`  // where copies pass, counted
+
+	Probed *FabricProbed `json:"probed,omitempty"` // the last probe; nil = none since this controller leads
+}
+
+// FabricProbed is what became of the last probe of a policy.
+type FabricProbed struct {
+	At     time.Time `json:"at"`
+	Result string    `json:"result"` // the worst of all its paths
+	Detail string    `json:"detail,omitempty"`
 }
 
 // FabricHop is a place that a policy's copies pass.
@@ -259,6 +268,35 @@ type FabricDrift struct {
 	Kind   string    `json:"kind"`
 	Text   string    `json:"text"`
 	Done   string    `json:"done"` // repaired, reported
+}
+
+// Results of a probe, the worst last.
+const (
+	ProbeDelivered  = "delivered"
+	ProbeSkipped    = "skipped" // it could not be sent
+	ProbeLost       = "lost"
+	ProbeDuplicated = "duplicated"
+	ProbeLeaked     = "leaked" // it came by where it should not
+)
+
+// FabricTally is what monitoring is told of the fabric.
+type FabricTally struct {
+	Leads     bool // this controller changes switches
+	Switches  []FabricSwitchTally
+	Policies  map[PolicyState]int
+	Drift     uint64            // findings of the drift log, from the start
+	Turns     uint64            // comparisons, from the start
+	Reconcile time.Duration     // how long the last one took
+	Probes    map[string]uint64 // paths probed, by result
+}
+
+// FabricSwitchTally is one switch of it.
+type FabricSwitchTally struct {
+	Name                   string
+	Connected              bool
+	Intended, Ours, Others int           // rules: that it should have, that it has with our mark, that it has of others
+	Echo                   time.Duration // of the last question whether it lives; 0 = none was answered
+	PacketIns, Dropped     uint64        // frames that it sent us, and those of them that were too many to look at
 }
 
 // ProbeResult says what became of one marked frame.

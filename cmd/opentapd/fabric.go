@@ -13,11 +13,12 @@ import (
 
 // fabricConfig is the key fabric: where OpenFlow switches connect to.
 type fabricConfig struct {
-	Listen string   `yaml:"listen"` // ADDRESS:PORT; "" = no switches
-	Every  duration `yaml:"every"`  // between comparisons of what switches have and what they should
-	Cert   string   `yaml:"cert"`   // PEM file; with it switches speak TLS
-	Key    string   `yaml:"key"`    // PEM file
-	CA     string   `yaml:"ca"`     // PEM file: whose switches are taken
+	Listen     string   `yaml:"listen"`      // ADDRESS:PORT; "" = no switches
+	Every      duration `yaml:"every"`       // between comparisons of what switches have and what they should
+	ProbeEvery duration `yaml:"probe_every"` // between probes of all policies; 0 = only when somebody asks
+	Cert       string   `yaml:"cert"`        // PEM file; with it switches speak TLS
+	Key        string   `yaml:"key"`         // PEM file
+	CA         string   `yaml:"ca"`          // PEM file: whose switches are taken
 }
 
 func defaultFabric() fabricConfig { return fabricConfig{Every: duration(30 * time.Second)} }
@@ -38,6 +39,9 @@ func (c *config) checkFabric() error {
 	}
 	if f.Every < duration(time.Second) {
 		return fmt.Errorf("fabric.every: is %s; at least 1s", time.Duration(f.Every))
+	}
+	if f.ProbeEvery != 0 && f.ProbeEvery < duration(time.Second) {
+		return fmt.Errorf("fabric.probe_every: is %s; at least 1s, or 0 for none", time.Duration(f.ProbeEvery))
 	}
 	if (f.Cert == "") != (f.Key == "") || (f.CA == "") != (f.Cert == "") {
 		return errors.New("fabric: cert, key and ca are given together or not at all: switches and this server prove to each other who they are")

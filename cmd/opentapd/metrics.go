@@ -18,7 +18,7 @@ import (
 func newMetrics(ctl *controller.Controller, trail *audit.Log, shown certificate) *metrics.Metrics {
 	return metrics.New(programVersion(), func() metrics.Snapshot {
 		t := ctl.Tally()
-		s := metrics.Snapshot{Captures: t.Captures, Packets: t.Packets, Records: t.Records, Nodes: t.Nodes, Revision: t.Revision, Audit: trail.Head().Seq}
+		s := metrics.Snapshot{Captures: t.Captures, Packets: t.Packets, Records: t.Records, Nodes: t.Nodes, Revision: t.Revision, Audit: trail.Head().Seq, Fabric: ctl.FabricTally()}
 		if shown != nil {
 			s.Expires = shown.Expires()
 		}

@@ -142,7 +142,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		return err
 	}
 	if switches != nil {
-		ctl.ServeFabric(switches, time.Duration(cfg.Fabric.Every), fabricID(cfg, node))
+		ctl.ServeFabric(switches, time.Duration(cfg.Fabric.Every), time.Duration(cfg.Fabric.ProbeEvery), fabricID(cfg, node))
 	}
 	ctl.SetMembership(reg)
 	ctl.SetProviders(providers)

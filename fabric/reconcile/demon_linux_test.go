@@ -100,10 +100,17 @@ type controller struct {
 // control starts one. addr "" = any port.
 func (d *demon) control(k Keeper, addr string) *controller {
 	d.t.Helper()
+	return d.controlWith(k, addr, func(*Config) {})
+}
+
+// controlWith starts one that is set otherwise.
+func (d *demon) controlWith(k Keeper, addr string, set func(*Config)) *controller {
+	d.t.Helper()
 	log := slog.New(slog.NewTextHandler(testLog{d.t}, nil))
 	cfg := DefaultConfig()
 	cfg.Every = time.Hour // tests ask for a turn
 	cfg.Retry = 2 * time.Second
+	set(&cfg)
 	e := New(cfg, fabric.Seal{Key: []byte("test")}, k, log)
 	if addr == "" {
 		addr = "127.0.0.1:0"

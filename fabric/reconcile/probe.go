@@ -46,6 +46,60 @@ func (e *Engine) probed(at fabric.Endpoint, m *of13.PacketIn) bool {
 	return true
 }
 
+// probeAlways probes all policies again and again, until ctx ends.
+func (e *Engine) probeAlways(ctx context.Context) {
+	for pause(ctx, e.cfg.Probe) {
+		if !e.Leads() {
+			continue
+		}
+		e.mu.Lock()
+		var names []string
+		if e.intent != nil {
+			for _, o := range e.intent.Policies {
+				if o.State != want.PolicyInfeasible {
+					names = append(names, o.Name)
+				}
+			}
+		}
+		e.mu.Unlock()
+		for _, name := range names {
+			if _, err := e.Probe(ctx, name); err != nil && ctx.Err() == nil {
+				e.log.Debug("a policy cannot be probed now", "policy", name, "err", err)
+			}
+		}
+	}
+}
+
+// severity orders results of probes, the worst last.
+var severity = []string{want.ProbeDelivered, want.ProbeSkipped, want.ProbeLost, want.ProbeDuplicated, want.ProbeLeaked}
+
+// keepProbe takes note of what became of a probe.
+func (e *Engine) keepProbe(policy string, list []want.ProbeResult) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	worst := want.FabricProbed{At: time.Now().UTC(), Result: want.ProbeDelivered}
+	for i := range list {
+		r := &list[i]
+		e.tally.Probes[r.Result]++
+		if slices.Index(severity, r.Result) > slices.Index(severity, worst.Result) {
+			worst.Result, worst.Detail = r.Result, strings.TrimSuffix(fmt.Sprintf("%s to %s: %s", r.From, r.To, r.Detail), ": ")
+		}
+	}
+	if before := e.probes[policy].Result; before != worst.Result && (before != "" || worst.Result != want.ProbeDelivered) {
+		e.log.Info("probes of a policy have another result", "policy", policy, "result", worst.Result, "detail", worst.Detail)
+	}
+	e.probes[policy] = worst
+}
+
+// probedBadly says why a policy that is probed by itself is not whole. e.mu is held.
+func (e *Engine) probedBadly(policy string) string {
+	p, ok := e.probes[policy]
+	if e.cfg.Probe == 0 || !ok || p.Result == want.ProbeDelivered || p.Result == want.ProbeSkipped {
+		return ""
+	}
+	return strings.TrimSpace("a probe was " + p.Result + ": " + p.Detail)
+}
+
 // Probe sends a marked frame along each path of a policy, one after the other, and says what became of it.
 func (e *Engine) Probe(ctx context.Context, policy string) ([]want.ProbeResult, error) {
 	e.turn.Lock()
@@ -84,6 +138,9 @@ func (e *Engine) Probe(ctx context.Context, policy string) ([]want.ProbeResult, 
 		o, _ := intent.Outcome(policy)
 		return nil, fault.New(fault.Conflict, "the policy has no path: it is %s: %s", o.State, o.Reason)
 	}
+	if ctx.Err() == nil {
+		e.keepProbe(policy, out)
+	}
 	return out, ctx.Err()
 }
 
@@ -95,7 +152,7 @@ func (e *Engine) follow(ctx context.Context, l *fabric.Layout, p *fabric.Path, r
 	}
 	for i, dpid := range switches {
 		if sessions[dpid] == nil || actual[dpid] == nil {
-			r.Result, r.Detail = "skipped", l.SwitchName(dpid)+" is not connected"
+			r.Result, r.Detail = want.ProbeSkipped, l.SwitchName(dpid)+" is not connected"
 			return
 		}
 		// The probe has rules of its own: those of the copies must be there as well.
@@ -104,7 +161,7 @@ func (e *Engine) follow(ctx context.Context, l *fabric.Layout, p *fabric.Path, r
 			rules = p.Hops[i-1].Rules
 		}
 		if lacks := missingRule(rules, actual[dpid]); lacks != nil {
-			r.Result, r.Detail = "lost", fmt.Sprintf("%s does not hold as it should: %s", l.SwitchName(dpid), lacks.Why)
+			r.Result, r.Detail = want.ProbeLost, fmt.Sprintf("%s does not hold as it should: %s", l.SwitchName(dpid), lacks.Why)
 			return
 		}
 		r.Hops = append(r.Hops, l.SwitchName(dpid))
@@ -134,7 +191,7 @@ func (e *Engine) follow(ctx context.Context, l *fabric.Layout, p *fabric.Path, r
 			msgs = append(msgs, rule.Add())
 		}
 		if err := s.Commit(ctx, msgs); err != nil {
-			r.Result, r.Detail = "skipped", l.SwitchName(dpid)+": "+err.Error()
+			r.Result, r.Detail = want.ProbeSkipped, l.SwitchName(dpid)+": "+err.Error()
 			return
 		}
 	}
@@ -142,11 +199,11 @@ func (e *Engine) follow(ctx context.Context, l *fabric.Layout, p *fabric.Path, r
 	if _, err := sessions[p.From.Switch].Send(&of13.PacketOut{
 		InPort: p.From.Port, Do: []of13.Action{of13.Output{Port: of13.PortTable}}, Data: e.seal.Probe(x.mark),
 	}); err != nil {
-		r.Result, r.Detail = "skipped", err.Error()
+		r.Result, r.Detail = want.ProbeSkipped, err.Error()
 		return
 	}
 	x.judge(ctx, l, p, r, start)
-	if r.Result != "delivered" {
+	if r.Result != want.ProbeDelivered {
 		return
 	}
 	var down []string
@@ -157,7 +214,7 @@ func (e *Engine) follow(ctx context.Context, l *fabric.Layout, p *fabric.Path, r
 	}
 	e.mu.Unlock()
 	if r.Detail = strings.Join(down, "; "); !alive {
-		r.Result = "lost"
+		r.Result = want.ProbeLost
 	}
 }
 
@@ -223,15 +280,15 @@ func (x *probe) judge(ctx context.Context, l *fabric.Layout, p *fabric.Path, r *
 	}
 	switch {
 	case len(stray) > 0:
-		r.Result = "leaked"
+		r.Result = want.ProbeLeaked
 		for at := range stray {
 			r.Detail = "it came in by " + l.Name(at)
 		}
 	case slices.Max(counts) > 1:
-		r.Result, r.Detail = "duplicated", fmt.Sprintf("%d times", slices.Max(counts))
+		r.Result, r.Detail = want.ProbeDuplicated, fmt.Sprintf("%d times", slices.Max(counts))
 	case counts[len(counts)-1] == 0:
-		r.Result, r.Detail = "lost", "after "+last
+		r.Result, r.Detail = want.ProbeLost, "after "+last
 	default:
-		r.Result = "delivered"
+		r.Result = want.ProbeDelivered
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"opentap/fault"
 	"opentap/want"
@@ -86,4 +87,29 @@ func TestNetnsProbe(t *testing.T) {
 	if _, err := c.Probe(context.Background(), "none"); !fault.Is(err, fault.NotFound) {
 		t.Error(err)
 	}
+}
+
+func TestNetnsProbesByThemselves(t *testing.T) {
+	d := newDemon(t)
+	c := d.controlWith(&memory{}, "", func(cfg *Config) { cfg.Probe = 100 * time.Millisecond })
+	f := three()
+	f.Policies = []want.FabricPolicy{{Name: "p", From: []string{"span"}, To: []string{"far"}}}
+	c.Want(layout(t, f))
+	d.connect(c)
+	policy := func() want.FabricPolicyView {
+		v, _ := c.View(context.Background(), false)
+		return v.Policies[0]
+	}
+	until(t, "probed", func() bool { p := policy(); return p.Probed != nil && p.Probed.Result == want.ProbeDelivered && p.State == want.PolicyActive })
+	// Somebody drops at s3 what comes from s1. No rule of ours is gone.
+	d.ovs.Ofctl("add-flow", "s3", "priority=65535,actions=drop")
+	until(t, "the loss is told", func() bool {
+		p := policy()
+		return p.State == want.PolicyDegraded && strings.Contains(p.Reason, "a probe was lost: s1/5 to far: after s1")
+	})
+	if n := c.Tally(); n.Probes[want.ProbeLost] == 0 || n.Probes[want.ProbeDelivered] == 0 || n.Policies[want.PolicyDegraded] != 1 || len(n.Switches) != 3 || n.Switches[0].Echo == 0 {
+		t.Errorf("%+v", n)
+	}
+	d.ovs.Ofctl("--strict", "del-flows", "s3", "priority=65535")
+	until(t, "it is whole again", func() bool { return policy().State == want.PolicyActive })
 }

@@ -36,6 +36,8 @@ type Config struct {
 	Read   time.Duration // for one switch to tell all it has
 	Retry  time.Duration // until a policy that a switch refused is tried again; then twice as long each time
 
+	Probe time.Duration // between probes of all policies; 0 = only when somebody asks
+
 	// Overtaken is told that a switch knows a later election than the one this controller leads by; nil = nobody asks.
 	Overtaken func(generation uint64)
 }
@@ -81,12 +83,14 @@ type Engine struct {
 	findings    map[string]*incident // spoofed discovery, duplicates, by text
 	rejected    map[string]rejection // connections that never came up, by address
 	probing     *probe
-	sums        map[string]*sum // by policy
-	changed     chan struct{}   // closed and replaced after every turn
-	begun       uint64          // turns that have begun
-	turns       uint64          // the last of them that has ended
-	storedLinks string          // as last kept
-	recalled    uint64          // the term for which the memory was read
+	sums        map[string]*sum              // by policy
+	tally       want.FabricTally             // the parts that are counted as they happen
+	probes      map[string]want.FabricProbed // by policy
+	changed     chan struct{}                // closed and replaced after every turn
+	begun       uint64                       // turns that have begun
+	turns       uint64                       // the last of them that has ended
+	storedLinks string                       // as last kept
+	recalled    uint64                       // the term for which the memory was read
 }
 
 // member is a switch that is or was connected.
@@ -103,6 +107,9 @@ type member struct {
 	foreign int
 	problem string
 	desc    of13.Desc
+	echo    time.Duration // of the last question whether it lives
+
+	came, dropped uint64 // frames that it sent on connections that have ended
 }
 
 type incident struct {
@@ -131,6 +138,7 @@ func New(cfg Config, seal fabric.Seal, k Keeper, log *slog.Logger) *Engine {
 		cfg: cfg, seal: seal, keeper: k, log: log, kick: make(chan struct{}, 1), topology: fabric.NewTopology(nil),
 		switches: make(map[uint64]*member), refused: make(map[string]*refusal), findings: make(map[string]*incident),
 		rejected: make(map[string]rejection), changed: make(chan struct{}), sums: make(map[string]*sum),
+		probes: make(map[string]want.FabricProbed), tally: want.FabricTally{Probes: make(map[string]uint64)},
 	}
 }
 
@@ -178,6 +186,11 @@ func (e *Engine) Run(ctx context.Context) error {
 		if !pause(ctx, time.Second) {
 			return nil
 		}
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if e.cfg.Probe > 0 {
+		wg.Go(func() { e.probeAlways(ctx) })
 	}
 	tick := time.NewTicker(e.cfg.Every)
 	defer tick.Stop()
@@ -284,7 +297,9 @@ func (e *Engine) Down(s *session.Session, err error) {
 	m := e.switches[dpid]
 	ours := m != nil && m.session == s
 	if ours {
-		m.session, m.inSync = nil, false
+		came, dropped := s.PacketIns()
+		m.came, m.dropped = m.came+came, m.dropped+dropped
+		m.session, m.inSync, m.echo = nil, false, 0
 		e.topology.Connected(dpid, false, time.Now())
 	}
 	e.mu.Unlock()
@@ -379,6 +394,7 @@ func (e *Engine) incident(f want.FabricFinding) {
 
 // note writes a line of the drift log. e.mu is held.
 func (e *Engine) note(name, kind, text, done string) {
+	e.tally.Drift++
 	e.drift = append(e.drift, want.FabricDrift{Time: time.Now().UTC(), Switch: name, Kind: kind, Text: text, Done: done})
 	if len(e.drift) > maxDrift {
 		e.drift = slices.Delete(e.drift, 0, len(e.drift)-maxDrift)

@@ -1,9 +1,14 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
+	"maps"
+	"time"
 
 	"opentap/fabric"
+	"opentap/fabric/session"
+	"opentap/want"
 	"opentap/wire/of13"
 )
 
@@ -106,6 +111,58 @@ func (e *Engine) forget() {
 			delete(e.sums, name)
 		}
 	}
+	for name := range e.probes {
+		if !keep[name] {
+			delete(e.probes, name)
+		}
+	}
+}
+
+// echoed takes note of how soon a switch answered.
+func (e *Engine) echoed(dpid uint64, s *session.Session, took time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if m := e.switches[dpid]; m != nil && m.session == s {
+		m.echo = took
+	}
+}
+
+// took takes note of how long a comparison lasted.
+func (e *Engine) took(d time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.tally.Turns++
+	e.tally.Reconcile = d
+}
+
+// Tally is what monitoring is told.
+func (e *Engine) Tally() want.FabricTally {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := e.tally
+	out.Leads, out.Probes, out.Policies = e.term != 0, maps.Clone(e.tally.Probes), make(map[want.PolicyState]int)
+	for _, p := range e.policyViews(e.intent) {
+		out.Policies[p.State]++
+	}
+	for _, v := range e.switchViews() {
+		t := want.FabricSwitchTally{Name: cmp.Or(v.Name, v.DPID.String()), Connected: v.Connected, Intended: v.Rules, Others: v.Foreign}
+		if m := e.switches[uint64(v.DPID)]; m != nil {
+			t.Echo, t.PacketIns, t.Dropped = m.echo, m.came, m.dropped
+			if m.session != nil {
+				came, dropped := m.session.PacketIns()
+				t.PacketIns, t.Dropped = t.PacketIns+came, t.Dropped+dropped
+			}
+			if m.actual != nil {
+				for i := range m.actual.Rules {
+					if fabric.Ours(m.actual.Rules[i].Cookie) {
+						t.Ours++
+					}
+				}
+			}
+		}
+		out.Switches = append(out.Switches, t)
+	}
+	return out
 }
 
 // Count reads the counters of all switches.

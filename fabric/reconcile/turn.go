@@ -24,6 +24,10 @@ func (e *Engine) read(ctx context.Context, sessions map[uint64]*session.Session)
 	var wg sync.WaitGroup
 	for dpid, s := range sessions {
 		wg.Go(func() {
+			asked := time.Now()
+			if s.Alive(ctx) == nil {
+				e.echoed(dpid, s, time.Since(asked))
+			}
 			t, err := s.ReadTables(ctx)
 			mu.Lock()
 			defer mu.Unlock()
@@ -76,6 +80,8 @@ func holdingOf(i *fabric.Intent, dpid uint64) *fabric.Holding {
 func (e *Engine) reconcile(ctx context.Context) error {
 	e.turn.Lock()
 	defer e.turn.Unlock()
+	began := time.Now()
+	defer func() { e.took(time.Since(began)) }()
 	for {
 		again, err := e.once(ctx)
 		if !again || err != nil {

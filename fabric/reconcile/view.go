@@ -135,10 +135,16 @@ func (e *Engine) policyViews(intent *fabric.Intent) []want.FabricPolicyView {
 		if s := e.sums[p.Name]; s != nil {
 			v.Packets, v.Octets, v.Seen = s.packets, s.octets, s.seen
 		}
+		if last, ok := e.probes[p.Name]; ok {
+			v.Probed = &last
+		}
 		if intent != nil {
 			if o, ok := intent.Outcome(p.Name); ok {
 				v.State, v.Reason, v.Rules = o.State, o.Reason, o.Rules
 				e.judge(&v, intent)
+				if why := e.probedBadly(p.Name); why != "" && v.State != want.PolicyInfeasible && v.State != want.PolicyPending {
+					v.State, v.Reason = want.PolicyDegraded, strings.Join(append(nonEmpty(v.Reason), why), "; ")
+				}
 				e.count(&v, intent, counts)
 			}
 		}

@@ -27,11 +27,12 @@ type Config struct {
 	Answer    time.Duration // for any answer
 	Echo      time.Duration // silence after which the switch is asked whether it lives, and again after which it is given up
 	Switches  int           // connections at one time
+	PacketIns int           // frames of one switch that are looked at, per second; whoever sends more is flooding
 }
 
 // DefaultConfig suits switches in one data centre.
 func DefaultConfig() Config {
-	return Config{Handshake: 10 * time.Second, Answer: 10 * time.Second, Echo: 5 * time.Second, Switches: 512}
+	return Config{Handshake: 10 * time.Second, Answer: 10 * time.Second, Echo: 5 * time.Second, Switches: 512, PacketIns: 5000}
 }
 
 // Handler hears what happens on sessions. Its methods are called one at a time for a session, from the goroutine that reads
@@ -59,7 +60,9 @@ type Session struct {
 	log     *slog.Logger
 	since   time.Time
 	xid     atomic.Uint32
-	heard   atomic.Int64 // Unix nanoseconds of the last octets from the switch
+	heard   atomic.Int64  // Unix nanoseconds of the last octets from the switch
+	came    atomic.Uint64 // frames that the switch sent us
+	dropped atomic.Uint64 // those of them that were too many
 
 	features of13.Features // since the handshake
 	desc     of13.Desc
@@ -108,6 +111,9 @@ func (s *Session) Since() time.Time { return s.since }
 
 // Remote is the switch's address.
 func (s *Session) Remote() net.Addr { return s.conn.RemoteAddr() }
+
+// PacketIns returns how many frames the switch has sent us, and how many of them were too many to be looked at.
+func (s *Session) PacketIns() (came, dropped uint64) { return s.came.Load(), s.dropped.Load() }
 
 // Done is closed when the session has ended.
 func (s *Session) Done() <-chan struct{} { return s.done }
@@ -304,6 +310,8 @@ func readMessage(in *bufio.Reader) (of13.Header, of13.Message, error) {
 // read hands out what comes, until the connection ends. A message that makes no sense ends it: what follows would not
 // either.
 func (s *Session) read(in *bufio.Reader) error {
+	var second time.Time // in which frames are counted
+	frames := 0
 	for {
 		h, m, err := readMessage(in)
 		if err != nil {
@@ -326,12 +334,20 @@ func (s *Session) read(in *bufio.Reader) error {
 			s.mu.Lock()
 			if m.Reason == of13.PortDeleted {
 				delete(s.ports, m.Port.Number)
-			} else if len(s.ports) < maxPorts {
+			} else if _, known := s.ports[m.Port.Number]; known || len(s.ports) < maxPorts {
 				s.ports[m.Port.Number] = m.Port
 			}
 			s.mu.Unlock()
 			s.handler.PortChanged(s, m)
 		case *of13.PacketIn:
+			s.came.Add(1)
+			if now := time.Now(); now.Sub(second) >= time.Second {
+				second, frames = now, 0
+			}
+			if frames++; frames > s.cfg.PacketIns {
+				s.dropped.Add(1)
+				continue
+			}
 			s.handler.PacketIn(s, m)
 		case *of13.FlowRemoved:
 			s.handler.RuleRemoved(s, m)

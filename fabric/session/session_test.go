@@ -56,11 +56,17 @@ func serve(t *testing.T, cfg Config, e *events, wrap func(net.Listener) net.List
 	if wrap != nil {
 		l = wrap(l)
 	}
+	serveOn(t, cfg, e, l)
+	return addr
+}
+
+// serveOn does so on a listener.
+func serveOn(t *testing.T, cfg Config, h Handler, l net.Listener) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = NewServer(cfg, e, slog.New(slog.NewTextHandler(io.Discard, nil))).Run(ctx, l) })
+	wg.Go(func() { _ = NewServer(cfg, h, slog.New(slog.NewTextHandler(io.Discard, nil))).Run(ctx, l) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
-	return addr
 }
 
 // fake is a switch that answers as it is told.

@@ -26,9 +26,10 @@ type Snapshot struct {
 	Packets  ledger.Account
 	Records  map[want.Kind]uint64
 	Nodes    []want.Node
-	Revision int64     // of what is wanted
-	Audit    uint64    // entries of the audit log
-	Expires  time.Time // of the server's certificate; zero = it shows none
+	Revision int64             // of what is wanted
+	Audit    uint64            // entries of the audit log
+	Expires  time.Time         // of the server's certificate; zero = it shows none
+	Fabric   *want.FabricTally // nil = no OpenFlow switches are taken
 }
 
 // Metrics is safe for concurrent use.
@@ -126,7 +127,7 @@ func (p *pulled) Describe(ch chan<- *prometheus.Desc) {
 		buildInfo, captures, seen, captured, filtered, sampledOut, rateLimited, dropped, wireOctets, keptOctets, records,
 		desired, connected, behind, taken, problems, diskUsed, diskFree, diskQuota, expRecords, expDropped, expWaiting, expConnected, expReconnects,
 		auditEntries, certExpiry,
-	}, collectorDescs...) {
+	}, append(collectorDescs, fabricDescs...)...) {
 		ch <- d
 	}
 }
@@ -190,6 +191,7 @@ func (p *pulled) Collect(ch chan<- prometheus.Metric) {
 		}
 		showCollectors(n, name, gauge, counter)
 	}
+	showFabric(s.Fabric, gauge, counter)
 	counter(auditEntries, s.Audit)
 	if !s.Expires.IsZero() {
 		gauge(certExpiry, float64(s.Expires.Unix()))

@@ -36,6 +36,10 @@ func full() *Metrics {
 			{Name: "a", ID: "2"},
 		},
 	}
+	s.Fabric = &want.FabricTally{
+		Leads: true, Drift: 3, Turns: 9, Reconcile: 250 * time.Millisecond, Probes: map[string]uint64{want.ProbeLost: 2}, Policies: map[want.PolicyState]int{want.PolicyActive: 4},
+		Switches: []want.FabricSwitchTally{{Name: "s1", Connected: true, Intended: 20, Ours: 19, Others: 1, Echo: time.Millisecond, PacketIns: 8, Dropped: 5}},
+	}
 	m := New("1.2.3", func() Snapshot { return s })
 	m.Observed("GET", "/v1/points", 200, 512, 20*time.Millisecond)
 	m.Observed("GET", "none", 404, 10, time.Millisecond)
@@ -69,7 +73,10 @@ func TestValues(t *testing.T) {
 		`opentap_packets_dropped_total{reason="disk"} 10`, `opentap_packets_dropped_total{reason="kernel_ring"} 0`, `opentap_records_total{kind="netflow"} 7`,
 		`opentap_node_connected{node="a"} 1`, `opentap_node_connected{node="a/2"} 0`, `opentap_node_behind{node="a"} 1`, "opentap_audit_entries_total 34",
 		`opentap_exporter_dropped_records_total{exporter="x",node="a",reason="queue_full"} 2`, "opentap_certificate_expiry_timestamp_seconds 1.8e+09",
-		`opentap_http_requests_total{code="200",method="GET",route="/v1/points"} 1`, `opentap_http_response_bytes_total{route="none"} 10`, "go_goroutines ", "process_resident_memory_bytes ",
+		`opentap_http_requests_total{code="200",method="GET",route="/v1/points"} 1`, `opentap_http_response_bytes_total{route="none"} 10`, "go_goroutines ",
+		`opentap_fabric_rules_intended{switch="s1"} 20`, `opentap_fabric_rules{switch="s1"} 19`, `opentap_fabric_echo_seconds{switch="s1"} 0.001`, "opentap_fabric_drift_total 3",
+		`opentap_fabric_packet_ins_dropped_total{switch="s1"} 5`, `opentap_fabric_policies{state="active"} 4`, `opentap_fabric_probes_total{result="lost"} 2`, "opentap_fabric_reconcile_seconds 0.25",
+		"process_resident_memory_bytes ",
 	} {
 		if !strings.Contains(text, line) {
 			t.Errorf("no %s", line)

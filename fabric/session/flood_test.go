@@ -1,0 +1,81 @@
+package session
+
+import (
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"opentap/wire/of13"
+)
+
+// listener is a Handler that counts frames.
+type listener struct {
+	*events
+	frames atomic.Int64
+}
+
+func (l *listener) PacketIn(*Session, *of13.PacketIn) { l.frames.Add(1) }
+
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("timed out: %s", what)
+		}
+	}
+}
+
+// open connects a good switch to a session of its own, whose handler is h.
+func open(t *testing.T, cfg Config, h Handler, up chan *Session) (*fake, *Session) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, cfg, h, l)
+	f := connect(t, l.Addr().String(), nil)
+	return f, get(t, "switch", up)
+}
+
+func TestFloodOfFramesIsCutOff(t *testing.T) {
+	cfg := quick()
+	cfg.PacketIns, cfg.Echo = 10, time.Minute
+	h := &listener{events: newEvents()}
+	f, s := open(t, cfg, h, h.up)
+	const frames = 5000
+	for range frames {
+		f.send(9, &of13.PacketIn{Total: 60, Match: of13.Uint(of13.InPort, 1), Data: make([]byte, 60)})
+	}
+	await(t, "all have come", func() bool { came, _ := s.PacketIns(); return came == frames })
+	came, dropped := s.PacketIns()
+	if looked := uint64(h.frames.Load()); looked+dropped != came || looked < 10 || dropped == 0 {
+		t.Errorf("%d came, %d were looked at and %d dropped", came, looked, dropped)
+	}
+}
+
+func TestSwitchThatInventsPorts(t *testing.T) {
+	h := newEvents()
+	go func() {
+		for range h.ports { // it hears of all of them
+		}
+	}()
+	t.Cleanup(func() { close(h.ports) })
+	cfg := quick()
+	cfg.Echo = time.Minute
+	f, s := open(t, cfg, h, h.up)
+	for n := uint32(1); n <= maxPorts+1000; n++ {
+		f.send(n, &of13.PortStatus{Reason: of13.PortAdded, Port: of13.Port{Number: n, Name: "x"}})
+	}
+	// A port that is there changes all the same, and the one that was said before is gone when it says so.
+	f.send(1, &of13.PortStatus{Reason: of13.PortModified, Port: of13.Port{Number: 1, Name: "again"}})
+	f.send(1, &of13.PortStatus{Reason: of13.PortDeleted, Port: of13.Port{Number: 2}})
+	await(t, "the last word has come", func() bool { _, there := s.Ports()[2]; return !there })
+	ports := s.Ports()
+	if len(ports) > maxPorts {
+		t.Errorf("%d ports are remembered", len(ports))
+	}
+	if ports[1].Name != "again" {
+		t.Errorf("port 1 is %+v", ports[1])
+	}
+}
