@@ -226,8 +226,8 @@ func (c *collecting) Sample(at packet.Timestamp, d *sflow.Datagram, s *sflow.Flo
 }
 
 // Counters implements collect.Sink.
-func (c *collecting) Counters(_ packet.Timestamp, d *sflow.Datagram, s *sflow.CounterSample) {
-	c.a.sampledCounters(d, s)
+func (c *collecting) Counters(at packet.Timestamp, d *sflow.Datagram, s *sflow.CounterSample) {
+	c.a.sampledCounters(at, d, s)
 }
 
 // collectorViews tells how all collectors fare.

@@ -88,15 +88,15 @@ func (a *Agent) sample(at packet.Timestamp, d *sflow.Datagram, f *sflow.FlowSamp
 	}
 }
 
-// sampledCounters notes which port an interface is.
-func (a *Agent) sampledCounters(d *sflow.Datagram, s *sflow.CounterSample) {
+// sampledCounters gives a counter sample to all sets of rules.
+func (a *Agent) sampledCounters(at packet.Timestamp, d *sflow.Datagram, s *sflow.CounterSample) {
 	all := a.detects.Load()
 	if all == nil {
 		return
 	}
 	for _, x := range *all {
 		x.mu.Lock()
-		x.engine.Counters(d, s)
+		x.engine.Counters(at, d, s)
 		x.mu.Unlock()
 	}
 }

@@ -55,17 +55,17 @@ func (d *detecting) counted(last, now *ifcount.Row) {
 	defer d.mu.Unlock()
 	for _, w := range []struct {
 		way      detect.Way
-		from, to [3]uint64 // octets, packets, drops
+		from, to [4]uint64 // octets, packets, drops, errors
 	}{
-		{detect.Received, [3]uint64{last.RxBytes, last.RxPackets, last.RxDropped + last.RxMissed}, [3]uint64{now.RxBytes, now.RxPackets, now.RxDropped + now.RxMissed}},
-		{detect.Sent, [3]uint64{last.TxBytes, last.TxPackets, last.TxDropped}, [3]uint64{now.TxBytes, now.TxPackets, now.TxDropped}},
+		{detect.Received, [4]uint64{last.RxBytes, last.RxPackets, last.RxDropped + last.RxMissed, last.RxErrors}, [4]uint64{now.RxBytes, now.RxPackets, now.RxDropped + now.RxMissed, now.RxErrors}},
+		{detect.Sent, [4]uint64{last.TxBytes, last.TxPackets, last.TxDropped, last.TxErrors}, [4]uint64{now.TxBytes, now.TxPackets, now.TxDropped, now.TxErrors}},
 	} {
-		if w.to[0] < w.from[0] || w.to[1] < w.from[1] || w.to[2] < w.from[2] {
+		if w.to[0] < w.from[0] || w.to[1] < w.from[1] || w.to[2] < w.from[2] || w.to[3] < w.from[3] {
 			continue
 		}
 		d.engine.Sample(&detect.Sample{
 			At: now.Time, Agent: netip.IPv4Unspecified(), Source: sflow.Source{Type: 3, Index: now.IfIndex}, Point: now.Point, Way: w.way,
-			Octets: w.to[0] - w.from[0], Packets: w.to[1] - w.from[1], Drops: w.to[2] - w.from[2], Rate: 1,
+			Octets: w.to[0] - w.from[0], Packets: w.to[1] - w.from[1], Drops: w.to[2] - w.from[2], Errors: w.to[3] - w.from[3], Rate: 1,
 		})
 	}
 }

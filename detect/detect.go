@@ -37,8 +37,14 @@ type Sample struct {
 	Point string // of packets of a device of ours: its name
 
 	// Of counters of a device of ours, Point: what they went on by since they were last read. Packet is nil.
-	Way   Way
-	Drops uint64
+	Way    Way
+	Drops  uint64
+	Errors uint64
+
+	// Of counters of an interface of an agent, with Way; Duration is what they are of.
+	Interface bool
+	Name      string // of the port, if the agent says it; text from the network
+	Known     uint8  // what is counted at all
 
 	// Of flow records and counters: Octets are those of all packets.
 	Packets  uint64 // multiplied by the sampling rate, as Octets are
@@ -76,12 +82,15 @@ const (
 
 // Engine runs rules over samples. Not safe for concurrent use.
 type Engine struct {
-	rules []*rule
-	emit  func(want.Crossing)
-	now   packet.Timestamp
-	ports map[portKey]sflow.OpenFlowPort
-	buf   []byte
-	frame []byte // made up for filters
+	rules   []*rule
+	emit    func(want.Crossing)
+	now     packet.Timestamp
+	ports   map[portKey]sflow.OpenFlowPort
+	counts  bool // a rule looks at counters of interfaces
+	counted map[portKey]reading
+	count   Sample // of an interface
+	buf     []byte
+	frame   []byte // made up for filters
 	want.DetectCounts
 }
 
@@ -99,6 +108,7 @@ type slot struct {
 	counts  [slices8]uint32
 	sum     uint64
 	samples uint64
+	until   packet.Timestamp // of a rate that stands: after it there is none
 
 	state state
 	since packet.Timestamp // active: below clear since, 0 = it is not; cooling: until
@@ -117,8 +127,9 @@ const (
 
 // New makes an Engine of rules that Compile has taken. emit is called from Sample and Advance, and must not call the Engine.
 func New(rules []*Compiled, emit func(want.Crossing)) *Engine {
-	e := &Engine{emit: emit, ports: make(map[portKey]sflow.OpenFlowPort)}
+	e := &Engine{emit: emit, ports: make(map[portKey]sflow.OpenFlowPort), counted: make(map[portKey]reading)}
 	for _, c := range rules {
+		e.counts = e.counts || c.Input == want.InputInterfaces
 		e.rules = append(e.rules, &rule{
 			Compiled: c, index: make(map[string]int32), told: make(map[string]int32), step: packet.Timestamp(c.Window / slices8),
 		})
@@ -141,17 +152,6 @@ type rule struct {
 
 // sourceLen is how many octets of a key are its source: address, sub-agent, type, index.
 const sourceLen = 16 + 4 + 4 + 4
-
-// Counters notes which port of a switch an interface is.
-func (e *Engine) Counters(d *sflow.Datagram, s *sflow.CounterSample) {
-	if !s.HasPort || s.Source.Type != 0 {
-		return
-	}
-	k := portKey{d.Agent, d.SubAgent, s.Source.Index}
-	if _, ok := e.ports[k]; ok || len(e.ports) < maxPorts {
-		e.ports[k] = s.Port
-	}
-}
 
 // Sample takes a sample. Nothing of it is kept.
 func (e *Engine) Sample(s *Sample) {
@@ -222,11 +222,15 @@ func (e *Engine) add(r *rule, s *Sample, value uint64, samples uint32) {
 	case part > f.newest:
 		f.move(part)
 	}
-	k := part % slices8
-	f.sums[k] += value
-	f.counts[k] += samples
-	f.sum += value
-	f.samples += uint64(samples)
+	if s.Interface {
+		f.hold(value, s.At, s.Duration)
+	} else {
+		k := part % slices8
+		f.sums[k] += value
+		f.counts[k] += samples
+		f.sum += value
+		f.samples += uint64(samples)
+	}
 	if f.state != active {
 		if f.state == quiet && f.sum >= r.aboveSum && f.samples >= uint64(r.MinSamples) {
 			e.begin(r, i, s.At)
@@ -238,6 +242,10 @@ func (e *Engine) add(r *rule, s *Sample, value uint64, samples uint32) {
 
 // move has the window end with part.
 func (f *slot) move(part int64) {
+	if f.until != 0 { // it stands
+		f.newest = part
+		return
+	}
 	if part-f.newest >= slices8 {
 		f.sums, f.counts, f.sum, f.samples = [slices8]uint64{}, [slices8]uint32{}, 0, 0
 	} else {
@@ -315,6 +323,7 @@ func (e *Engine) turn(r *rule, at packet.Timestamp) {
 			if part > f.newest {
 				f.move(part)
 			}
+			f.fade(at)
 			switch {
 			case f.sum >= r.clearSum:
 				f.since = 0
@@ -337,6 +346,7 @@ func (e *Engine) turn(r *rule, at packet.Timestamp) {
 		if part > f.newest {
 			f.move(part)
 		}
+		f.fade(at)
 		if f.state == cooling && at >= f.since {
 			f.state, f.since = quiet, 0
 		}
@@ -413,6 +423,7 @@ func (e *Engine) Top(n int) map[string][]want.Ranked {
 			if part > f.newest {
 				f.move(part)
 			}
+			f.fade(e.now)
 			flow := f.key[sourceLen:]
 			if k, ok := best[flow]; f.sum > 0 && (!ok || f.sum > r.slots[k].sum) {
 				best[flow] = int32(i)
@@ -449,6 +460,8 @@ func (f *slot) seenBy() string {
 // takes reports whether a rule looks at such samples.
 func (c *Compiled) takes(s *Sample) bool {
 	switch {
+	case s.Interface:
+		return c.takesInterface(s)
 	case s.Way != 0:
 		return c.Input == want.InputCounters && slices.Contains(c.Points, s.Point)
 	case s.Point != "":
@@ -465,11 +478,18 @@ func (c *Compiled) value(s *Sample) (value uint64, samples uint32) {
 	if s.Way != 0 {
 		switch {
 		case c.Bits:
-			return 8 * min(s.Octets, math.MaxUint64/8), 1
+			value = 8 * min(s.Octets, math.MaxUint64/8)
 		case c.Drops:
-			return s.Drops, 1
+			value = s.Drops
+		case c.Errors:
+			value = s.Errors
+		default:
+			value = s.Packets
 		}
-		return s.Packets, 1
+		if s.Interface {
+			value = mulDiv(value, uint64(c.Window), uint64(s.Duration))
+		}
+		return value, 1
 	}
 	if s.Packets == 0 {
 		if c.Bits {

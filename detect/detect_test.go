@@ -205,7 +205,7 @@ func TestFilterAndKeys(t *testing.T) {
 	if len(r.told) != 0 {
 		t.Error("a port that is not known is told")
 	}
-	r.Counters(&sflow.Datagram{Agent: netip.MustParseAddr("192.0.2.1")}, &sflow.CounterSample{Source: sflow.Source{Index: 3}, HasPort: true, Port: sflow.OpenFlowPort{Datapath: 0xabc, Port: 4}})
+	r.Counters(t0, &sflow.Datagram{Agent: netip.MustParseAddr("192.0.2.1")}, &sflow.CounterSample{Source: sflow.Source{Index: 3}, HasPort: true, Port: sflow.OpenFlowPort{Datapath: 0xabc, Port: 4}})
 	r.burst(3*time.Second, 20, "10.0.0.1", 1)
 	if len(r.told) != 1 || !slices.Equal(r.told[0].Keys, []string{"0000000000000abc", "4"}) {
 		t.Error(r.story())
@@ -284,6 +284,7 @@ func TestReplay(t *testing.T) {
 	rules := []want.Rule{
 		{Name: "udp", Flow: want.RuleFlow{Keys: []string{"src", "dst", "proto"}, Window: want.Duration(500 * time.Millisecond)}, Threshold: want.RuleThreshold{Above: "100kbps", MinSamples: 5, Hold: want.Duration(300 * time.Millisecond)}},
 		{Name: "ports", Flow: want.RuleFlow{Keys: []string{"dpid", "port"}, Value: "packets"}, Threshold: want.RuleThreshold{Above: "20pps", MinSamples: 5, Hold: want.Duration(time.Second)}},
+		{Name: "busy", Flow: want.RuleFlow{Input: want.InputInterfaces, Keys: []string{"dpid", "port", "name", "way"}}, Threshold: want.RuleThreshold{Above: "1Mbps", Hold: want.Duration(time.Second)}},
 		{Name: "tcp", Flow: want.RuleFlow{Keys: []string{"src", "dport"}, Filter: "tcp", Window: want.Duration(time.Second)}, Threshold: want.RuleThreshold{Above: "1Mbps", Hold: want.Duration(time.Second)}},
 	}
 	replay := func() []byte {
@@ -314,7 +315,7 @@ func TestReplay(t *testing.T) {
 					s := SampleOf(pk.Time, &d, f, &in)
 					r.Sample(&s)
 				}
-			}, func(c *sflow.CounterSample) { r.Counters(&d, c) }); err != nil {
+			}, func(c *sflow.CounterSample) { r.Counters(pk.Time, &d, c) }); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -65,14 +65,11 @@ var keys = []key{
 		p, ok := e.ports[portKey{s.Agent, s.Sub, s.In}]
 		return binary.BigEndian.AppendUint32(b, p.Port), ok
 	}, numberText},
-	{"device", deviceLen, func(b []byte, _ *Engine, s *Sample) ([]byte, bool) {
-		if !deviceName(s.Point) {
-			return b, false
-		}
-		var name [deviceLen]byte
-		copy(name[:], s.Point)
-		return append(b, name[:]...), true
-	}, func(b string) string { return strings.TrimRight(b, "\x00") }},
+	{"device", deviceLen, func(b []byte, _ *Engine, s *Sample) ([]byte, bool) { return appendDevice(b, s.Point) }, deviceText},
+	{"name", deviceLen, func(b []byte, _ *Engine, s *Sample) ([]byte, bool) { return appendDevice(b, s.Name) }, deviceText},
+	{"index", 4, func(b []byte, _ *Engine, s *Sample) ([]byte, bool) {
+		return binary.BigEndian.AppendUint32(b, s.In), true
+	}, numberText},
 	{"way", 1, func(b []byte, _ *Engine, s *Sample) ([]byte, bool) { return append(b, byte(s.Way)), s.Way != 0 }, wayText},
 }
 
@@ -88,6 +85,18 @@ func deviceName(name string) bool {
 	}
 	return name != "" && len(name) < deviceLen
 }
+
+// appendDevice appends a device's name, if it is one that can stand in a template.
+func appendDevice(b []byte, name string) ([]byte, bool) {
+	if !deviceName(name) {
+		return b, false
+	}
+	var octets [deviceLen]byte
+	copy(octets[:], name)
+	return append(b, octets[:]...), true
+}
+
+func deviceText(b string) string { return strings.TrimRight(b, "\x00") }
 
 func wayText(b string) string {
 	if Way(b[0]) == Sent {

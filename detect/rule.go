@@ -25,6 +25,7 @@ type Compiled struct {
 	Keys       []string
 	Bits       bool // values are bits, else packets
 	Drops      bool // values are packets that devices dropped
+	Errors     bool // values are packets that were wrong
 	Above      uint64
 	Clear      uint64
 	Window     time.Duration
@@ -74,23 +75,32 @@ func Compile(r *want.Rule) (*Compiled, error) {
 			return nil, fault.Field("flow.points", "names %d devices; with "+c.Input+" it names 1 to %d", len(r.Flow.Points), maxPoints)
 		}
 		c.Points = r.Flow.Points
+	case want.InputInterfaces:
+		if len(r.Flow.Points) > maxPoints {
+			return nil, fault.Field("flow.points", "names %d interfaces; it names up to %d", len(r.Flow.Points), maxPoints)
+		}
+		c.Points = r.Flow.Points
 	case want.InputSamples, want.InputRecords:
 		if len(r.Flow.Points) > 0 {
-			return nil, fault.Field("flow.points", "means nothing without input: packets or counters")
+			return nil, fault.Field("flow.points", "means nothing without input: packets, counters or interfaces")
 		}
 	default:
-		return nil, fault.Field("flow.input", "%q is none of samples, records, packets, counters", r.Flow.Input)
+		return nil, fault.Field("flow.input", "%q is none of samples, records, packets, counters, interfaces", r.Flow.Input)
 	}
 	switch r.Flow.Value {
 	case "", "bytes":
 		c.Bits = true
 	case "packets":
 	case "drops":
-		if c.Drops = true; c.Input != want.InputCounters {
-			return nil, fault.Field("flow.value", "drops are known with input: counters alone")
+		if c.Drops = true; !countersAre(c.Input) {
+			return nil, fault.Field("flow.value", "drops are known with input: counters or interfaces alone")
+		}
+	case "errors":
+		if c.Errors = true; !countersAre(c.Input) {
+			return nil, fault.Field("flow.value", "errors are known with input: counters or interfaces alone")
 		}
 	default:
-		return nil, fault.Field("flow.value", "%q is neither bytes nor packets", r.Flow.Value)
+		return nil, fault.Field("flow.value", "%q is none of bytes, packets, drops, errors", r.Flow.Value)
 	}
 	if len(r.Flow.Keys) == 0 || len(r.Flow.Keys) > maxKeys {
 		return nil, fault.Field("flow.keys", "has %d keys; it has 1 to %d", len(r.Flow.Keys), maxKeys)
@@ -100,7 +110,7 @@ func Compile(r *want.Rule) (*Compiled, error) {
 		if !ok || slices.Contains(c.Keys, name) {
 			return nil, &fault.Error{Kind: fault.Invalid, Field: "flow.keys", Msg: strconv.Quote(name) + " is no key, or is there twice", Hint: "keys are " + strings.Join(KeyNames(), ", ")}
 		}
-		if counted := name == "device" || name == "way"; c.Input == want.InputCounters && !counted || c.Input != want.InputCounters && name == "way" {
+		if !keyOf(name, c.Input) {
 			return nil, fault.Field("flow.keys", "%s is not known with input: %s", name, c.Input)
 		}
 		c.Keys, c.keys = append(c.Keys, name), append(c.keys, k)
@@ -114,8 +124,11 @@ func Compile(r *want.Rule) (*Compiled, error) {
 			return nil, &fault.Error{Kind: fault.Invalid, Field: "flow.filter", Msg: err.Error()}
 		}
 	}
-	if c.Input == want.InputCounters && (r.Flow.Filter != "" || len(r.Flow.Sources) > 0) {
+	switch {
+	case c.Input == want.InputCounters && (r.Flow.Filter != "" || len(r.Flow.Sources) > 0):
 		return nil, fault.Field("flow", "filter and sources mean nothing with input: counters")
+	case c.Input == want.InputInterfaces && r.Flow.Filter != "":
+		return nil, fault.Field("flow.filter", "means nothing with input: interfaces")
 	}
 	for _, s := range r.Flow.Sources {
 		a, err := netip.ParseAddr(s)
@@ -125,6 +138,22 @@ func Compile(r *want.Rule) (*Compiled, error) {
 		c.Sources = append(c.Sources, a)
 	}
 	return c, c.threshold(r)
+}
+
+// countersAre reports whether an input is counters, and not packets.
+func countersAre(input string) bool {
+	return input == want.InputCounters || input == want.InputInterfaces
+}
+
+// keyOf reports whether a key is known with an input.
+func keyOf(name, input string) bool {
+	switch input {
+	case want.InputCounters:
+		return name == "device" || name == "way"
+	case want.InputInterfaces:
+		return slices.Contains([]string{"agent", "index", "name", "dpid", "port", "way"}, name)
+	}
+	return name != "way" && name != "index" && name != "name"
 }
 
 // threshold fills in the numbers.
@@ -152,11 +181,13 @@ func (c *Compiled) threshold(r *want.Rule) (err error) {
 		c.Top = defaultTop
 	}
 	if c.MinSamples == 0 {
-		if c.MinSamples = defaultMinSamples; c.Input == want.InputCounters {
+		if c.MinSamples = defaultMinSamples; countersAre(c.Input) {
 			c.MinSamples = 1
 		}
 	}
 	switch {
+	case c.Input == want.InputInterfaces && c.MinSamples > 1:
+		return fault.Field("threshold.min_samples", "is %d; the counters of an interface come one sample at a time", c.MinSamples)
 	case c.Input == want.InputCounters && c.Window < minCounted:
 		return fault.Field("flow.window", "is %s; with counters it is at least %s", c.Window, minCounted)
 	case c.Window < minWindow || c.Window > maxWindow:

@@ -17,7 +17,7 @@ var (
 // examples are values of keys, to try templates with.
 var examples = map[string]string{
 	"src": "192.0.2.1", "dst": "192.0.2.2", "agent": "192.0.2.3", "proto": "tcp", "smac": "02:00:00:00:00:01", "dmac": "02:00:00:00:00:02",
-	"dpid": "0000000000000001", "device": "eth0", "way": "in",
+	"dpid": "0000000000000001", "device": "eth0", "name": "eth0", "way": "in",
 }
 
 // Fill puts the values of keys in the place of their names in braces. A name that is no key is an error, and so is a value that

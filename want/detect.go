@@ -27,14 +27,16 @@ const (
 	InputRecords  = "records"  // flow records of exporters and of devices whose flows are kept, when they come
 	InputPackets  = "packets"  // the packets of devices of ours
 	InputCounters = "counters" // what the kernel counts of devices of ours
+
+	InputInterfaces = "interfaces" // what sFlow agents count of their interfaces
 )
 
 // RuleFlow defines what is added up: what is alike in all keys is one flow.
 type RuleFlow struct {
 	Input   string   `json:"input,omitempty"`
-	Points  []string `json:"points,omitempty"`  // with packets and counters: names of devices, on every node that has them
-	Keys    []string `json:"keys"`              // src, dst, sport, dport, proto, vlan, tos, smac, dmac; agent, in, out, dpid, port; device; way
-	Value   string   `json:"value,omitempty"`   // bytes (default) or packets; with counters also drops
+	Points  []string `json:"points,omitempty"`  // with packets and counters: names of devices, on every node that has them; with interfaces: ifIndex or names, none = all
+	Keys    []string `json:"keys"`              // src, dst, sport, dport, proto, vlan, tos, smac, dmac; agent, in, out, dpid, port; device; way; index, name
+	Value   string   `json:"value,omitempty"`   // bytes (default) or packets; with counters and interfaces also drops and errors
 	Filter  string   `json:"filter,omitempty"`  // only packets that this pcap-filter expression means
 	Window  Duration `json:"window,omitempty"`  // rates are of the last so long; default 2s
 	Top     int      `json:"top,omitempty"`     // flows that may be over the threshold at one time; default 20
@@ -130,6 +132,7 @@ type DetectCounts struct {
 	Untracked  uint64 `json:"untracked"`  // flows that were given up for others: there are too many
 	Suppressed uint64 `json:"suppressed"` // crossings not told: more than top at one time
 	Late       uint64 `json:"late"`       // samples older than the window
+	Polled     uint64 `json:"polled"`     // counter samples of interfaces, if a rule looks at them
 }
 
 // Detection is a flow that was remarkable once, and what was done: an event.
