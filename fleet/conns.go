@@ -30,8 +30,14 @@ const (
 	strangerOctets = 256 << 10
 )
 
-// handshakePatience is how long a connection may take from its first octet to the end of its handshake, waiting included.
-const handshakePatience = 20 * time.Second
+const (
+	// handshakePatience is how long a connection may take from its first octet to the end of its handshake, waiting included.
+	handshakePatience = 20 * time.Second
+
+	// turnPatience is how long it may wait for its turn. Agents give up after ten seconds (member.Dial): who is let in later
+	// is not there any more, and a controller that has too much to do would do it in vain. Who is sent away comes again, at a time of its own.
+	turnPatience = 4 * time.Second
+)
 
 // serverCredentials are TLS for agents and controllers. A certificate that is shown must be good; one who shows none may join.
 type serverCredentials struct {

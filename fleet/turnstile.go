@@ -35,7 +35,7 @@ func (t *turnstile) enter(addr netip.Addr) (leave func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	patience := time.NewTimer(handshakePatience)
+	patience := time.NewTimer(turnPatience)
 	defer patience.Stop()
 	select {
 	case l.turns <- struct{}{}:
