@@ -307,3 +307,22 @@ func BenchmarkCompile(b *testing.B) {
 		Compile(l, links, tags, nil, now)
 	}
 }
+
+func TestPortsThatASwitchInventsAreForgotten(t *testing.T) {
+	top, now := NewTopology(nil), time.Now()
+	top.Connected(1, true, now)
+	top.Connected(2, true, now)
+	for n := uint32(1); n < 3*maxDowns; n++ {
+		top.Port(Endpoint{1, n}, false, now)
+	}
+	if len(top.down) != maxDowns {
+		t.Errorf("%d ports of a switch that lies are remembered", len(top.down))
+	}
+	if !top.Port(Endpoint{2, 1}, false, now) || !top.Port(Endpoint{1, 1}, true, now) || !top.Port(Endpoint{1, 3 * maxDowns}, false, now) {
+		t.Error("what other switches say, and what it takes back, counts")
+	}
+	top.Connected(1, true, now)
+	if len(top.down) != 1 || top.downs[1] != 0 {
+		t.Errorf("%d are remembered when it comes back", len(top.down))
+	}
+}

@@ -39,8 +39,10 @@ type Topology struct {
 	heard map[Endpoint]sighting  // by receiving port
 	known map[[2]Endpoint]bool   // proved once, or remembered
 	down  map[Endpoint]bool      // ports that cannot carry anything
+	downs map[uint64]int         // how many, by switch
 	seen  map[uint64]bool        // switches that are connected
 	since map[uint64]time.Time   // when they connected
+	told  bool                   // what is known was told by the controller that discovers, and is believed
 	flaps map[[2]Endpoint]*flaps // see Flap
 }
 
@@ -63,7 +65,7 @@ const (
 // NewTopology makes a Topology of links that were known before.
 func NewTopology(known [][2]Endpoint) *Topology {
 	t := &Topology{
-		heard: make(map[Endpoint]sighting), known: make(map[[2]Endpoint]bool), down: make(map[Endpoint]bool),
+		heard: make(map[Endpoint]sighting), known: make(map[[2]Endpoint]bool), down: make(map[Endpoint]bool), downs: make(map[uint64]int),
 		seen: make(map[uint64]bool), since: make(map[uint64]time.Time), flaps: make(map[[2]Endpoint]*flaps),
 	}
 	for _, k := range known {
@@ -90,6 +92,7 @@ func (t *Topology) Connected(dpid uint64, up bool, now time.Time) {
 		return
 	}
 	t.since[dpid] = now
+	delete(t.downs, dpid)
 	for e := range t.down {
 		if e.Switch == dpid {
 			delete(t.down, e)
@@ -97,15 +100,23 @@ func (t *Topology) Connected(dpid uint64, up bool, now time.Time) {
 	}
 }
 
+// maxDowns bounds how many ports of one switch are remembered to be down: it may invent some.
+const maxDowns = 1 << 14
+
 // Port takes note whether a port can carry anything. changed is true when that is new.
 func (t *Topology) Port(e Endpoint, up bool, now time.Time) (changed bool) {
 	if t.down[e] == !up {
 		return false
 	}
-	if up {
+	switch {
+	case up:
 		delete(t.down, e)
-	} else {
+		t.downs[e.Switch]--
+	case t.downs[e.Switch] >= maxDowns:
+		return false
+	default:
 		t.down[e] = true
+		t.downs[e.Switch]++
 		delete(t.heard, e)
 	}
 	for k := range t.known {
@@ -200,7 +211,7 @@ func (t *Topology) Links(l *Layout, now time.Time) []Link {
 	}
 	var out []Link
 	for k := range keys {
-		link := Link{A: k[0], B: k[1], Static: static, Up: !t.down[k[0]] && !t.down[k[1]], Confirmed: t.fresh(k, now)}
+		link := Link{A: k[0], B: k[1], Static: static, Up: !t.down[k[0]] && !t.down[k[1]], Confirmed: t.told && t.known[k] || t.fresh(k, now)}
 		link.Seen = t.heard[k[1]].at
 		switch {
 		case !link.Up:
@@ -232,16 +243,18 @@ func (t *Topology) wrong(l *Layout, k [2]Endpoint) string {
 	return "no discovery frame has come through yet"
 }
 
-// Remember takes over the links that another controller has found.
+// Remember takes over the links that another controller has found, and believes it until Renew: discovery frames come to that one alone.
 func (t *Topology) Remember(known [][2]Endpoint) {
+	t.told = true
 	clear(t.known)
 	for _, k := range known {
 		t.known[between(k[0], k[1])] = true
 	}
 }
 
-// Renew gives all links the time that they have after a switch has connected.
+// Renew begins to discover: all links have the time that they have after a switch has connected.
 func (t *Topology) Renew(now time.Time) {
+	t.told = false
 	for dpid := range t.since {
 		t.since[dpid] = now
 	}

@@ -100,7 +100,10 @@ func TestNetnsProbesByThemselves(t *testing.T) {
 		v, _ := c.View(context.Background(), false)
 		return v.Policies[0]
 	}
-	until(t, "probed", func() bool { p := policy(); return p.Probed != nil && p.Probed.Result == want.ProbeDelivered && p.State == want.PolicyActive })
+	until(t, "probed", func() bool {
+		p := policy()
+		return p.Probed != nil && p.Probed.Result == want.ProbeDelivered && p.State == want.PolicyActive
+	})
 	// Somebody drops at s3 what comes from s1. No rule of ours is gone.
 	d.ovs.Ofctl("add-flow", "s3", "priority=65535,actions=drop")
 	until(t, "the loss is told", func() bool {

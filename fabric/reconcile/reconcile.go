@@ -301,6 +301,9 @@ func (e *Engine) Down(s *session.Session, err error) {
 		m.came, m.dropped = m.came+came, m.dropped+dropped
 		m.session, m.inSync, m.echo = nil, false, 0
 		e.topology.Connected(dpid, false, time.Now())
+		if e.layout == nil || !e.layout.Knows(dpid) {
+			delete(e.switches, dpid) // whoever connects can claim any id, again and again
+		}
 	}
 	e.mu.Unlock()
 	if ours {

@@ -165,13 +165,7 @@ func values(m map[uint64]error) []error {
 func (e *Engine) young(i *fabric.Intent, now time.Time) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	youngest := e.began
-	for _, m := range e.switches {
-		if m.session != nil && m.since.After(youngest) {
-			youngest = m.since
-		}
-	}
-	if now.Sub(youngest) > e.cfg.Grace {
+	if !e.fresh(now) {
 		return false
 	}
 	for _, o := range i.Policies {
@@ -180,6 +174,17 @@ func (e *Engine) young(i *fabric.Intent, now time.Time) bool {
 		}
 	}
 	return false
+}
+
+// fresh reports whether a switch, or this controller, has not been there for long. e.mu is held.
+func (e *Engine) fresh(now time.Time) bool {
+	youngest := e.began
+	for _, m := range e.switches {
+		if m.session != nil && m.since.After(youngest) {
+			youngest = m.since
+		}
+	}
+	return now.Sub(youngest) <= e.cfg.Grace
 }
 
 // onlyBase leaves what is of no policy and comes.

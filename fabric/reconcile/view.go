@@ -156,8 +156,12 @@ func (e *Engine) policyViews(intent *fabric.Intent) []want.FabricPolicyView {
 // judge turns pending into active, or says what is missing. e.mu is held.
 func (e *Engine) judge(v *want.FabricPolicyView, intent *fabric.Intent) {
 	if v.State == want.PolicyInfeasible {
-		if away := e.away(); len(away) > 0 && strings.Contains(v.Reason, fabric.NoWay) {
+		switch away := e.away(); {
+		case !strings.Contains(v.Reason, fabric.NoWay):
+		case len(away) > 0:
 			v.State, v.Reason = want.PolicyPending, "not connected: "+strings.Join(away, ", ")
+		case e.fresh(time.Now()):
+			v.State, v.Reason = want.PolicyPending, v.Reason+", as far as is known: links are still being discovered"
 		}
 		return
 	}
