@@ -64,10 +64,13 @@ func (c *Controller) Sensors(ctx context.Context, id auth.Identity) (want.Sensor
 	return out, nil
 }
 
+// maxSensors bounds what a node says of its sensors, octets.
+const maxSensors = 8 << 20
+
 // sensorsOf asks one node, and leaves in its answer what the caller sees.
 func (c *Controller) sensorsOf(ctx context.Context, id auth.Identity, n want.Node) (out want.Sensors, err error) {
 	var b bytes.Buffer
-	if err := c.hub.Stream(ctx, c.liveEnd, n.ID, n.Name, want.LiveSpec{Look: &want.Look{Sensors: true}}, &b); err != nil {
+	if err := c.hub.Stream(ctx, c.liveEnd, n.ID, n.Name, want.LiveSpec{Look: &want.Look{Sensors: true}}, &limited{w: &b, left: maxSensors}); err != nil {
 		return out, err
 	}
 	if err := json.Unmarshal(b.Bytes(), &out); err != nil {

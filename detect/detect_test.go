@@ -418,7 +418,7 @@ func TestSampleDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// BenchmarkSamples is decoding of sFlow and three rules.
+// BenchmarkSamples is three rules alone.
 func BenchmarkSamples(b *testing.B) {
 	var rules []want.Rule
 	for i := range 3 {
@@ -439,4 +439,70 @@ func BenchmarkSamples(b *testing.B) {
 		n++
 	}
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "samples/s")
+}
+
+// BenchmarkDatagrams is all that is done for samples of a real switch: datagrams are decoded, what is missing is counted, the sampled headers
+// are parsed, and keys of five rules, three of them with filters, are added up, one of them of counters.
+func BenchmarkDatagrams(b *testing.B) {
+	data, err := os.ReadFile("../wire/sflow/testdata/sflow-ovs.pcap")
+	if err != nil {
+		b.Fatal(err)
+	}
+	type datagram struct {
+		at packet.Timestamp
+		b  []byte
+	}
+	var all []datagram
+	rd, err := pcap.NewReader(bytes.NewReader(data))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var pk pcap.Packet
+	var p packet.Parsed
+	for rd.Next(&pk) == nil {
+		p.Decode(packet.LinkEthernet, pk.Data, pk.OrigLen)
+		all = append(all, datagram{pk.Time, bytes.Clone(pk.Data[p.Payload:])})
+	}
+	lasts := all[len(all)-1].at - all[0].at + 1
+	var rules []want.Rule
+	for i, f := range []want.RuleFlow{
+		{Keys: []string{"src", "dst", "proto", "sport", "dport"}}, {Keys: []string{"src", "dst"}, Filter: "tcp and not port 22"}, {Keys: []string{"dst", "dport"}, Filter: "udp or tcp", Value: "packets"},
+		{Keys: []string{"dpid", "port"}, Filter: "ip"}, {Input: want.InputInterfaces, Keys: []string{"agent", "index", "way"}},
+	} {
+		above := "1Gbps"
+		if f.Value == "packets" {
+			above = "1Mpps"
+		}
+		rules = append(rules, want.Rule{Name: fmt.Sprint("r", i), Flow: f, Threshold: want.RuleThreshold{Above: above}})
+	}
+	r := newRun(b, rules...)
+	var (
+		d     sflow.Datagram
+		tr    sflow.Tracker
+		in    packet.Parsed
+		at    packet.Timestamp
+		shift packet.Timestamp
+		s     Sample
+		n     int
+	)
+	flow := func(f *sflow.FlowSample) {
+		tr.Sample(&d, f)
+		if f.Parse(&in) {
+			s = SampleOf(at, &d, f, &in)
+			r.Sample(&s)
+			n++
+		}
+	}
+	count := func(c *sflow.CounterSample) { r.Counters(at, &d, c) }
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range all {
+			at = all[i].at + shift
+			_ = d.Decode(all[i].b, flow, count)
+			tr.Datagram(&d)
+		}
+		shift += lasts
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "samples/s")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/sample")
 }
