@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 # The version is worked out by a script, so that it is right without git too. It must not hold spaces.
 LDFLAGS = -s -w -X main.version=$(shell ./scripts/version.sh)
 
-.PHONY: help run build packages release test test-short bench lint generate clean
+.PHONY: help run build packages release test test-short bench bench-query lint generate clean
 
 help: ## show what can be made
 	@echo "OpenTap: see what happens on a network"
@@ -41,6 +41,11 @@ test-short: ## the quick tests of all rooms, as the user you are, nothing instal
 
 bench: ## measure speed against the targets, always as ratios within one run
 	@./scripts/bench.sh
+
+GB ?= 1,10
+
+bench-query: ## search in recordings of GB=1,10 (or 30: then without tcpdump); needs twice that much disk
+	@./scripts/bench.sh -only query -gb $(GB)
 
 lint: ## go vet, gofumpt and staticcheck as pinned in tools/go.mod, shellcheck
 	@./scripts/lint.sh

@@ -26,6 +26,7 @@ const (
 	childFlow     = childPrefix + "flow"
 	childRetrieve = childPrefix + "retrieve"
 	childQuery    = childPrefix + "query"
+	childServe    = childPrefix + "serve"
 )
 
 // profileVariable names a file for the CPU profile of the next child of a kind: for those who look why.
@@ -51,6 +52,8 @@ func runChild(kind string, args []string) error {
 		return runFlow(args[0])
 	case kind == childQuery && len(args) == 4:
 		return runQuery(args[0], args[1], args[2], args[3], began)
+	case kind == childServe && len(args) == 2:
+		return runServe(args[0], args[1])
 	case kind == childRetrieve && len(args) == 1:
 		return runRetrieve(args[0])
 	}

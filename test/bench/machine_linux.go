@@ -44,11 +44,11 @@ func printMachine(w io.Writer, dir string) {
 
 // peers are the programs that bench compares with, the packages that have them, and the parts that use them.
 var peers = []struct{ program, pkg, part string }{
-	{"tcpdump", "tcpdump", "capture retrieve query"},
+	{"tcpdump", "tcpdump", "capture retrieve http query"},
 	{"stenographer", "stenographer", "query"},
 	{"stenoread", "stenographer-client", "query"},
 	{"jq", "jq", "query"},
-	{"curl", "curl", "query"},
+	{"curl", "curl", "http query"},
 	{"netsniff-ng", "netsniff-ng", "capture"},
 	{"dumpcap", "wireshark-common", "capture"},
 	{"softflowd", "softflowd", "flow"},

@@ -7,7 +7,7 @@
 // docs/performance.md says how each is measured. Capture needs root; without it that part is left out. Whatever bench
 // makes is gone when it ends, also on an interrupt.
 //
-//	go run ./test/bench [-quick] [-only capture,flow,retrieve,query,filter,tap] [-mix 64,imix] [-gb 1,10] [-tools opentap,tcpdump] [-dir DIR] [-install=false] [-v]
+//	go run ./test/bench [-quick] [-only capture,flow,retrieve,http,query,filter,tap] [-mix 64,imix] [-gb 1,10] [-tools opentap,tcpdump] [-dir DIR] [-install=false] [-v]
 package main
 
 import (
@@ -59,7 +59,7 @@ func main() {
 
 func run() error {
 	quick := flag.Bool("quick", false, "smaller inputs and fewer peers: at most 90 s")
-	only := flag.String("only", "", "comma-separated parts: capture, flow, retrieve, query, filter, tap (default all)")
+	only := flag.String("only", "", "comma-separated parts: capture, flow, retrieve, http, query, filter, tap (default all)")
 	mixes := flag.String("mix", "64,imix", "comma-separated frame lengths of capture")
 	chosen := flag.String("tools", "", "comma-separated tools of capture (default all that are there)")
 	gbs := flag.String("gb", "1", "comma-separated sizes in GB of the recordings that are searched; each is there twice")
@@ -108,7 +108,7 @@ func run() error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"filter", b.filter}, {"capture", b.capture}, {"flow", b.flow}, {"retrieve", b.retrieve}, {"query", b.query}, {"tap", b.taps}} {
+	}{{"filter", b.filter}, {"capture", b.capture}, {"flow", b.flow}, {"retrieve", b.retrieve}, {"http", b.http}, {"query", b.query}, {"tap", b.taps}} {
 		if !wants(part.name) || ctx.Err() != nil {
 			continue
 		}

@@ -212,7 +212,7 @@ func (b *bench) queryBeside(ctx context.Context) error {
 	from := began.Add(ended.Sub(began) / 2).Truncate(time.Second)
 	q := queryRun{
 		size: fmt.Sprintf("%.1f M packets as captured beside stenotype", float64(ours)/1e6), dir: dir, file: file, steno: s,
-		from: packet.TimestampOf(from), to: packet.TimestampOf(from.Add(2 * time.Second)),
+		part: "two seconds", from: packet.TimestampOf(from), to: packet.TimestampOf(from.Add(2 * time.Second)),
 	}
 	for deadline := time.Now().Add(90 * time.Second); ; time.Sleep(time.Second) { // until it has rotated its file
 		n, _, err := s.read(ctx, shapes[0].steno)
