@@ -65,6 +65,9 @@ func (c *Controller) CreateTapMirrors(ctx context.Context, id auth.Identity, lis
 			if err := c.mayReach(id, m); err != nil {
 				return nil, nil, err
 			}
+			if err := c.leavesByTunnel(p.ID); err != nil {
+				return nil, nil, err
+			}
 			if err := quota("tap_mirror", keptMirrors.of(c, m.Mirror.Project), len(made), c.cfg.Taps.Mirrors); err != nil {
 				return nil, nil, err
 			}

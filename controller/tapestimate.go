@@ -91,6 +91,9 @@ func (c *Controller) EstimateTapMirror(ctx context.Context, id auth.Identity, m 
 }
 
 func (c *Controller) estimate(ctx context.Context, at place, d tap.Direction, to tap.Target, o tap.Options) (tap.Estimate, error) {
+	if at.nodeID == fabricNode {
+		return tap.Estimate{}, &fault.Error{Kind: fault.Unsupported, Msg: "what passes a switch's port is not known beforehand", Hint: "make the flow: its counters tell"}
+	}
 	c.mu.Lock()
 	n := c.nodes[at.nodeID]
 	var source, path, sink point.Point

@@ -284,6 +284,17 @@ func (c *Controller) carriable(f *tap.Flow, admin bool) error {
 	return nil
 }
 
+// leavesByTunnel refuses a mirror of a switch's port. c.mu is held.
+func (c *Controller) leavesByTunnel(portID string) error {
+	if !slices.ContainsFunc(c.taps.places[portID], func(p place) bool { return p.nodeID == fabricNode }) {
+		return nil
+	}
+	return &fault.Error{
+		Kind: fault.Unsupported, Field: "port_id", Msg: "switches send copies to ports, not in tunnels to addresses",
+		Hint: "use a tap service at a delivery port, or at a host that one leads to", Err: tap.ErrUnsupported,
+	}
+}
+
 // switchEnd is what the fabric says of its part in a tap. c.mu is held.
 func (c *Controller) switchEnd(role, id string, rev int64) (tap.End, tap.Condition, string) {
 	e := tap.End{Role: role, NodeID: fabricNode, Node: fabricNode}

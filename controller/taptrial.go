@@ -13,6 +13,7 @@ import (
 	"opentap/auth"
 	"opentap/fault"
 	"opentap/tap"
+	"opentap/tap/oftap"
 	"opentap/want"
 )
 
@@ -106,6 +107,9 @@ func (c *Controller) trialPlaces(f *storedFlow) (fromNode, toNode string, from, 
 	to, ok := c.taps.target(c.taps.services[f.Flow.ServiceID])
 	if !ok {
 		return "", "", from, to, "the service's port is on no node now"
+	}
+	if from.nodeID == fabricNode || to.nodeID == fabricNode {
+		return "", "", from, to, "no frames can be put in at a port of a switch, or heard there; probe the way through the fabric: opentap fabric probe " + oftap.Prefix + f.Flow.ID
 	}
 	return c.taps.nodes[from.nodeID].Node, c.taps.nodes[to.nodeID].Node, from, to, ""
 }

@@ -115,11 +115,10 @@ func withVLANs(text, list string) (string, error) {
 			ids = append(ids, filter.VLANRange{Lo: uint16(lo), Hi: uint16(min(hi, 4095))})
 		}
 	}
-	root := filter.Node(&filter.VLAN{IDs: ids})
-	if len(ids) == 0 { // it asks for what no frame has
-		root = &filter.And{Terms: []filter.Node{&filter.VLAN{}, &filter.Not{X: &filter.VLAN{}}}}
-		return (&filter.Expr{Root: root}).String(), nil
+	if len(ids) == 0 {
+		return "ip and arp", nil // the list asks for what no frame has, and no frame is both
 	}
+	root := filter.Node(&filter.VLAN{IDs: ids})
 	if text == "" {
 		return (&filter.Expr{Root: root}).String(), nil
 	}
