@@ -68,7 +68,7 @@ func (q *queryRun) stream(ctx context.Context, dst io.Writer) error {
 		}
 		err := m.Next(&k)
 		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil
+			return out.end()
 		}
 		if err != nil {
 			var at *pcap.SourceError
@@ -82,23 +82,28 @@ func (q *queryRun) stream(ctx context.Context, dst io.Writer) error {
 		if r := open[src]; r != nil {
 			face = r.face(k.Interface)
 		}
+		at, err := out.place(src, k.Interface, face)
+		if err != nil {
+			return fmt.Errorf("write %s: %w", q.file, err)
+		}
 		if q.dedup != "" {
-			if first := twins.look(src, &k); first != nil {
+			if first := twins.look(at, &k); first != nil {
+				out.places[at].copies++
 				if q.dedup == "drop" {
 					q.dropped++
 					continue
 				}
 				q.marked++
-				k.Comment = fmt.Sprintf("a copy of the packet seen at %s %s before", q.sources[first.source].name, k.Time.Sub(first.time))
+				k.Comment = fmt.Sprintf("a copy of the packet seen at %s %s before", out.places[first.place].name, k.Time.Sub(first.time))
 			}
 		}
-		if err := out.write(src, k.Interface, face, &k); err != nil {
+		if err := out.write(at, &k); err != nil {
 			return fmt.Errorf("write %s: %w", q.file, err)
 		}
 		q.written++
 		q.stored += uint64(len(k.Data))
 		if q.packets > 0 && q.written == q.packets {
-			return nil
+			return out.end()
 		}
 	}
 }
@@ -186,13 +191,21 @@ type mergeWriter struct {
 	ng      *pcap.NGWriter
 	classic *pcap.ClassicWriter
 	dst     io.Writer
-	link    packet.LinkType
 	q       *queryRun
-	faces   map[[2]int]int
+	numbers map[[2]int]int // of places, by source and its interface
+	places  []mergePlace
+}
+
+// mergePlace is an interface of a source, which is one of the output too, by the same number.
+type mergePlace struct {
+	name            string
+	link            packet.LinkType
+	packets, copies uint64 // written; seen at another place before
+	last            packet.Timestamp
 }
 
 func newMergeWriter(q *queryRun, dst io.Writer) (*mergeWriter, error) {
-	w := &mergeWriter{q: q, dst: dst, faces: make(map[[2]int]int)}
+	w := &mergeWriter{q: q, dst: dst, numbers: make(map[[2]int]int)}
 	if q.out != want.PcapNG {
 		return w, nil
 	}
@@ -201,36 +214,70 @@ func newMergeWriter(q *queryRun, dst io.Writer) (*mergeWriter, error) {
 	return w, err
 }
 
-func (w *mergeWriter) write(source, i int, face pcap.Interface, k *pcap.Packet) error {
-	if w.ng == nil {
-		if w.classic == nil {
-			w.link = face.Link
-			var err error
-			if w.classic, err = pcap.NewClassicWriter(w.dst, face.Link, 0, true); err != nil {
-				return err
-			}
-		}
-		if face.Link != w.link {
-			return usagef("the sources have different link types, which a pcap file cannot hold: ask for pcapng")
-		}
-		return w.classic.WritePacket(k)
+// place numbers an interface of a source.
+func (w *mergeWriter) place(source, i int, face pcap.Interface) (int, error) {
+	n, ok := w.numbers[[2]int{source, i}]
+	if ok {
+		return n, nil
 	}
-	n, ok := w.faces[[2]int{source, i}]
-	if !ok {
+	p := mergePlace{name: w.q.sources[source].name, link: face.Link}
+	if i > 0 && face.Name != "" {
+		p.name += " " + face.Name
+	}
+	if w.ng != nil {
 		if face.Description == "" {
 			face.Description = w.q.sources[source].name
 		}
-		var err error
-		if n, err = w.ng.AddInterface(face); err != nil {
-			return err
+		if _, err := w.ng.AddInterface(face); err != nil {
+			return 0, err
 		}
-		w.faces[[2]int{source, i}] = n
 	}
-	k.Interface = n
-	return w.ng.WritePacket(k)
+	n = len(w.places)
+	w.numbers[[2]int{source, i}], w.places = n, append(w.places, p)
+	return n, nil
 }
 
-// twinFinder finds packets that more than one source has.
+func (w *mergeWriter) write(place int, k *pcap.Packet) error {
+	p := &w.places[place]
+	p.packets, p.last = p.packets+1, k.Time
+	if w.ng != nil {
+		k.Interface = place
+		return w.ng.WritePacket(k)
+	}
+	if w.classic == nil {
+		var err error
+		if w.classic, err = pcap.NewClassicWriter(w.dst, p.link, 0, true); err != nil {
+			return err
+		}
+	}
+	if p.link != w.places[0].link {
+		return usagef("the sources have different link types, which a pcap file cannot hold: ask for pcapng")
+	}
+	return w.classic.WritePacket(k)
+}
+
+// end tells at the end of a pcapng file how many copies of packets each place had.
+func (w *mergeWriter) end() error {
+	if w.ng == nil || w.q.dedup == "" {
+		return nil
+	}
+	what := "left out"
+	if w.q.dedup == "mark" {
+		what = "marked"
+	}
+	for i, p := range w.places {
+		st := pcap.Stats{
+			Interface: i, Time: p.last, Delivered: p.packets, Has: pcap.HasDelivered,
+			Comment: fmt.Sprintf("%d copies of packets that were seen at another point at most %s before are %s", p.copies, w.q.within, what),
+		}
+		if err := w.ng.WriteStats(&st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// twinFinder finds packets that were seen at more than one place.
 type twinFinder struct {
 	within packet.Timestamp
 	seed   maphash.Seed
@@ -242,14 +289,14 @@ type twinFinder struct {
 type twin struct {
 	hash   uint64
 	time   packet.Timestamp
-	source int
-	others []int // sources that had it since
+	place  int
+	others []int // places that had it since
 	orig   uint32
 	data   []byte
 }
 
-// look returns the first sight of the packet k of a source, if it was at another source; each source's copy counts once.
-func (t *twinFinder) look(source int, k *pcap.Packet) *twin {
+// look returns the first sight of the packet k of a place, if it was at another place; each place's copy counts once.
+func (t *twinFinder) look(place int, k *pcap.Packet) *twin {
 	for len(t.order) > 0 && t.order[0].time+t.within < k.Time {
 		old := t.order[0]
 		t.order = t.order[1:]
@@ -261,19 +308,19 @@ func (t *twinFinder) look(source int, k *pcap.Packet) *twin {
 	}
 	h := maphash.Bytes(t.seed, k.Data)
 	for _, w := range t.seen[h] {
-		if w.source == source || w.orig != k.OrigLen || string(w.data) != string(k.Data) || k.Time < w.time || k.Time > w.time+t.within {
+		if w.place == place || w.orig != k.OrigLen || string(w.data) != string(k.Data) || k.Time < w.time || k.Time > w.time+t.within {
 			continue
 		}
 		had := false
 		for _, o := range w.others {
-			had = had || o == source
+			had = had || o == place
 		}
 		if !had {
-			w.others = append(w.others, source)
+			w.others = append(w.others, place)
 			return w
 		}
 	}
-	w := &twin{hash: h, time: k.Time, source: source, orig: k.OrigLen, data: append([]byte(nil), k.Data...)}
+	w := &twin{hash: h, time: k.Time, place: place, orig: k.OrigLen, data: append([]byte(nil), k.Data...)}
 	t.seen[h] = append(t.seen[h], w)
 	t.order = append(t.order, w)
 	return nil

@@ -3,6 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -153,6 +156,16 @@ func TestQueryMerge(t *testing.T) {
 		if got := packetsOf(t, out); len(got) != 1500 || !strings.Contains(says, "1000 copies") {
 			t.Errorf("dropped to %d packets: %s", len(got), says)
 		}
+		if n := copiesTold(t, out); n != 1000 {
+			t.Errorf("the file tells of %d copies", n)
+		}
+		// A file that has both points, as a download of a capture of several has.
+		both := filepath.Join(t.TempDir(), "both.pcapng")
+		command(t, report.ExitOK, "query", left, other, "-w", both)
+		command(t, report.ExitOK, "query", both, "--dedup", "drop", "-w", out)
+		if got, n := packetsOf(t, out), copiesTold(t, out); len(got) != 1500 || n != 1000 {
+			t.Errorf("of one file with both points %d packets are left, %d copies told", len(got), n)
+		}
 		command(t, report.ExitOK, "query", left, other, "--dedup", "mark", "-w", out)
 		marked := 0
 		for _, p := range packetsOf(t, out) {
@@ -167,6 +180,35 @@ func TestQueryMerge(t *testing.T) {
 			t.Errorf("copies 1 ms apart within 100 µs: %s", says)
 		}
 	}
+}
+
+// copiesTold adds up what the statistics of a file say of copies.
+func copiesTold(t *testing.T, path string) (n int) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := pcap.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var k pcap.Packet
+	for err == nil {
+		err = r.Next(&k)
+	}
+	if !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	for _, s := range r.Stats() {
+		var copies int
+		if _, err := fmt.Sscanf(s.Comment, "%d copies of packets", &copies); err != nil {
+			t.Errorf("%q: %v", s.Comment, err)
+		}
+		n += copies
+	}
+	return n
 }
 
 func TestImportRefuses(t *testing.T) {
