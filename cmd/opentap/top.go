@@ -22,7 +22,8 @@ func (a *app) topCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "top", Short: "Show what is being seen, as it changes", Args: cobra.NoArgs,
 		Long: `top shows the busiest points with their rates, drops among them, and the captures with their accounts, anew each second.
-It is the dashboard's overview for those without a browser. A connection that is lost comes back by itself.
+It is the dashboard's overview for those without a browser. A connection that is lost comes back by itself. A narrow
+terminal has fewer columns; with NO_COLOR set there are no colours.
 
 Keys: s sorts points by octets, packets, drops or name in turn; q or Ctrl-C ends. With --once, or when the output is no
 terminal, one picture is printed, of the first two seconds.`,
@@ -120,7 +121,7 @@ func (a *app) topOnce(ctx context.Context, c *client.Client) error {
 	if !errors.Is(err, errTopEnough) && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	_, err = io.WriteString(a.stdout, o.picture(120, 1<<20, false, time.Now()))
+	_, err = io.WriteString(a.stdout, o.picture(120, 1<<20, look{}, time.Now()))
 	return err
 }
 
@@ -179,6 +180,7 @@ func (a *app) topScreen(ctx context.Context, c *client.Client, out *os.File) (er
 		err = errors.Join(err, werr)
 	}()
 	o := overview{rates: make(map[[2]string]want.Rate), captures: make(map[string]want.View), lost: "connecting"}
+	colour := os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" // https://no-color.org
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -208,10 +210,10 @@ func (a *app) topScreen(ctx context.Context, c *client.Client, out *os.File) (er
 		case <-tick.C:
 		}
 		w, h, err := term.GetSize(int(out.Fd()))
-		if err != nil || w < 20 {
+		if err != nil || w < 1 || h < 1 {
 			w, h = 80, 24
 		}
-		if _, err := io.WriteString(out, "\x1b[H"+o.picture(w, h, true, time.Now())+"\x1b[J"); err != nil {
+		if _, err := io.WriteString(out, "\x1b[H"+o.picture(w, h, look{screen: true, colour: colour}, time.Now())+"\x1b[J"); err != nil {
 			return err
 		}
 	}

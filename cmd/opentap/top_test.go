@@ -23,7 +23,7 @@ func TestTopPicture(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got := o.picture(100, 40, false, time.Unix(0, 0))
+	got := o.picture(100, 40, look{}, time.Unix(0, 0))
 	for _, want := range []string{"10k bit/s", "virgo: connected", "packets/s are dropped", "eth0", "going"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
@@ -32,13 +32,28 @@ func TestTopPicture(t *testing.T) {
 	if strings.Contains(got, "gone ") || strings.Contains(got, "\x1b") || strings.Index(got, "going") > strings.Index(got, "done ") {
 		t.Errorf("%s", got)
 	}
-	for w := 20; w < 120; w += 7 {
-		for _, line := range strings.Split(o.picture(w, 9, false, time.Now()), "\n") {
+	for w := 1; w < 130; w++ {
+		p := o.picture(w, 9, look{}, time.Now())
+		for _, line := range strings.Split(p, "\n") {
 			if utf8.RuneCountInString(line) > w {
 				t.Errorf("%d wide: %q", w, line)
 			}
 		}
+		if w >= leastName+11 && !strings.Contains(p, "10k") { // what comes in is the last that goes
+			t.Errorf("%d wide, and the rate is not there:\n%s", w, p)
+		}
 	}
+	if p := o.picture(60, 40, look{screen: true}, time.Now()); strings.Contains(p, bold) || strings.Contains(p, red) || !strings.Contains(p, "\x1b[K") {
+		t.Errorf("without colours: %q", p)
+	}
+	if p := o.picture(60, 40, look{screen: true, colour: true}, time.Now()); !strings.Contains(p, bold) || !strings.Contains(p, red) {
+		t.Errorf("with colours: %q", p)
+	}
+	o.lost = "the connection is lost"
+	if p := o.picture(100, 40, look{}, time.Now()); strings.Contains(p, "10k") || !strings.Contains(p, "eth0") || !strings.Contains(p, o.lost) {
+		t.Errorf("rates that nobody told:\n%s", p)
+	}
+	o.lost = ""
 	o.sort = 3
 	if l := o.busiest(); len(l) != 2 || l[0].name != "eth0" || strings.Contains(l[1].name, "\x1b") {
 		t.Errorf("%+v", l)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -14,8 +15,8 @@ import (
 
 // picture is what is so now in lines of at most width characters, at most height of them. Of colours it has few: drops and
 // what is wrong are red, headings bold.
-func (o *overview) picture(width, height int, colour bool, now time.Time) string {
-	p := &canvas{width: width, height: height, colour: colour}
+func (o *overview) picture(width, height int, l look, now time.Time) string {
+	p := &canvas{width: width, height: height, look: l}
 	var octets, packets, dropped float64
 	for _, r := range o.rates {
 		octets += r.RxOctets + r.TxOctets
@@ -23,8 +24,10 @@ func (o *overview) picture(width, height int, colour bool, now time.Time) string
 		dropped += r.Dropped
 	}
 	p.line(bold, "OpenTap %s %s   %s", clean(o.begin.Name), clean(o.begin.Version), now.Format("15:04:05"))
-	p.line(plain, "%s bit/s, %s packets/s at %d points", si(8*octets), si(packets), len(o.points))
-	if dropped > 0 {
+	if o.lost == "" { // what passes while nobody tells is not known
+		p.line(plain, "%s bit/s, %s packets/s at %d points", si(8*octets), si(packets), len(o.points))
+	}
+	if dropped > 0 && o.lost == "" {
 		p.line(red, "%s packets/s are dropped", si(dropped))
 	}
 	if o.lost != "" {
@@ -46,7 +49,8 @@ func (o *overview) picture(width, height int, colour bool, now time.Time) string
 	if len(captures) == 0 {
 		room = height
 	}
-	p.line(bold, "%-32s %10s %10s %10s %10s   by %s", "POINT", "IN bit/s", "OUT bit/s", "packets/s", "drops/s", topSorts[o.sort])
+	points := columns{{32, false, 0}, {10, true, 1}, {10, true, 2}, {10, true, 4}, {10, true, 3}, {11, false, 5}}.fit(width)
+	p.line(bold, "%s", points.row("POINT", "IN bit/s", "OUT bit/s", "packets/s", "drops/s", "  by "+topSorts[o.sort]))
 	for i, l := range o.busiest() {
 		if i == room {
 			break
@@ -55,10 +59,15 @@ func (o *overview) picture(width, height int, colour bool, now time.Time) string
 		if l.rate.Dropped > 0 {
 			style = red
 		}
-		p.line(style, "%s %10s %10s %10s %10s", fit(l.name, 32), si(8*l.rate.RxOctets), si(8*l.rate.TxOctets), si(l.rate.RxPackets+l.rate.TxPackets), si(l.rate.Dropped))
+		cells := []string{l.name, si(8 * l.rate.RxOctets), si(8 * l.rate.TxOctets), si(l.rate.RxPackets + l.rate.TxPackets), si(l.rate.Dropped), ""}
+		if o.lost != "" {
+			style, cells = plain, []string{l.name, "–", "–", "–", "–", ""}
+		}
+		p.line(style, "%s", points.row(cells...))
 	}
 	p.line(plain, "")
-	p.line(bold, "%-28s %-9s %-10s %12s %12s %10s %8s", "CAPTURE", "KIND", "STATE", "captured", "filtered", "dropped", "size")
+	table := columns{{28, false, 0}, {9, false, 5}, {10, false, 1}, {12, true, 2}, {12, true, 6}, {10, true, 3}, {8, true, 4}}.fit(width)
+	p.line(bold, "%s", table.row("CAPTURE", "KIND", "STATE", "captured", "filtered", "dropped", "size"))
 	for _, v := range captures {
 		style := plain
 		if v.Status.State == want.Failed || v.Status.State == want.Degraded || v.Status.Ledger.DroppedTotal() > 0 {
@@ -69,7 +78,7 @@ func (o *overview) picture(width, height int, colour bool, now time.Time) string
 		if v.Kind != want.Packets {
 			taken = v.Status.Records
 		}
-		p.line(style, "%s %-9s %-10s %12d %12d %10d %8s", fit(clean(v.ID), 28), clean(string(v.Kind)), clean(string(v.Status.State)), taken, a.Filtered, a.DroppedTotal(), si(float64(v.Status.Bytes))+"B")
+		p.line(style, "%s", table.row(clean(v.ID), clean(string(v.Kind)), clean(string(v.Status.State)), digits(taken), digits(a.Filtered), digits(a.DroppedTotal()), si(float64(v.Status.Bytes))+"B"))
 	}
 	return p.String()
 }
@@ -161,11 +170,73 @@ const (
 	red   = "\x1b[31m"
 )
 
+// look says for what a picture is.
+type look struct {
+	screen bool // a terminal in raw mode, where the picture before is written over; otherwise lines for a file
+	colour bool
+}
+
+// column of a table. Of those that find no room the ones with the highest rank go first; the one with rank 0 stays, and has
+// what the others leave, up to its width.
+type column struct {
+	width int
+	right bool
+	rank  int
+}
+
+type columns []column
+
+// leastName is the least width of the column with rank 0 that is worth reading.
+const leastName = 12
+
+// fit leaves out what finds no room on so wide a screen: columns of width 0.
+func (c columns) fit(width int) columns {
+	out := slices.Clone(c)
+	for {
+		others, last := 0, -1
+		for i := range out {
+			if out[i].rank == 0 || out[i].width == 0 {
+				continue
+			}
+			others += out[i].width + 1
+			if last < 0 || out[i].rank > out[last].rank {
+				last = i
+			}
+		}
+		if last < 0 || width-others >= leastName {
+			for i := range out {
+				if out[i].rank == 0 {
+					out[i].width = max(1, min(out[i].width, width-others))
+				}
+			}
+			return out
+		}
+		out[last].width = 0
+	}
+}
+
+// row spells one line of cells.
+func (c columns) row(cells ...string) string {
+	var out []string
+	for i, col := range c {
+		switch pad := col.width - utf8.RuneCountInString(cells[i]); {
+		case col.width == 0:
+		case col.right && pad > 0:
+			out = append(out, strings.Repeat(" ", pad)+cells[i])
+		default:
+			out = append(out, fit(cells[i], col.width))
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+func digits(n uint64) string { return strconv.FormatUint(n, 10) }
+
 // canvas gathers lines that fit a screen.
 type canvas struct {
 	width, height int
-	colour        bool
-	lines         []string
+	look
+	lines []string
 }
 
 func (c *canvas) line(style, format string, args ...any) {
@@ -176,10 +247,10 @@ func (c *canvas) line(style, format string, args ...any) {
 	if utf8.RuneCountInString(s) > c.width {
 		s = fit(s, c.width)
 	}
-	if c.colour {
-		if style != plain {
-			s = style + s + "\x1b[0m"
-		}
+	if c.colour && style != plain {
+		s = style + s + "\x1b[0m"
+	}
+	if c.screen {
 		s += "\x1b[K"
 	}
 	c.lines = append(c.lines, s)
@@ -187,7 +258,7 @@ func (c *canvas) line(style, format string, args ...any) {
 
 // String joins the lines; on a screen in raw mode a line ends with a carriage return as well.
 func (c *canvas) String() string {
-	if c.colour {
+	if c.screen {
 		return strings.Join(c.lines, "\r\n")
 	}
 	return strings.Join(c.lines, "\n") + "\n"
