@@ -111,6 +111,7 @@ func loomFrame(port uint16, octets int) []byte {
 
 // TestNetnsFabricSplitsFilters: what switches cannot match of a policy's filter is done by the agent behind the delivery port.
 func TestNetnsFabricSplitsFilters(t *testing.T) {
+	t.Parallel()
 	l := newLoom(t)
 	h1, tool := nettest.NewSender(t, l.hosts, "h1"), nettest.NewEar(t, l.hosts, "tool")
 	const policies = "policies:\n  - {name: syn, from: [line], to: [down], filter: 'udp dst port 9 and len > 200'}\n  - {name: dns, from: [line], to: [down], filter: 'udp port 53'}\n"
@@ -147,6 +148,7 @@ func TestNetnsFabricSplitsFilters(t *testing.T) {
 
 // TestNetnsFabricCarriesTaps: taps that begin or end at ports of switches.
 func TestNetnsFabricCarriesTaps(t *testing.T) {
+	t.Parallel()
 	l := newLoom(t)
 	h1, h2, vm := nettest.NewSender(t, l.hosts, "h1"), nettest.NewSender(t, l.hosts, "h2"), nettest.NewSender(t, l.hosts, "vm")
 	far, near, tool := nettest.NewEar(t, l.hosts, "far"), nettest.NewEar(t, l.hosts, "near"), nettest.NewEar(t, l.hosts, "tool")
@@ -205,6 +207,21 @@ func TestNetnsFabricCarriesTaps(t *testing.T) {
 	if out := l.must("fabric", "drift"); strings.Contains(out, "repaired") {
 		t.Errorf("a restart is no drift: %s", out)
 	}
+	// The same through Neutron's door.
+	taas := l.ask(201, "POST", "/v2.0/taas/tap_flows", m{"tap_flow": m{"name": "n", "direction": "OUT", "source_port": l.portNamed("s1/1"), "tap_service_id": v.ServiceID}}).resource(t, "tap_flow", "id")
+	eventually(t, "it is active there", func() bool {
+		return l.ask(200, "GET", "/v2.0/taas/tap_flows/"+taas, nil).resource(t, "tap_flow", "status") == "ACTIVE"
+	})
+	l.ovs.Settle()
+	h1.Send(nine, ten)
+	come(t, "each packet once for both flows", far, nine, ten)
+	l.ask(204, "DELETE", "/v2.0/taas/tap_flows/"+taas, nil)
+	// One that has its time.
+	l.must("tap", "flow", "create", "--port", "s1/1", "--service", "ids", "--name", "brief", "--for", "3s")
+	if out := l.must("fabric", "show"); strings.Count(out, "tap-") != 2 {
+		t.Errorf("the one for a while is missing in\n%s", out)
+	}
+	eventually(t, "its time is over", func() bool { return strings.Count(l.must("fabric", "show"), "tap-") == 1 })
 	l.must("tap", "flow", "delete", "f")
 	eventually(t, "the policy is away", func() bool { return !strings.Contains(l.must("fabric", "show"), policy) })
 	l.ovs.Settle()
