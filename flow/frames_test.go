@@ -2,9 +2,12 @@ package flow
 
 import (
 	"encoding/binary"
+	"io"
 	"math/rand/v2"
 	"net/netip"
 	"time"
+
+	"opentap/packet"
 )
 
 // A classic pcap file in memory, nanosecond times, and a walker over it: enough for the tests here.
@@ -28,10 +31,32 @@ func pcapPacket(b []byte, ts int64, frame []byte, origLen int) []byte {
 
 // eachPacket walks a file that pcapHeader and pcapPacket made.
 func eachPacket(b []byte, fn func(ts int64, frame []byte, origLen uint32)) {
-	for b = b[24:]; len(b) >= 16; {
-		n := binary.LittleEndian.Uint32(b[8:])
-		fn(int64(binary.LittleEndian.Uint32(b))*1e9+int64(binary.LittleEndian.Uint32(b[4:])), b[16:16+n], binary.LittleEndian.Uint32(b[12:]))
-		b = b[16+n:]
+	next, some := batchesOf(b, io.EOF), Frames{}
+	for err := error(nil); err == nil; {
+		some.List = some.List[:0]
+		err = next(&some)
+		for _, f := range some.List {
+			fn(int64(f.Time), f.Data, f.OrigLen)
+		}
+	}
+}
+
+// batchesOf returns what Parallel calls for the packets of such a file; after the last it returns err.
+func batchesOf(b []byte, err error) func(*Frames) error {
+	b = b[24:]
+	return func(fs *Frames) error {
+		for range 1000 {
+			if len(b) < 16 {
+				return err
+			}
+			n := binary.LittleEndian.Uint32(b[8:])
+			fs.List = append(fs.List, Frame{
+				Time: packet.Timestamp(int64(binary.LittleEndian.Uint32(b))*1e9 + int64(binary.LittleEndian.Uint32(b[4:]))),
+				Link: packet.LinkEthernet, OrigLen: binary.LittleEndian.Uint32(b[12:]), Data: b[16 : 16+n],
+			})
+			b = b[16+n:]
+		}
+		return nil
 	}
 }
 

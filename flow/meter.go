@@ -5,11 +5,11 @@ import "opentap/packet"
 // Meter decodes frames and meters them: the whole way from octets to flow records, for whoever reads stored packets.
 // It is used from one goroutine at a time.
 type Meter struct {
-	table *Table
-	batch [batchLen]packet.Parsed
-	n     int // of batch, decoded and not yet metered
-	inner bool
-	tun   packet.Parsed
+	table  *Table
+	n      int // digests in the table's batch that are not yet metered
+	inner  bool
+	parsed packet.Parsed
+	tun    packet.Parsed
 }
 
 // maxTunnels bounds how many tunnels in one another are followed.
@@ -40,19 +40,21 @@ func NewMeter(cfg Config, sink func(*Record)) (*Meter, error) {
 // allocated. Frames are decoded at once and metered a few together, so that a large table's memory is asked for ahead of
 // use: records may reach the sink up to a few dozen frames late, in the same order, and the other methods wait for none.
 func (m *Meter) AddFrame(ts packet.Timestamp, link packet.LinkType, frame []byte, origLen uint32) {
-	p := &m.batch[m.n]
+	p := &m.parsed
 	p.Decode(link, frame, origLen)
 	p.Time = ts
 	if m.inner {
 		innermost(p, &m.tun, frame)
 	}
+	m.table.stats.arrived(p)
+	m.table.digest(&m.table.batch[m.n], p)
 	if m.n++; m.n == batchLen {
 		m.settle()
 	}
 }
 
 func (m *Meter) settle() {
-	m.table.AddBatch(m.batch[:m.n])
+	m.table.settle(m.table.batch[:m.n])
 	m.n = 0
 }
 

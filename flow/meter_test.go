@@ -2,6 +2,7 @@ package flow
 
 import (
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"testing"
@@ -174,12 +175,7 @@ func TestInner(t *testing.T) {
 		}
 		alone := got
 		got = nil
-		if _, err := Parallel(cfg, 2, func(add func(packet.Timestamp, packet.LinkType, []byte, uint32)) error {
-			for i, f := range frames {
-				add(packet.Timestamp(i), packet.LinkEthernet, f, uint32(len(f)))
-			}
-			return nil
-		}, sink); err != nil || !slices.Equal(got, alone) {
+		if _, err := Parallel(cfg, 2, framesOf(frames, []packet.Timestamp{0, 1, 2, 3}, io.EOF), sink); err != nil || !slices.Equal(got, alone) {
 			t.Errorf("inner %v, two jobs: %v\n got %+v\nwant %+v", in, err, got, alone)
 		}
 	}

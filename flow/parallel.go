@@ -2,152 +2,62 @@ package flow
 
 import (
 	"errors"
+	"io"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 
 	"opentap/packet"
 )
 
-// Batches of Parallel: packets, and octets of their frames.
-const (
-	pieceLen    = 1024
-	pieceOctets = 256 << 10
-	chunkRecs   = 256 // records handed over at once
-)
-
-// piece is a run of frames, first as captured, then decoded.
-type piece struct {
-	n      int
-	octets []byte
-	ends   [pieceLen]uint32 // in octets
-	orig   [pieceLen]uint32
-	link   [pieceLen]packet.LinkType
-	time   [pieceLen]packet.Timestamp
-	job    [pieceLen]uint8 // whose packet it is
-	parsed [pieceLen]packet.Parsed
-	look   [pieceLen]look
+// Frame is a frame as captured.
+type Frame struct {
+	Time    packet.Timestamp
+	Data    []byte
+	OrigLen uint32 // octets on the wire
+	Link    packet.LinkType
 }
 
-// round is one piece for each job to decode; then each job meters its own flows' packets of all of them.
-type round struct {
-	pieces  []*piece
-	decoded sync.WaitGroup
-	left    atomic.Int32 // jobs that have not metered it
+// Frames are frames that follow one another, and the memory that their Data lie in: Octets is for whoever fills List to use
+// as they like, and is left alone until they fill it again.
+type Frames struct {
+	List   []Frame
+	Octets []byte
 }
 
-// place is a record's place in the order of all: the packet that made it come, why, and when it was due and had begun.
-type place struct {
-	seq   uint64
-	due   int64
-	born  uint64
-	cause cause
-}
+// maxJobs bounds Parallel.
+const maxJobs = 16
 
-func (p *place) less(o *place) bool {
-	if p.seq != o.seq {
-		return p.seq < o.seq
-	}
-	if p.cause != o.cause {
-		return p.cause < o.cause
-	}
-	if p.due != o.due {
-		return p.due < o.due
-	}
-	return p.born < o.born
-}
-
-// placed is a record in its place, or, with mark, the word that no more will come before that place.
-type placed struct {
-	place
-	mark bool
-	rec  Record
-}
-
-// job is a core's share of Parallel.
-type job struct {
-	n     uint8
-	of    int
-	inner bool
-	table *Table
-	in    chan *round
-	out   chan []placed
-	free  chan []placed
-	buf   []placed
-	tun   packet.Parsed
-}
-
-// Parallel meters with several goroutines what Meter meters with one, and gives the same records in the same order: packets
-// are shared out by flow, and the jobs' records are merged by the packet that made them come. It is only with a full table
-// that records differ, since each job has a table of its own for its share of MaxFlows; the same jobs still give the same.
+// Parallel meters with several goroutines what Meter meters with one, and gives the same records in the same order. It is
+// only with a full table that records differ, since each job has a table of its own for its share of MaxFlows; the same
+// jobs still give the same.
 //
-// feed runs on the caller's goroutine and calls add for each frame; frame is copied. sink is called on one other goroutine.
-// Parallel returns when everything that feed gave before it returned is metered and given to sink, with feed's error. jobs
-// is 1 to 16.
-func Parallel(cfg Config, jobs int, feed func(add func(ts packet.Timestamp, link packet.LinkType, frame []byte, origLen uint32)) error, sink func(*Record)) (Stats, error) {
+// next adds frames to an empty list, up to a thousand or so: as many as fit in the caches of a core are best. io.EOF ends
+// them, as any other error does, which Parallel then returns; frames that come with it still count. It is called by one
+// goroutine at a time, and so is sink. Parallel returns when everything that next gave is metered and given to sink.
+// jobs is 1 to 16.
+func Parallel(cfg Config, jobs int, next func(*Frames) error, sink func(*Record)) (Stats, error) {
 	if err := cfg.check(); err != nil {
 		return Stats{}, err
 	}
-	if jobs < 1 || jobs > 16 || sink == nil {
-		return Stats{}, errors.New("flow: jobs are 1 to 16, and there must be a sink")
+	if jobs < 1 || jobs > maxJobs || next == nil || sink == nil {
+		return Stats{}, errors.New("flow: jobs are 1 to 16, and there must be frames and a sink")
 	}
 	cfg.MaxFlows = (cfg.MaxFlows + jobs - 1) / jobs
-	key := secret{rand.Uint64(), rand.Uint64(), rand.Uint64(), rand.Uint64()}
-	all := make([]*job, jobs)
-	for n := range all {
-		j := &job{n: uint8(n), of: jobs, inner: cfg.Inner, in: make(chan *round, 2), out: make(chan []placed, 4), free: make(chan []placed, 6)}
-		j.table = newTable(cfg, j.sink, key)
-		all[n] = j
-	}
+	c := newCrew(cfg, jobs, next)
 	var running sync.WaitGroup
-	const inFlight = 3
-	spare := make(chan *round, inFlight)
-	for range inFlight {
-		r := &round{pieces: make([]*piece, jobs)}
-		for i := range r.pieces {
-			r.pieces[i] = new(piece)
-		}
-		spare <- r
+	for _, j := range c.jobs {
+		running.Go(j.run)
 	}
-	for _, j := range all {
-		running.Go(func() { j.run(spare) })
-	}
-	running.Go(func() { merge(all, sink) })
-
-	cur, at := <-spare, 0
-	send := func() {
-		cur.decoded.Add(jobs)
-		cur.left.Store(int32(jobs))
-		for _, j := range all {
-			j.in <- cur
-		}
-	}
-	err := feed(func(ts packet.Timestamp, link packet.LinkType, frame []byte, origLen uint32) {
-		p := cur.pieces[at]
-		if p.n == pieceLen || p.n > 0 && len(p.octets)+len(frame) > pieceOctets {
-			if at++; at == jobs {
-				send()
-				cur, at = <-spare, 0
-				for _, p := range cur.pieces {
-					p.n, p.octets = 0, p.octets[:0]
-				}
-			}
-			p = cur.pieces[at]
-		}
-		p.octets = append(p.octets, frame...)
-		p.ends[p.n], p.orig[p.n], p.link[p.n], p.time[p.n] = uint32(len(p.octets)), origLen, link, ts
-		p.n++
-	})
-	send()
-	for _, j := range all {
-		close(j.in)
-	}
+	running.Go(func() { c.merge(sink) })
 	running.Wait()
 	var s Stats
-	for n, j := range all {
+	for n, j := range c.jobs {
 		s.add(j.table.Stats(), n == 0)
 	}
-	return s, err
+	if c.err == io.EOF { //nolint:errorlint // the one that says that there is no more, not one that wraps it
+		c.err = nil
+	}
+	return s, c.err
 }
 
 // add adds the accounts of one of several tables. All of them see every packet's time, so that is counted once.
@@ -169,136 +79,168 @@ func (s *Stats) add(o Stats, first bool) {
 	s.FlowsEvicted += o.FlowsEvicted
 }
 
-// run works until in is closed, then flushes.
-func (j *job) run(spare chan<- *round) {
-	for r := range j.in {
-		j.decode(r.pieces[j.n])
-		r.decoded.Done()
-		r.decoded.Wait()
-		for _, p := range r.pieces {
-			j.meter(p)
-		}
-		if r.left.Add(-1) == 0 {
-			spare <- r
-		}
-		j.buf = append(j.buf, placed{place: place{seq: j.table.seq, cause: causePacket + 1}, mark: true})
-		j.hand()
-	}
-	j.table.seq++
-	j.table.Flush(EndForced)
-	j.hand()
-	close(j.out)
+// crew is a run of Parallel. Frames travel in pieces, each of which one job reads and decodes, whichever has the time, and
+// then every job meters the packets of its own flows in it, piece by piece. A job meters while there is anything for it
+// to meter, so that it is who is ahead of the others that reads, and it waits only while another one reads.
+//
+// What one core wrote is dear for another to read, up to hundreds of nanoseconds a line where they share no cache: a job
+// gets of the others' pieces no more than the digests of its own packets, one after the other.
+type crew struct {
+	jobs []*job
+	next func(*Frames) error
+
+	mu      sync.Mutex
+	changed *sync.Cond // something below did
+	waiting int        // for that
+	reading bool       // a job does
+	read    int        // pieces read
+	ring    []*piece   // piece n is ring[n%len(ring)]
+	err     error      // why there are no more frames
+	ripe    *sync.Cond // there may be enough for the merge
+	idle    bool       // the merge waits for that
+
+	// Of the one who reads.
+	latest packet.Timestamp // newest time so far
+	frames uint64
 }
 
-// decode fills the second half of a piece.
-func (j *job) decode(p *piece) {
-	from := uint32(0)
-	for i := range p.n {
-		frame := p.octets[from:p.ends[i]]
-		from = p.ends[i]
-		d := &p.parsed[i]
-		d.Decode(p.link[i], frame, p.orig[i])
-		d.Time = p.time[i]
-		if j.inner {
-			innermost(d, &j.tun, frame)
+func newCrew(cfg Config, jobs int, next func(*Frames) error) *crew {
+	c := &crew{next: next, latest: minTime}
+	c.changed, c.ripe = sync.NewCond(&c.mu), sync.NewCond(&c.mu)
+	hash := secret{rand.Uint64(), rand.Uint64(), rand.Uint64(), rand.Uint64()}
+	for n := range jobs {
+		j := &job{crew: c, n: n, given: make([]placed, 0, outLen/8), out: make([]placed, 0, outLen)}
+		j.table = newTable(cfg, j.sink, hash)
+		c.jobs = append(c.jobs, j)
+	}
+	for range 4 + 2*jobs {
+		c.ring = append(c.ring, new(piece))
+	}
+	return c
+}
+
+func (c *crew) piece(n int) *piece { return c.ring[n%len(c.ring)] }
+
+// room says whether there is a piece that all jobs have done with.
+func (c *crew) room() bool {
+	for _, j := range c.jobs {
+		if c.read-j.metered == len(c.ring) {
+			return false
 		}
-		p.job[i] = 0
-		if !d.IsIP() {
-			continue
+	}
+	return true
+}
+
+// wait is for a change. c.mu is held.
+func (c *crew) wait() {
+	c.waiting++
+	c.changed.Wait()
+	c.waiting--
+}
+
+// tell wakes those who wait. c.mu is held.
+func (c *crew) tell() {
+	if c.waiting > 0 {
+		c.changed.Broadcast()
+	}
+	if !c.idle {
+		return
+	}
+	for _, j := range c.jobs {
+		if j.done || len(j.out) >= outLen/2 {
+			c.ripe.Signal()
+			return
 		}
-		j.table.prepare(&p.look[i], d)
-		k := &p.look[i].k
-		// Not the table's hash: that has a secret, and who gets which flow must be the same in every run.
-		h := (k.src[0] ^ k.src[1]*0x9e3779b97f4a7c15 ^ k.dst[0]*0xc2b2ae3d27d4eb4f ^ k.dst[1]*0x165667b19e3779f9 ^ k.mid) * 0xd6e8feb86659fd93
-		p.job[i] = uint8((h >> 32) * uint64(j.of) >> 32)
+	}
+}
+
+// job is a core's share of Parallel.
+type job struct {
+	crew   *crew
+	n      int
+	table  *Table
+	parsed packet.Parsed
+	tun    packet.Parsed
+	got    digest
+	given  []placed // records not yet handed over
+	_      apart
+
+	// Under crew.mu.
+	metered int    // pieces
+	upTo    uint64 // records for packets up to this one are handed over
+	done    bool
+	out     []placed // records handed over and not yet taken
+	_       apart
+}
+
+// run works until all is metered, then flushes.
+func (j *job) run() {
+	c := j.crew
+	c.mu.Lock()
+	for {
+		switch {
+		case j.metered < c.read && c.piece(j.metered).decoded:
+			p := c.piece(j.metered)
+			c.mu.Unlock()
+			j.meter(p)
+			j.hand()
+			c.mu.Lock()
+			j.metered++
+			j.upTo = p.first + uint64(len(p.List)) - 1
+			c.tell()
+		case !c.reading && c.err == nil && c.room():
+			p := c.piece(c.read)
+			c.reading, p.decoded = true, false
+			c.mu.Unlock()
+			err := c.fill(p)
+			c.mu.Lock()
+			c.reading, c.err = false, err
+			c.read++
+			c.tell()
+			c.mu.Unlock()
+			j.decode(p)
+			c.mu.Lock()
+			p.decoded = true
+			c.tell()
+		case c.err != nil && !c.reading && j.metered == c.read:
+			c.mu.Unlock()
+			j.table.seq++
+			j.table.Flush(EndForced)
+			j.hand()
+			c.mu.Lock()
+			j.done = true
+			c.tell()
+			c.mu.Unlock()
+			return
+		default:
+			c.wait()
+		}
 	}
 }
 
 // meter adds the job's own packets of a piece, and lets the time of all pass.
 func (j *job) meter(p *piece) {
-	t := j.table
-	for from := 0; from < p.n; from += 2 * batchLen {
-		to := min(from+2*batchLen, p.n)
-		n := 0
-		for i := from; i < to && n < batchLen; i++ {
-			if p.job[i] == j.n && p.parsed[i].IsIP() {
-				t.batch[n] = p.look[i]
-				n++
-			}
-		}
-		t.warm(t.batch[:n])
-		for i := from; i < to; i++ {
-			if p.job[i] != j.n {
-				t.pass(int64(p.time[i]))
-			} else if t.arrive(&p.parsed[i]) {
-				t.meter(&p.parsed[i], &p.look[i])
-			}
-		}
-	}
-}
-
-// sink takes a record of the table.
-func (j *job) sink(r *Record) {
-	t := j.table
-	j.buf = append(j.buf, placed{place: place{t.seq, t.due, t.born, t.cause}, rec: *r})
-	if len(j.buf) >= chunkRecs {
-		j.hand()
-	}
-}
-
-func (j *job) hand() {
-	if len(j.buf) == 0 {
-		return
-	}
-	j.out <- j.buf
-	select {
-	case j.buf = <-j.free:
-		j.buf = j.buf[:0]
-	default:
-		j.buf = make([]placed, 0, chunkRecs+1)
-	}
-}
-
-// merge gives the records of all jobs to sink in their order. A job's records are in order already.
-func merge(all []*job, sink func(*Record)) {
-	type head struct {
-		j    *job
-		list []placed
-		at   int
-	}
-	var heads []*head
-	for _, j := range all {
-		heads = append(heads, &head{j: j})
-	}
-	for {
-		var best *head
-		for i := 0; i < len(heads); i++ {
-			h := heads[i]
-			if h.at == len(h.list) {
-				if h.list != nil {
-					select {
-					case h.j.free <- h.list:
-					default:
-					}
-				}
-				list, ok := <-h.j.out
-				if !ok {
-					heads = append(heads[:i], heads[i+1:]...)
-					i--
-					continue
-				}
-				h.list, h.at = list, 0
-			}
-			if best == nil || h.list[h.at].less(&best.list[best.at].place) {
-				best = h
-			}
-		}
-		if best == nil {
+	t, s := j.table, &p.shares[j.n]
+	passed := 0 // frames of the piece whose time has passed
+	pass := func(to int, at packet.Timestamp) {
+		if p.inOrder && int64(at) < t.wake { // nothing on the way ends a flow
+			t.now, t.seq = int64(at), p.first+uint64(to-1)
+			passed = to
 			return
 		}
-		if r := &best.list[best.at]; !r.mark {
-			sink(&r.rec)
+		for ; passed < to; passed++ {
+			t.pass(int64(p.List[passed].Time))
 		}
-		best.at++
+	}
+	for from := 0; from < len(s.of); from += batchLen {
+		some, at := s.of[from:min(from+batchLen, len(s.of))], s.at[from:]
+		t.warm(some)
+		for i := range some {
+			pass(int(at[i])+1, some[i].time)
+			t.meter(&some[i])
+		}
+	}
+	if n := len(p.List); passed < n {
+		pass(n, p.List[n-1].Time)
 	}
 }

@@ -3,6 +3,7 @@ package flow
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -41,6 +42,21 @@ func drawFrames(t *rapid.T) (frames [][]byte, times []packet.Timestamp) {
 	return frames, times
 }
 
+// framesOf returns what Parallel calls for frames, a few at a time; after the last it returns err.
+func framesOf(frames [][]byte, times []packet.Timestamp, err error) func(*Frames) error {
+	at := 0
+	return func(fs *Frames) error {
+		for range 100 {
+			if at == len(frames) {
+				return err
+			}
+			fs.List = append(fs.List, Frame{Time: times[at], Link: packet.LinkEthernet, OrigLen: uint32(len(frames[at])), Data: frames[at]})
+			at++
+		}
+		return nil
+	}
+}
+
 // TestParallelIsMeter says that several jobs give the records of one, in the same order, and the same accounts.
 func TestParallelIsMeter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -58,12 +74,7 @@ func TestParallelIsMeter(t *testing.T) {
 		m.Flush(EndForced)
 		for jobs := 1; jobs <= 3; jobs++ {
 			var got []Record
-			s, err := Parallel(cfg, jobs, func(add func(packet.Timestamp, packet.LinkType, []byte, uint32)) error {
-				for i, f := range frames {
-					add(times[i], packet.LinkEthernet, f, uint32(len(f)))
-				}
-				return nil
-			}, func(r *Record) { got = append(got, *r) })
+			s, err := Parallel(cfg, jobs, framesOf(frames, times, io.EOF), func(r *Record) { got = append(got, *r) })
 			if err != nil || s != m.Stats() {
 				t.Fatalf("%d jobs: %v\n got %+v\nwant %+v", jobs, err, s, m.Stats())
 			}
@@ -82,10 +93,7 @@ func TestParallelWithAFullTable(t *testing.T) {
 	var runs [2][]Record
 	for n := range runs {
 		var packets uint64
-		s, err := Parallel(cfg, 2, func(add func(packet.Timestamp, packet.LinkType, []byte, uint32)) error {
-			eachPacket(file, func(ts int64, frame []byte, orig uint32) { add(packet.Timestamp(ts), packet.LinkEthernet, frame, orig) })
-			return errors.New("the file ends early")
-		}, func(r *Record) { runs[n] = append(runs[n], *r); packets += r.Packets })
+		s, err := Parallel(cfg, 2, batchesOf(file, errors.New("the file ends early")), func(r *Record) { runs[n] = append(runs[n], *r); packets += r.Packets })
 		if err == nil || s.FlowsEvicted == 0 || packets != 60_000 || s.Metered != 60_000 || s.Flows != 0 {
 			t.Fatalf("%d packets, %v, %+v", packets, err, s)
 		}
@@ -103,10 +111,7 @@ func BenchmarkParallelFile(b *testing.B) {
 			cfg := DefaultConfig()
 			cfg.MaxFlows = 4_000_000
 			for b.Loop() {
-				s, err := Parallel(cfg, 2, func(add func(packet.Timestamp, packet.LinkType, []byte, uint32)) error {
-					eachPacket(file, func(ts int64, frame []byte, orig uint32) { add(packet.Timestamp(ts), packet.LinkEthernet, frame, orig) })
-					return nil
-				}, func(*Record) {})
+				s, err := Parallel(cfg, 2, batchesOf(file, io.EOF), func(*Record) {})
 				if err != nil || s.Metered != packets {
 					b.Fatal(err, s)
 				}

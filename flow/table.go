@@ -41,7 +41,7 @@ type Table struct {
 
 	stats Stats
 	rec   Record // lent to the sink
-	batch [batchLen]look
+	batch [batchLen]digest
 	touch uint64 // keeps the early loads of a batch from being left out
 }
 
@@ -184,25 +184,17 @@ func (t *Table) Stats() Stats { return t.stats }
 // Add meters one packet at p.Time; p is not kept. It first ends what is due at that time. Zero allocation but for the
 // growth of the table.
 func (t *Table) Add(p *packet.Parsed) {
-	if !t.arrive(p) {
-		return
+	d := &t.batch[0]
+	t.stats.arrived(p)
+	t.digest(d, p)
+	t.pass(int64(d.time))
+	if d.has(digestFlow) {
+		t.meter(d)
 	}
-	var l look
-	t.prepare(&l, p)
-	t.meter(p, &l)
 }
 
 // batchLen is how many packets are looked up ahead: enough for the memory to be busy, few enough to stay in its caches.
 const batchLen = 32
-
-// look is what finds a packet's flow.
-type look struct {
-	k       key
-	h       uint32
-	ip      bool
-	swapped bool
-	unknown bool // ports not known
-}
 
 // AddBatch is Add for each of ps in order. It is quicker with a large table: it asks for the memory of many flows at
 // once before it works on the first.
@@ -210,29 +202,34 @@ func (t *Table) AddBatch(ps []packet.Parsed) {
 	for len(ps) > 0 {
 		n := min(len(ps), batchLen)
 		for i := range ps[:n] {
-			l := &t.batch[i]
-			if l.ip = ps[i].IsIP(); l.ip {
-				t.prepare(l, &ps[i])
-			}
+			t.stats.arrived(&ps[i])
+			t.digest(&t.batch[i], &ps[i])
 		}
-		t.warm(t.batch[:n])
-		for i := range ps[:n] {
-			if t.arrive(&ps[i]) {
-				t.meter(&ps[i], &t.batch[i])
-			}
-		}
+		t.settle(t.batch[:n])
 		ps = ps[n:]
 	}
 }
 
-// warm reads what the packets of a batch will need, without using it. The loads do not wait for one another.
-func (t *Table) warm(ls []look) {
-	x := t.touch
-	for i := range ls {
-		x ^= t.slots[ls[i].h&t.mask]
+// settle meters a few packets that were counted already.
+func (t *Table) settle(ds []digest) {
+	t.warm(ds)
+	for i := range ds {
+		d := &ds[i]
+		t.pass(int64(d.time))
+		if d.has(digestFlow) {
+			t.meter(d)
+		}
 	}
-	for i := range ls {
-		h := ls[i].h
+}
+
+// warm reads what the packets of a batch will need, without using it. The loads do not wait for one another.
+func (t *Table) warm(ds []digest) {
+	x := t.touch
+	for i := range ds {
+		x ^= t.slots[ds[i].h&t.mask]
+	}
+	for i := range ds {
+		h := ds[i].h
 		for pos := h & t.mask; ; pos = (pos + 1) & t.mask {
 			slot := t.slots[pos]
 			if slot == 0 {
@@ -251,31 +248,7 @@ func (t *Table) warm(ls []look) {
 	t.touch = x
 }
 
-func (t *Table) prepare(l *look, p *packet.Parsed) {
-	l.unknown = l.k.fill(p)
-	l.swapped = t.cfg.Bidirectional && l.k.unite()
-	l.h = t.secret.hash(&l.k)
-}
-
-// arrive moves the time to a packet's, ends what is due, and counts the packet. It reports whether it belongs to a flow.
-func (t *Table) arrive(p *packet.Parsed) bool {
-	t.stats.Packets++
-	t.pass(int64(p.Time))
-	if p.IsIP() {
-		return true
-	}
-	switch p.Defect {
-	case packet.DefectTruncated:
-		t.stats.Truncated++
-	case packet.DefectMalformed:
-		t.stats.Malformed++
-	default:
-		t.stats.NonIP++
-	}
-	return false
-}
-
-// pass moves the time to that of the packet that comes next, and ends what is due.
+// pass moves the time to that of the packet that comes next, and ends what is due then.
 func (t *Table) pass(now int64) {
 	t.seq++
 	if now >= t.now {
@@ -289,17 +262,15 @@ func (t *Table) pass(now int64) {
 }
 
 // meter adds a packet to its flow.
-func (t *Table) meter(p *packet.Parsed, l *look) {
-	t.stats.Metered++
-	t.stats.Octets += uint64(p.IPOctets)
-	if l.unknown {
+func (t *Table) meter(d *digest) {
+	if d.has(digestNoPorts) {
 		t.stats.PortsUnknown++
 	}
-	h := l.h
+	h := d.h
 	for pos := h & t.mask; ; pos = (pos + 1) & t.mask {
 		slot := t.slots[pos]
 		if slot == 0 {
-			t.begin(p, l)
+			t.begin(d)
 			return
 		}
 		if uint32(slot>>32) != h {
@@ -307,18 +278,18 @@ func (t *Table) meter(p *packet.Parsed, l *look) {
 		}
 		i := int32(uint32(slot)) - 1
 		e := t.arena.at(i)
-		if !e.is(&l.k) {
+		if !e.is(&d.k) {
 			continue
 		}
-		if e.state&stateEnded != 0 && p.Layers&packet.LayerTCP != 0 && t.opens(p.TCPFlags) {
+		if e.state&stateEnded != 0 && d.has(digestTCP) && t.opens(d.tcpFlags) {
 			// The same ports again, for a new connection: the old one need not wait for trailing packets.
 			t.cause, t.due = causePacket, 0
 			t.detach(e, t.arena.life(i))
 			t.remove(i, e, h, EndOfFlow)
-			t.begin(p, l)
+			t.begin(d)
 			return
 		}
-		t.count(i, e, p, l.swapped)
+		t.count(i, e, d)
 		return
 	}
 }
@@ -340,7 +311,7 @@ func (t *Table) late(now int64) {
 	}
 }
 
-func (t *Table) begin(p *packet.Parsed, l *look) {
+func (t *Table) begin(d *digest) {
 	if t.stats.Flows >= t.cfg.MaxFlows {
 		t.cause, t.due = causePacket, 0
 		t.evict()
@@ -349,30 +320,30 @@ func (t *Table) begin(p *packet.Parsed, l *look) {
 		t.grow()
 	}
 	i := t.arena.take(t.cfg.Bidirectional)
-	t.insert(l.h, i)
+	t.insert(d.h, i)
 	t.stats.Flows++
 	t.stats.FlowsBegun++
 	e := t.arena.at(i)
-	*e = entry{src: l.k.src, dst: l.k.dst, mid: l.k.mid, inner: l.k.inner, last: int64(p.Time), state: stateLive}
-	if l.swapped {
+	*e = entry{src: d.k.src, dst: d.k.dst, mid: d.k.mid, inner: d.k.inner, last: int64(d.time), state: stateLive}
+	if d.has(digestSwapped) {
 		e.state |= stateSwapped
 	}
 	*t.arena.life(i) = life{
-		startHigh: uint32(uint64(p.Time) >> 32), startLow: uint32(p.Time),
-		seqHigh: uint16(t.seq >> 32), seqLow: uint32(t.seq), srcMAC: p.SrcMAC, dstMAC: p.DstMAC, tos: p.TOS,
+		startHigh: uint32(uint64(d.time) >> 32), startLow: uint32(d.time),
+		seqHigh: uint16(t.seq >> 32), seqLow: uint32(t.seq), srcMAC: d.srcMAC, dstMAC: d.dstMAC, tos: d.tos,
 	}
 	if t.cfg.Bidirectional {
 		*t.arena.revAt(i) = reverse{}
 	}
-	t.count(i, e, p, l.swapped)
+	t.count(i, e, d)
 	if e.state&(stateWheel|stateHeap) == 0 { // a FIN or RST has scheduled it already
 		t.schedule(i, e, t.arena.life(i))
 	}
 }
 
 // count adds one packet to a live flow.
-func (t *Table) count(i int32, e *entry, p *packet.Parsed, swapped bool) {
-	now := int64(p.Time)
+func (t *Table) count(i int32, e *entry, d *digest) {
+	now := int64(d.time)
 	if now > e.last {
 		e.last = now
 	}
@@ -381,28 +352,25 @@ func (t *Table) count(i int32, e *entry, p *packet.Parsed, swapped bool) {
 			l.ahead(l.start() - now)
 		}
 	}
-	if p.Layers&packet.LayerFragment != 0 {
+	if d.has(digestFragment) {
 		t.fragment(i)
 	}
-	var flags uint8
-	if p.Layers&packet.LayerTCP != 0 {
-		flags = p.TCPFlags
-	}
-	if swapped != (e.state&stateSwapped != 0) {
+	flags := d.tcpFlags
+	if d.has(digestSwapped) != (e.state&stateSwapped != 0) {
 		r := t.arena.revAt(i)
 		if r.packets++; r.packets == 0 {
 			r.packetsHigh++
 		}
-		r.octets += uint64(p.IPOctets)
+		r.octets += uint64(d.octets)
 		r.tcpFlags |= flags
 		if !r.tosSet {
-			r.tos, r.tosSet = p.TOS, true
+			r.tos, r.tosSet = d.tos, true
 		}
 	} else {
 		if e.packets++; e.packets == 0 {
 			t.arena.life(i).packetsHigh++
 		}
-		e.octets += uint64(p.IPOctets)
+		e.octets += uint64(d.octets)
 		e.tcpFlags |= flags
 	}
 	if flags&(tcpFIN|tcpRST) != 0 && e.state&stateEnded == 0 {

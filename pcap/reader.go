@@ -36,8 +36,11 @@ type Reader struct {
 	ng bool
 	bo binary.ByteOrder
 
+	batch Packet // lent to what NextBatch calls
+
 	// classic
 	nanos bool
+	big   bool // big-endian
 
 	// pcapng
 	section    Section
@@ -71,7 +74,7 @@ func (d *Reader) open() error {
 	case magic == magicMicros || magic == magicNanos:
 		d.bo = binary.LittleEndian
 	case bits.ReverseBytes32(magic) == magicMicros || bits.ReverseBytes32(magic) == magicNanos:
-		d.bo = binary.BigEndian
+		d.bo, d.big = binary.BigEndian, true
 	default:
 		return d.bad("neither pcap nor pcapng: it begins with %#08x", bits.ReverseBytes32(magic))
 	}
@@ -118,8 +121,11 @@ func (d *Reader) nextRecord(p *Packet) error {
 	if err := d.needOrEOF(classicRecord, "a packet header"); err != nil {
 		return err
 	}
-	h := d.buf[d.at:]
-	sec, frac, capLen, orig := d.bo.Uint32(h), d.bo.Uint32(h[4:]), d.bo.Uint32(h[8:]), d.bo.Uint32(h[12:])
+	h := (*[classicRecord]byte)(d.buf[d.at:])
+	sec, frac, capLen, orig := le.Uint32(h[0:]), le.Uint32(h[4:]), le.Uint32(h[8:]), le.Uint32(h[12:])
+	if d.big {
+		sec, frac, capLen, orig = bits.ReverseBytes32(sec), bits.ReverseBytes32(frac), bits.ReverseBytes32(capLen), bits.ReverseBytes32(orig)
+	}
 	if capLen > MaxPacket {
 		return d.bad("packet of %d octets: more than %d", capLen, MaxPacket)
 	}
@@ -139,52 +145,51 @@ func (d *Reader) nextRecord(p *Packet) error {
 // nextBlocks reads blocks until one holds a packet.
 func (d *Reader) nextBlocks(p *Packet) error {
 	for {
-		if err := d.needOrEOF(8, "a block header"); err != nil {
+		if ok, err := d.nextBlock(p); ok || err != nil {
 			return err
-		}
-		typ, n := d.bo.Uint32(d.buf[d.at:]), d.bo.Uint32(d.buf[d.at+4:])
-		if typ == BlockSection {
-			if err := d.openSection(); err != nil {
-				return err
-			}
-			continue
-		}
-		if n < 12 || n%4 != 0 {
-			return badLength(d.Offset(), typ, n)
-		}
-		switch typ {
-		case BlockInterface, BlockOldPacket, BlockSimple, BlockStatistics, BlockPacket:
-		default:
-			if err := d.skip(typ, n); err != nil {
-				return err
-			}
-			continue
-		}
-		body, err := d.block(typ, n)
-		if err != nil {
-			return err
-		}
-		var msg string
-		switch typ {
-		case BlockInterface:
-			msg = d.addInterface(body)
-		case BlockStatistics:
-			msg = d.addStats(body)
-		case BlockPacket:
-			msg = d.enhanced(body, p)
-		case BlockSimple:
-			msg = d.simple(body, p)
-		case BlockOldPacket:
-			msg = d.old(body, p)
-		}
-		if msg != "" {
-			return d.bad("%s", msg)
-		}
-		d.at += int(n)
-		if typ != BlockInterface && typ != BlockStatistics {
-			return nil
 		}
 	}
+}
+
+// nextBlock reads one block and says whether it holds a packet.
+func (d *Reader) nextBlock(p *Packet) (bool, error) {
+	if err := d.needOrEOF(8, "a block header"); err != nil {
+		return false, err
+	}
+	typ, n := d.bo.Uint32(d.buf[d.at:]), d.bo.Uint32(d.buf[d.at+4:])
+	if typ == BlockSection {
+		return false, d.openSection()
+	}
+	if n < 12 || n%4 != 0 {
+		return false, badLength(d.Offset(), typ, n)
+	}
+	switch typ {
+	case BlockInterface, BlockOldPacket, BlockSimple, BlockStatistics, BlockPacket:
+	default:
+		return false, d.skip(typ, n)
+	}
+	body, err := d.block(typ, n)
+	if err != nil {
+		return false, err
+	}
+	var msg string
+	switch typ {
+	case BlockInterface:
+		msg = d.addInterface(body)
+	case BlockStatistics:
+		msg = d.addStats(body)
+	case BlockPacket:
+		msg = d.enhanced(body, p)
+	case BlockSimple:
+		msg = d.simple(body, p)
+	case BlockOldPacket:
+		msg = d.old(body, p)
+	}
+	if msg != "" {
+		return false, d.bad("%s", msg)
+	}
+	d.at += int(n)
+	return typ != BlockInterface && typ != BlockStatistics, nil
 }
 
 // block makes the block at d.at whole and returns its body.

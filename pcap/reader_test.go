@@ -505,6 +505,9 @@ func FuzzReader(f *testing.F) {
 		if err != io.EOF && (!errors.As(err, &fe) || fe.Offset < 0 || fe.Offset > int64(len(b))) {
 			t.Fatal(err)
 		}
+		if again := readBatches(t, bytes.NewReader(b), nil); !errors.Is(again.err, err) && again.err.Error() != err.Error() {
+			t.Fatalf("in batches it ends by %v, else by %v", again.err, err)
+		}
 		if len(r.buf) > 2*max(startBuffer, len(b)) {
 			t.Fatalf("buffer of %d octets for a file of %d", len(r.buf), len(b))
 		}

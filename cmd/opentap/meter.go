@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,7 +30,8 @@ type meterRun struct {
 	communityID bool
 	outer       bool
 
-	err error // of writing
+	err    error // of writing
+	failed atomic.Bool
 }
 
 func (a *app) meterCmd() *cobra.Command {
@@ -125,6 +127,7 @@ func (m *meterRun) run(ctx context.Context, files []string) (err error) {
 	stats, err := m.meter(ctx, files, func(r *flow.Record) {
 		if m.err == nil {
 			m.err = out.Write(r)
+			m.failed.Store(m.err != nil)
 		}
 	})
 	var format *pcap.FormatError
@@ -167,10 +170,13 @@ func (m *meterRun) open() (dst io.Writer, done func(keep bool) error, err error)
 
 // meter reads the files and gives their records to sink.
 func (m *meterRun) meter(ctx context.Context, files []string, sink func(*flow.Record)) (flow.Stats, error) {
+	p := m.a.progress()
+	defer p.done()
+	in := &meterInput{meterRun: m, ctx: ctx, left: files, progress: p}
+	defer in.close()
 	if m.jobs > 1 {
-		var ferr error
-		s, err := flow.Parallel(m.cfg, m.jobs, func(add addFrame) error { ferr = m.read(ctx, files, add); return ferr }, sink)
-		if err != nil && ferr == nil {
+		s, err := flow.Parallel(m.cfg, m.jobs, in.next, sink)
+		if err != nil && in.err == nil {
 			return s, usageError{err}
 		}
 		return s, err
@@ -179,82 +185,129 @@ func (m *meterRun) meter(ctx context.Context, files []string, sink func(*flow.Re
 	if err != nil {
 		return flow.Stats{}, usageError{err}
 	}
-	err = m.read(ctx, files, t.AddFrame)
+	var some flow.Frames
+	for err == nil {
+		some.List = some.List[:0]
+		err = in.next(&some)
+		for i := range some.List {
+			f := &some.List[i]
+			t.AddFrame(f.Time, f.Link, f.Data, f.OrigLen)
+		}
+	}
 	t.Flush(flow.EndForced)
+	if err == io.EOF { //nolint:errorlint // the clean end
+		err = nil
+	}
 	return t.Stats(), err
 }
 
-type addFrame = func(ts packet.Timestamp, link packet.LinkType, frame []byte, origLen uint32)
+// meterInput is the frames of the files, one file after the other.
+type meterInput struct {
+	*meterRun
+	ctx      context.Context //nolint:containedctx // of one run
+	left     []string        // files not yet read
+	progress *progress
+	err      error // why it ended
 
-// read gives all frames of the files to add.
-func (m *meterRun) read(ctx context.Context, files []string, add addFrame) error {
-	p := m.a.progress()
-	defer p.done()
-	for _, name := range files {
-		if err := m.readFile(ctx, name, p, add); err != nil {
-			if name != "-" {
-				err = fmt.Errorf("%s: %w", name, err)
-			}
-			return err
-		}
-	}
-	return nil
+	// Of the file that is read.
+	name  string
+	file  *os.File // nil: standard input
+	size  int64    // 0: not known
+	r     *pcap.Reader
+	faces []pcap.Interface
+	told  map[int]bool // interfaces whose link type is not understood, and that was said
+	n     int          // frames
+	began time.Time
 }
 
-func (m *meterRun) readFile(ctx context.Context, name string, p *progress, add addFrame) error {
-	in, size := m.a.stdin, int64(0)
-	if name != "-" {
-		f, err := os.Open(name)
+// next adds some frames to fs; io.EOF says that there are no more.
+func (in *meterInput) next(fs *flow.Frames) error {
+	for in.err == nil && len(fs.List) == 0 {
+		switch {
+		case in.ctx.Err() != nil:
+			in.err = in.ctx.Err()
+		case in.failed.Load():
+			in.err = io.EOF // nobody takes the records; run says why
+		case in.r == nil:
+			in.err = in.open()
+		default:
+			in.err = in.read(fs)
+		}
+	}
+	if len(fs.List) > 0 {
+		return nil
+	}
+	return in.err
+}
+
+// open begins the next file.
+func (in *meterInput) open() error {
+	if len(in.left) == 0 {
+		return io.EOF
+	}
+	in.name, in.left = in.left[0], in.left[1:]
+	in.file, in.size, in.told, in.n, in.began = nil, 0, make(map[int]bool), 0, time.Now()
+	src := in.a.stdin
+	if in.name != "-" {
+		f, err := os.Open(in.name)
 		if err != nil {
-			return errors.Unwrap(err) // the name is in front already
+			return fmt.Errorf("%s: %w", in.name, errors.Unwrap(err)) // it has the name again
 		}
-		defer f.Close()
 		if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
-			size = st.Size()
+			in.size = st.Size()
 		}
-		in = f
+		in.file, src = f, f
 	}
-	r, err := pcap.NewReader(in)
-	if err != nil {
-		return err
+	var err error
+	in.r, err = pcap.NewReader(src)
+	return in.named(err)
+}
+
+// read adds what one read of the file brings.
+func (in *meterInput) read(fs *flow.Frames) (err error) {
+	in.faces = in.r.Interfaces()
+	fs.Octets, err = in.r.NextBatch(fs.Octets, func(p *pcap.Packet) {
+		if p.Interface >= len(in.faces) {
+			in.faces = in.r.Interfaces()
+		}
+		link := in.faces[p.Interface].Link
+		if link != packet.LinkEthernet && link != packet.LinkRaw && !in.told[p.Interface] {
+			in.told[p.Interface] = true
+			in.a.say("warning: %s: packets of link type %d are not understood; they are counted as not IP", in.name, link)
+		}
+		fs.List = append(fs.List, flow.Frame{Time: p.Time, Data: p.Data, OrigLen: p.OrigLen, Link: link})
+	})
+	in.n += len(fs.List)
+	if now := time.Now(); in.progress.due(now) {
+		spent := now.Sub(in.began)
+		line := fmt.Sprintf("metering  %d packets  %.1f M/s", in.n, float64(in.n)/1e6/spent.Seconds())
+		if at := in.r.Offset(); in.size > 0 && at > 0 {
+			left := time.Duration(float64(spent) * float64(in.size-at) / float64(at))
+			line += fmt.Sprintf("  %d%%  %s left", at*100/in.size, short(left))
+		}
+		in.progress.show(line)
 	}
-	var pk pcap.Packet
-	faces := r.Interfaces()
-	told := 0
-	began := time.Now()
-	for n := uint64(1); ; n++ {
-		if err := r.Next(&pk); err != nil {
-			if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-				return nil
-			}
-			return err
-		}
-		if pk.Interface >= len(faces) {
-			faces = r.Interfaces()
-		}
-		link := faces[pk.Interface].Link
-		if link != packet.LinkEthernet && link != packet.LinkRaw && told <= pk.Interface {
-			told = pk.Interface + 1
-			m.a.say("warning: %s: packets of link type %d are not understood; they are counted as not IP", name, link)
-		}
-		add(pk.Time, link, pk.Data, pk.OrigLen)
-		if n&0xffff == 0 {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if m.err != nil {
-				return nil // nobody takes the records; run says why
-			}
-			if now := time.Now(); p.due(now) {
-				line := fmt.Sprintf("metering  %d packets  %.1f M/s", n, float64(n)/1e6/now.Sub(began).Seconds())
-				if at := r.Offset(); size > 0 && at > 0 {
-					left := time.Duration(float64(now.Sub(began)) * float64(size-at) / float64(at))
-					line += fmt.Sprintf("  %d%%  %s left", at*100/size, short(left))
-				}
-				p.show(line)
-			}
-		}
+	if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		in.close()
+		return nil
 	}
+	return in.named(err)
+}
+
+// close ends the file that is read.
+func (in *meterInput) close() {
+	if in.file != nil {
+		_ = in.file.Close()
+	}
+	in.r, in.file = nil, nil
+}
+
+// named puts the file's name before an error.
+func (in *meterInput) named(err error) error {
+	if err != nil && in.name != "-" {
+		return fmt.Errorf("%s: %w", in.name, err)
+	}
+	return err
 }
 
 // summary tells the accounts.
