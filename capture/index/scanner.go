@@ -30,6 +30,10 @@ type Scanner struct {
 	lastType uint32 // 1<<16: none
 	lastTag  uint32
 	raw      bool
+
+	// Where hardly a packet is of a flow that the block has had, looking for its flow is lost time.
+	flows, again uint32 // packets of the block whose flow was looked for, and found
+	blind        uint32 // blocks, with this one, in which flows are not looked for
 }
 
 // flow4 is the two ends of a flow over IPv4, lower one first: each address and port, 48 bits. Above them are the protocol, and the
@@ -53,14 +57,27 @@ func NewScanner(link packet.LinkType) *Scanner {
 func (s *Scanner) Begin(out *Keys) {
 	out.Reset()
 	s.out = out
+	s.flows, s.again, s.blind = 0, 0, 0
 	s.begin()
 }
 
 // Next ends the block and starts another one.
 func (s *Scanner) Next() {
 	s.out.ends = append(s.out.ends, uint32(len(s.out.keys)))
+	if s.blind > 0 {
+		s.blind--
+	} else if s.flows >= enoughFlows && s.again < s.flows/8 {
+		s.blind = blindFor
+	}
+	s.flows, s.again = 0, 0
 	s.begin()
 }
+
+// A block is believed that has so many packets of flows, for so many blocks behind it.
+const (
+	enoughFlows = 16
+	blindFor    = 15
+)
 
 func (s *Scanner) begin() {
 	s.block++
@@ -85,10 +102,15 @@ func (s *Scanner) add(k Key) {
 
 // seen4 reports whether the block has had a packet between the two ends, either way, and remembers this one.
 func (s *Scanner) seen4(src, dst uint32, ports uint32, proto uint8) bool {
+	if s.blind > 0 {
+		return false
+	}
+	s.flows++
 	a, b := uint64(src)<<16|uint64(ports>>16), uint64(dst)<<16|uint64(ports&0xffff)
 	now := flow4{min(a, b) | uint64(proto)<<48, max(a, b) | uint64(s.block)<<48}
 	f := &s.flows4[(now.low*0x9e3779b97f4a7c15+max(a, b)*0xd6e8feb86659fd93)>>55]
 	if *f == now {
+		s.again++
 		return true
 	}
 	*f = now
@@ -97,6 +119,10 @@ func (s *Scanner) seen4(src, dst uint32, ports uint32, proto uint8) bool {
 
 // seen6 is seen4 for the 32 octets of the addresses.
 func (s *Scanner) seen6(h []byte, ports uint32, proto uint8) bool {
+	if s.blind > 0 {
+		return false
+	}
+	s.flows++
 	_ = h[31]
 	now := flow6{[4]uint64{be.Uint64(h), be.Uint64(h[8:]), be.Uint64(h[16:]), be.Uint64(h[24:])}, ports, s.block, proto}
 	a := &now.addresses
@@ -104,6 +130,7 @@ func (s *Scanner) seen6(h []byte, ports uint32, proto uint8) bool {
 	if f.block == now.block && f.proto == proto {
 		if o := &f.addresses; f.ports == ports && *o == *a ||
 			f.ports == bits.RotateLeft32(ports, 16) && o[0] == a[2] && o[1] == a[3] && o[2] == a[0] && o[3] == a[1] {
+			s.again++
 			return true
 		}
 	}
