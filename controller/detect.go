@@ -47,7 +47,7 @@ type detection struct {
 	budgets map[string]int64            // by rule: the store's revision of its budget
 	working map[string]int              // by id of the event: how many goroutines of this controller are at work for it
 
-	heard  []crossing                             // crossings that are not written down yet, the oldest first
+	heard  []crossing                          // crossings that are not written down yet, the oldest first
 	tops   map[string]map[string][]want.Ranked // by node, by rule
 	counts map[string]want.DetectCounts        // by node
 	seen   map[string]time.Time                // by id of those that go on: when it was last known

@@ -314,7 +314,7 @@ func (c *Controller) crossed(ctx context.Context, h *crossing) error {
 			}
 		}
 		d.mu.Unlock()
-		if e == nil {
+		if e == nil || acts(r.Then) && c.ofCopies(ctx, r.compiled.Keys, h.x.Keys) {
 			return nil
 		}
 		value, err := json.Marshal(e)

@@ -100,7 +100,7 @@ func (b *bench) serve(ctx context.Context) error {
 		return err
 	}
 	config := filepath.Join(b.dir, "opentap.yaml")
-	if err := os.WriteFile(config, []byte("fabric: {every: 10s}\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte("fabric: {every: 10s}\ncollectors:\n  - {address: \"127.0.0.1:6343\"}\n"), 0o600); err != nil {
 		return err
 	}
 	if err := b.daemon("opentapd.log", b.cfg.Opentapd, "--config", config, "--data-dir", b.dir+"/data", "--listen", "127.0.0.1:2020", "--openflow", "127.0.0.1:6653"); err != nil {

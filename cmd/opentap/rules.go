@@ -27,13 +27,7 @@ func (a *app) rulesCmd() *cobra.Command {
 			}
 			var rows [][]string
 			for _, r := range list {
-				then := "tell"
-				if r.Then != nil && r.Then.Capture != nil {
-					then = "capture"
-				}
-				if r.Then != nil && r.Then.Webhook != "" {
-					then += ", webhook " + r.Then.Webhook
-				}
+				then := ruleActs(r.Then)
 				if r.Suspended != "" {
 					then = "suspended: " + r.Suspended
 				}
@@ -47,6 +41,29 @@ func (a *app) rulesCmd() *cobra.Command {
 	}
 	cmd.AddCommand(a.ruleShowCmd(), a.rulesApplyCmd(), a.rulesDeleteCmd())
 	return cmd
+}
+
+// ruleActs says what a rule does.
+func ruleActs(a *want.RuleAction) string {
+	if a == nil {
+		return "tell"
+	}
+	var does []string
+	for _, act := range []struct {
+		on   bool
+		text string
+	}{{a.Capture != nil, "capture"}, {a.Tap != nil, "tap"}, {a.Policy != nil, "policy"}, {a.Webhook != "", "webhook " + a.Webhook}} {
+		if act.on {
+			does = append(does, act.text)
+		}
+	}
+	if len(does) == 0 {
+		return "tell"
+	}
+	if a.Confirm {
+		does = append(does, "if confirmed")
+	}
+	return strings.Join(does, ", ")
 }
 
 func (a *app) ruleShowCmd() *cobra.Command {
