@@ -152,7 +152,7 @@ func (f *loom) send(n int) {
 
 func (f *loom) hear() (heard, twice int) {
 	seen := make(map[uint32]int)
-	for _, b := range f.tool.All(300 * time.Millisecond) {
+	for _, b := range f.tool.All(150 * time.Millisecond) {
 		if len(b) >= 52 && string(b[42:48]) == "number" && b[12] == 8 {
 			if n := binary.BigEndian.Uint32(b[48:]); n >= f.heard {
 				seen[n]++
