@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -122,6 +123,9 @@ func (o *OVS) Ofctl(args ...string) string {
 	o.tb.Helper()
 	return o.run("ovs-ofctl", append([]string{"-O", "OpenFlow13"}, args...)...)
 }
+
+// Env is the environment with which ovs-ofctl and its like find this Open vSwitch.
+func (o *OVS) Env() []string { return slices.Clone(o.env) }
 
 // Bridge makes a switch with this datapath id that drops what no rule is for.
 func (o *OVS) Bridge(name string, dpid uint64) {

@@ -6,16 +6,15 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
-
-	"opentap/internal/nettest"
 )
 
 // chromium is where Debian has the browser.
@@ -38,31 +37,39 @@ func needDashboard(t *testing.T) string {
 	return dir
 }
 
-// TestNetnsDashboard has a browser look at a daemon that sees traffic. The tests are in web/app/tests; each is one here.
+// TestNetnsDashboard has a browser look at a daemon that sees traffic. The tests are in web/app/tests; each is one here. With
+// OPENTAP_STAY=FILE nothing is tested: the daemon stays, for people to look at, until the file is removed, which says where it is.
 func TestNetnsDashboard(t *testing.T) {
-	l := newLab(t)
+	needRoot(t)
 	dir := needDashboard(t)
-	l.near.Ready("tap0")
-	d := prepare(t, l.near, "")
-	for _, args := range [][]string{{"link", "add", "tool0", "type", "veth", "peer", "name", "tool1"}, {"link", "set", "tool1", "up"}, {"link", "set", "tool0", "up"}} {
-		if r := d.exec("ip", args...); r.code != 0 {
-			t.Fatalf("ip %q: %s", args, r.stderr)
-		}
-	}
-	d.start()
-	stop := chatter(l)
+	s := newStage(t)
+	d := s.d
+	stop := s.chatter(t)
 	defer stop()
+	if file := os.Getenv("OPENTAP_STAY"); file != "" {
+		s.stay(t, file)
+		return
+	}
 
 	var code struct{ Code string }
 	a := d.try("POST", "/v1/session/code", nil)
 	if err := json.Unmarshal(a.Body, &code); err != nil || a.Status != 201 {
 		t.Fatalf("no code: %d %s", a.Status, a.Body)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	s.browse(t, dir, "dashboard.mjs", "CODE="+code.Code, "IDP="+s.idp.URL, "DAEMON="+strconv.Itoa(d.cmd.Process.Pid))
+}
+
+// browse runs tests of web/app/tests, which say how each of theirs went.
+func (s *stage) browse(t *testing.T, dir, script string, env ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "node", filepath.Join(dir, "app/tests/dashboard.mjs"))
-	cmd.Env = append(os.Environ(), "OPENTAP_URL="+d.url(), "OPENTAP_TOKEN="+d.token, "CODE="+code.Code, "CHROMIUM="+chromium,
+	cmd := exec.CommandContext(ctx, "node", filepath.Join(dir, "app/tests", script))
+	cmd.Env = append(append(os.Environ(), env...), "OPENTAP_URL="+s.d.url(), "OPENTAP_TOKEN="+s.d.token, "OPENTAP="+clientBin, "CHROMIUM="+chromium,
 		"SHOTS="+filepath.Join(dir, "shots"), "HOME="+t.TempDir(), "NODE_NO_WARNINGS=1")
+	if s.ovs != nil {
+		cmd.Env = append(append(cmd.Env, s.ovs.Env()...), "FABRIC=yes")
+	}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it takes the browser with it
 	cmd.WaitDelay = 10 * time.Second
 	var said strings.Builder
@@ -71,7 +78,7 @@ func TestNetnsDashboard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.ns.Do(func() { err = cmd.Start() })
+	s.d.ns.Do(func() { err = cmd.Start() })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +93,8 @@ func TestNetnsDashboard(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if verdict != "ok" {
 				t.Error(strings.ReplaceAll(why, " ⏎ ", "\n"))
+			} else {
+				t.Log(why)
 			}
 		})
 	}
@@ -94,23 +103,21 @@ func TestNetnsDashboard(t *testing.T) {
 	}
 }
 
-// chatter sends all kinds of packets, hostile ones among them, until the returned function is called.
-func chatter(l *lab) (stop func()) {
-	quit := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		tick := time.NewTicker(20 * time.Millisecond)
-		defer tick.Stop()
-		for i := 0; ; i++ {
-			select {
-			case <-quit:
-				return
-			case <-tick.C:
+// stay waits until a file is removed that says how to come here.
+func (s *stage) stay(t *testing.T, file string) {
+	t.Helper()
+	text := fmt.Sprintf("PID=%d\nOPENTAP_URL=%s\nOPENTAP_TOKEN=%s\n", s.d.cmd.Process.Pid, s.d.url(), s.d.token)
+	if s.ovs != nil {
+		for _, v := range s.ovs.Env() {
+			if strings.HasPrefix(v, "OVS_RUNDIR=") {
+				text += v + "\nFABRIC=yes\n"
 			}
-			l.Send(zoo(10)...)
-			l.Send(nettest.Packet{SrcPort: 4000, DstPort: 5353, Payload: append([]byte("<script>alert(1)</script>\x1b[2J\u202e"), numbered(i, 60)...)}.Bytes())
-			l.Send(nettest.Packet{Proto: nettest.TCP, TCPFlags: 0x18, SrcPort: 4001, DstPort: 80, Seq: uint32(i), Payload: []byte("GET /<img src=x onerror=alert(1)> HTTP/1.1\r\nHost: <b>x</b>\r\n\r\n")}.Bytes())
 		}
-	})
-	return func() { close(quit); wg.Wait() }
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for exists(file) {
+		time.Sleep(100 * time.Millisecond)
+	}
 }

@@ -1,5 +1,6 @@
 // What the tests of the dashboard share: a browser, a page that watches itself, and one line per result.
 import { chromium } from 'playwright-core';
+import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { createRequire } from 'node:module';
@@ -11,24 +12,28 @@ const axe = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
 export const launch = () =>
   chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu'] });
 
-export const patience = Number(process.env.PATIENCE ?? 30_000);
+export const patience = Number(process.env.PATIENCE ?? 60_000);
 
-/** A page, and all that went wrong in it. */
-export async function open(browser, { width = 1440, height = 900, theme = 'light', at, state } = {}) {
+/** A page, and all that went wrong in it. elsewhere is an origin that it may go to, besides the server's. */
+export async function open(browser, { width = 1440, height = 900, theme = 'light', at, state, elsewhere = '' } = {}) {
   const context = await browser.newContext({ viewport: { width, height }, colorScheme: theme, locale: 'en-GB', timezoneId: 'Europe/Vienna', storageState: state, acceptDownloads: true, reducedMotion: 'reduce' });
   context.setDefaultTimeout(patience);
   // Lets axe in where no inline script may run: through the debugger, as a person's own tools would be.
   const page = await context.newPage();
   page.wrong = [];
-  page.on('console', (m) => ['error', 'warning'].includes(m.type()) && page.wrong.push(`console ${m.type()}: ${m.text()}`));
+  page.on('console', (m) => ['error', 'warning'].includes(m.type()) && !(elsewhere && m.location().url.startsWith(elsewhere)) && page.wrong.push(`console ${m.type()}: ${m.text()}`));
   page.on('pageerror', (e) => page.wrong.push(`page error: ${e.message}`));
   page.on('dialog', async (d) => {
     page.wrong.push(`a dialog opened: ${d.message()}`);
     await d.dismiss();
   });
   page.on('request', (r) => {
-    if (new URL(r.url()).origin !== new URL(process.env.OPENTAP_URL).origin) page.wrong.push(`loads from elsewhere: ${r.url()}`);
+    if (![new URL(process.env.OPENTAP_URL).origin, elsewhere].includes(new URL(r.url()).origin)) page.wrong.push(`loads from elsewhere: ${r.url()}`);
   });
+  // What has been asked and not answered, but for the stream of events, which has no end.
+  page.asked = new Set();
+  page.on('request', (r) => r.resourceType() !== 'eventsource' && page.asked.add(r));
+  for (const over of ['requestfinished', 'requestfailed']) page.on(over, (r) => page.asked.delete(r));
   if (at !== undefined) await page.goto(process.env.OPENTAP_URL + at);
   return page;
 }
@@ -42,13 +47,13 @@ export async function accessible(page) {
 
 let failed = 0;
 
-/** test runs one and says how it went, for the Go test that started us. */
+/** test runs one and says how it went, for the Go test that started us, with the figures that it returns. */
 export async function test(name, fn) {
   if (process.env.ONLY && !name.includes('signs in') && !name.includes(process.env.ONLY)) return;
   const began = Date.now();
   try {
-    await fn();
-    console.log(`ok\t${name}\t${Date.now() - began} ms`);
+    const figures = await fn();
+    console.log(`ok\t${name}\t${Date.now() - began} ms${figures ? '; ' + figures : ''}`);
   } catch (e) {
     failed++;
     console.log(`not ok\t${name}\t${String(e?.stack ?? e).replace(/\n/g, ' ⏎ ').slice(0, 3000)}`);
@@ -69,6 +74,27 @@ export async function eventually(what, ok, most = patience) {
     if (await ok()) return;
     if (Date.now() > end) throw new Error(`not within ${most} ms: ${what}`);
   }
+}
+
+/** settled waits until the page has all that it asked for. */
+export async function settled(page) {
+  await eventually('the page has what it asked for', async () => {
+    if (page.asked.size > 0 || (await page.locator('[aria-busy="true"]').count()) > 0) return false;
+    await page.evaluate(() => new Promise((ok) => requestAnimationFrame(() => setTimeout(ok, 60))));
+    return page.asked.size === 0;
+  });
+}
+
+/** fits holds that nothing is wider than the screen. */
+export async function fits(page, name) {
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  holds(wide <= 0, `${name}: ${wide} pixels too wide`);
+}
+
+/** sh runs a line that a page shows, as a person would who has copied it, and returns what it says. */
+export function sh(line, cwd) {
+  const bin = path.dirname(process.env.OPENTAP);
+  return execFileSync('sh', ['-c', line], { cwd, env: { ...process.env, PATH: `${bin}:${process.env.PATH}` }, stdio: ['ignore', 'pipe', 'pipe'], timeout: patience });
 }
 
 /** shot keeps a picture for people to look at. */

@@ -1,7 +1,7 @@
 import { onMount } from 'svelte';
 import { ask, message } from './api';
 
-/** Fetched is an answer that is asked for now and then again while the page is in sight. */
+/** Fetched is an answer that is asked for now and then again while the page is in sight; without a path nothing is asked. */
 export class Fetched<T> {
   value = $state.raw<T | null>(null);
   problem = $state('');
@@ -13,6 +13,10 @@ export class Fetched<T> {
     every = 0,
   ) {
     onMount(() => {
+      if (!path) {
+        this.busy = false;
+        return;
+      }
       void this.load();
       if (!every) return;
       const t = window.setInterval(() => {

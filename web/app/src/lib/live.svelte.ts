@@ -3,6 +3,8 @@ import { SvelteMap } from 'svelte/reactivity';
 import type { Capture, Node, Point, Rate } from './api';
 
 export const depth = 90; // seconds of history
+/** A stream that has been silent for longer is dead: the server sends a beat every ten seconds. */
+const silent = 25_000; // ms
 
 /** Past is the last rates of one point, oldest first. */
 export class Past {
@@ -49,12 +51,15 @@ class Live {
   now = $state(Date.now());
   skew = 0; // server's clock − ours, ms
   private source: EventSource | null = null;
+  private heard = 0; // when the stream said something, ms of this browser's clock
+  private onEnd: () => void = () => {};
   private timer = 0;
   private retry = 0;
 
   private listening = false;
 
   open(onEnd: () => void) {
+    this.onEnd = onEnd;
     if (!this.timer) this.timer = window.setInterval(() => this.tick(), 1000);
     if (!this.listening) {
       this.listening = true;
@@ -62,22 +67,27 @@ class Live {
       addEventListener('offline', () => {
         if (this.source) {
           this.source.close();
-          this.state = 'lost';
+          this.lose();
         }
       });
       addEventListener('online', () => {
-        if (this.source && this.state === 'lost') this.connect(onEnd);
+        if (this.source && this.state === 'lost') this.connect();
       });
     }
-    this.connect(onEnd);
+    this.connect();
   }
 
-  private connect(onEnd: () => void) {
+  private connect() {
     this.source?.close();
+    this.heard = Date.now();
     const s = new EventSource('/v1/events');
     this.source = s;
     const on = (name: string, fn: (doc: any) => void) =>
-      s.addEventListener(name, (e) => fn(JSON.parse((e as MessageEvent<string>).data)));
+      s.addEventListener(name, (e) => {
+        this.heard = Date.now();
+        fn(JSON.parse((e as MessageEvent<string>).data));
+      });
+    on('beat', () => {});
     on('begin', (b) => {
       this.state = 'open';
       this.retry = 0;
@@ -105,14 +115,9 @@ class Live {
       }
       this.known = true;
     });
-    on('end', () => {
-      this.close();
-      this.state = 'ended';
-      onEnd();
-    });
+    on('end', () => this.end());
     s.onerror = () => {
-      this.state = 'lost';
-      for (const r of this.rates.values()) Object.assign(r, { rx_packets: 0, tx_packets: 0, rx_octets: 0, tx_octets: 0, dropped: 0 });
+      this.lose();
       if (s.readyState === EventSource.CLOSED) {
         // refused, not lost: find out why, and go on
         s.close();
@@ -122,21 +127,31 @@ class Live {
           try {
             const r = await fetch('/v1/session', { cache: 'no-store' });
             if (r.ok && (await r.json()).via === 'nobody') {
-              this.close();
-              this.state = 'ended';
-              onEnd();
+              this.end();
               return;
             }
           } catch {
             // still away
           }
-          if (this.source === s) this.connect(onEnd);
+          if (this.source === s) this.connect();
         }, 400 * this.retry);
       }
     };
   }
 
   private fresh = false;
+
+  /** lose says that what is shown is as of before. What passes now is not known. */
+  private lose() {
+    this.state = 'lost';
+    for (const r of this.rates.values()) Object.assign(r, { rx_packets: 0, tx_packets: 0, rx_octets: 0, tx_octets: 0, dropped: 0 });
+  }
+
+  private end() {
+    this.close();
+    this.state = 'ended';
+    this.onEnd();
+  }
 
   /** put takes in a capture's newest view, from an event or an answer. */
   put(c: Capture) {
@@ -160,6 +175,10 @@ class Live {
 
   private tick() {
     this.now = Date.now() + this.skew;
+    if (this.source && Date.now() - this.heard > silent) {
+      this.lose();
+      this.connect();
+    }
     let p = 0;
     let o = 0;
     let d = 0;

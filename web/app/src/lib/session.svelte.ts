@@ -8,7 +8,6 @@ class Visit {
   state = $state<'finding' | 'in' | 'out' | 'away'>('finding');
   reason = $state('');
   can = $state.raw<Capabilities | null>(null);
-  routes = $state.raw<Set<string>>(new Set());
 
   constructor() {
     onSignedOut(() => this.leave('You were signed out: the session has ended or its token was revoked.'));
@@ -52,12 +51,7 @@ class Visit {
   private async into() {
     this.state = 'in';
     live.open(() => this.leave('You were signed out: the session has ended or its token was revoked.'));
-    const [can, doc] = await Promise.all([
-      ask<Capabilities>('/v1/capabilities').catch(() => null),
-      ask<{ paths: Record<string, unknown> }>('/openapi.json').catch(() => ({ paths: {} })),
-    ]);
-    this.can = can;
-    this.routes = new Set(Object.keys(doc.paths));
+    this.can = await ask<Capabilities>('/v1/capabilities').catch(() => null);
   }
 
   async out() {
