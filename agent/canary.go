@@ -43,7 +43,7 @@ func (a *Agent) sendCanaries(ctx context.Context, q want.CanarySend, w io.Writer
 				if vlan != 0 {
 					tag = 4
 				}
-				length = max(min(length, at.MTU+14), tap.ShortestCanary) + tag
+				length = max(min(length, at.MTU+14, bpftap.MostInjected-tag), tap.ShortestCanary) + tag
 				frames := make([][]byte, q.Each)
 				for i := range frames {
 					c := tap.Canary{Token: q.Token, Number: number, Direction: d, VLAN: vlan, Length: length, Sent: time.Now()}

@@ -21,7 +21,7 @@ func (a *app) tapTestCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "test ID-OR-NAME", Short: "Test a tap flow: send marked frames past its source, and listen at its tool", Args: cobra.ExactArgs(1),
 		Long: `test puts marked frames (canaries) on the device of a tap flow's source, in both directions, tagged and untagged, short and
-as long as the device takes, and listens for their copies at the tool's device. It says how many came, came twice or came
+as long as the device takes (at most 3584 octets), and listens for their copies at the tool's device. It says how many came, came twice or came
 otherwise than they were sent, how long they took, and what the tap counted. The frames have an address that bridges keep to themselves
 and a type for experiments; the port's owner sees those of the direction IN. The exit code is 1 if something is wrong.`,
 		Example: "  opentap tap test web",

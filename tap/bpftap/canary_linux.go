@@ -14,8 +14,12 @@ import (
 	"opentap/tap"
 )
 
+// MostInjected bounds what Inject can put on a device, octets: the kernel has room for one page less its own needs
+// (bpf_prog_test_run_skb, net/bpf/test_run.c).
+const MostInjected = 4096 - 512
+
 // Inject puts frames on a device as if its port's owner had sent them (tap.Out) or as if they were sent to it (tap.In). They take the way of
-// all packets, taps included. It must be called on a thread in the device's network namespace.
+// all packets, taps included; none is longer than MostInjected. It must be called on a thread in the device's network namespace.
 func Inject(device string, d tap.Direction, frames [][]byte) error {
 	l, err := netlink.LinkByName(device)
 	if err != nil {
