@@ -147,6 +147,9 @@ func (c *Controller) room(project string) error {
 		return err
 	}
 	limits := c.limits(project)
+	if limits.Captures <= 0 && limits.Bytes <= 0 {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	u := c.used(project)
