@@ -40,8 +40,9 @@ type Driver struct {
 	muxReady  bool
 	sinkProg  *ebpf.Program // nil = not loaded yet
 	swallower *ebpf.Program
-	next      uint32 // where the search for a free index begins
-	adopted   bool   // what an earlier process left is known
+	under     map[string]bool // names of pins of the sinks' program that there should be, when last looked at; nil = never
+	next      uint32          // where the search for a free index begins
+	adopted   bool            // what an earlier process left is known
 	held      *os.File
 
 	mu    sync.RWMutex // of what Counts reads: the map and the items' fields

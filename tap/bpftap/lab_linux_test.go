@@ -20,7 +20,7 @@ import (
 // lab is a host with a port (p0, whose owner is at p1 in another namespace), a tool's port (t0, the tool at t1) and an underlay
 // (u0, the other host's u1), and a driver on it.
 type lab struct {
-	t                       *testing.T
+	t                       testing.TB
 	host, owner, tool, peer *nettest.NS
 	root, instance          string
 	d                       *Driver
@@ -44,7 +44,7 @@ func bpffs(t testing.TB) string {
 	return root
 }
 
-func newLab(t *testing.T, hook Hook) *lab {
+func newLab(t testing.TB, hook Hook) *lab {
 	t.Helper()
 	l := &lab{t: t, host: nettest.NewNS(t), owner: nettest.NewNS(t), tool: nettest.NewNS(t), peer: nettest.NewNS(t), root: bpffs(t)}
 	nettest.Veth(t, l.host, "p0", l.owner, "p1")
@@ -86,7 +86,7 @@ func (l *lab) open(hook Hook) *Driver {
 	return d
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
 	w.t.Log(string(bytes.TrimSpace(p)))

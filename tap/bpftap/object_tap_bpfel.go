@@ -40,6 +40,8 @@ type tapTapConfig struct {
 	Sample uint32
 	Snap   uint32
 	Cookie uint64
+	Reach  uint32
+	Zero   uint32
 }
 
 type tapTapStats struct {

@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/net/bpf"
 
 	"opentap/filter"
 	"opentap/filter/cbpf"
@@ -71,30 +72,31 @@ func describe(spec *ebpf.CollectionSpec, p *plan, index uint32, device int, out 
 	}
 	if strings.TrimSpace(o.Filter) != "" {
 		c.Flags |= hasFilter
-		if err := splice(spec.Programs[tapProgTap], o.Filter); err != nil {
+		var err error
+		if c.Reach, err = splice(spec.Programs[tapProgTap], o.Filter); err != nil {
 			return err
 		}
 	}
 	return spec.Variables[tapVarConfig].Set(c)
 }
 
-// splice puts a filter in the place of the stub.
-func splice(p *ebpf.ProgramSpec, expr string) error {
+// splice puts a filter in the place of the stub. It returns how far into a frame the filter reads at most, octets, a multiple of 8.
+func splice(p *ebpf.ProgramSpec, expr string) (uint32, error) {
 	e, err := filter.Parse(expr)
 	if err != nil {
-		return fmt.Errorf("filter: %w", err)
+		return 0, fmt.Errorf("filter: %w", err)
 	}
 	raw, err := cbpf.Compile(e, cbpf.Options{Link: packet.LinkEthernet})
 	if err != nil {
-		return fmt.Errorf("filter: %w", err)
+		return 0, fmt.Errorf("filter: %w", err)
 	}
 	const stub = "filter"
 	fn, err := translate.Function(stub, raw, headerCopy)
 	if errors.Is(err, errors.ErrUnsupported) {
-		return fmt.Errorf("%w: filter: %w", tap.ErrUnsupported, err)
+		return 0, fmt.Errorf("%w: filter: %w", tap.ErrUnsupported, err)
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	begin, end := -1, len(p.Instructions)
 	for i := range p.Instructions {
@@ -106,7 +108,7 @@ func splice(p *ebpf.ProgramSpec, expr string) error {
 		}
 	}
 	if begin < 0 {
-		return errors.New("the program has no place for a filter")
+		return 0, errors.New("the program has no place for a filter")
 	}
 	// The kernel wants to know the type and the line of each function's beginning.
 	old := &p.Instructions[begin]
@@ -114,7 +116,39 @@ func splice(p *ebpf.ProgramSpec, expr string) error {
 	ins := append(asm.Instructions{}, p.Instructions[:begin]...)
 	ins = append(ins, fn...)
 	p.Instructions = append(ins, p.Instructions[end:]...)
-	return nil
+	return reach(raw), nil
+}
+
+// reach is how far into a frame a program reads at most, octets, a multiple of 8. X is at most 60 where only the length of an IPv4
+// header is loaded into it.
+func reach(raw []bpf.RawInstruction) uint32 {
+	const (
+		class, size, mode       = 0x07, 0x18, 0xe0 // linux include/uapi/linux/bpf_common.h
+		ld, ldx, misc           = 0x00, 0x01, 0x07
+		abs, ind, mem, imm, msh = 0x20, 0x40, 0x60, 0x00, 0xa0
+		longestIPv4             = 60
+	)
+	octets := map[uint16]uint32{0x00: 4, 0x08: 2, 0x10: 1}
+	far := uint32(0)
+	for _, in := range raw {
+		end := in.K + octets[in.Op&size]
+		switch c, m := in.Op&class, in.Op&mode; {
+		case c == ld && m == abs:
+		case c == ld && m == ind:
+			end += longestIPv4
+		case c == ldx && m == msh:
+			end = in.K + 1
+		case c == ldx && (m == mem || m == imm), c == misc && in.Op&0xf8 == 0: // X may be anything
+			return headerCopy
+		default:
+			continue
+		}
+		if end < in.K || end > headerCopy {
+			return headerCopy
+		}
+		far = max(far, end)
+	}
+	return (far + 7) &^ 7
 }
 
 // vlanBits reads a list of VLAN ids and ranges, such as 1,10-20.

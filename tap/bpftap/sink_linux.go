@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -259,6 +260,7 @@ func (d *Driver) attachUnderlays(ifindexes []int) error {
 		if err := d.hook.attach(path, d.sinkProg, i, true); err != nil {
 			return fmt.Errorf("attach at device %d: %w", i, err)
 		}
+		d.under = nil
 	}
 	return nil
 }
@@ -275,17 +277,21 @@ func (d *Driver) syncUnderlays() error {
 			need[atPrefix+strconv.Itoa(i)] = true
 		}
 	}
-	entries, err := os.ReadDir(d.dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // nothing is pinned
+	if d.under != nil && maps.Equal(need, d.under) {
+		return nil // as it was when somebody looked last
 	}
-	if err != nil {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // nothing is pinned then
 		return err
 	}
+	err = nil
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), atPrefix) && !need[e.Name()] {
 			err = errors.Join(err, d.hook.detach(filepath.Join(d.dir, e.Name())))
 		}
+	}
+	if err == nil {
+		d.under = need
 	}
 	return err
 }
