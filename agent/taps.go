@@ -86,7 +86,7 @@ func (a *Agent) findDevice(d tap.Device) (reconcile.Place, bool) {
 	}
 	sameMAC := func(p *point.Point) bool { return d.MAC == "" || strings.EqualFold(p.MAC, d.MAC) }
 	for i := range devices {
-		if p := &devices[i]; d.Name != "" && sameMAC(p) && (p.Name == d.Name || d.MAC != "" && hasAlias(p, d.Name)) {
+		if p := &devices[i]; d.Name != "" && (p.Name == d.Name || d.MAC != "" && hasAlias(p, d.Name)) && sameMAC(p) {
 			return place(p)
 		}
 	}

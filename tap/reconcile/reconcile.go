@@ -9,6 +9,7 @@ package reconcile
 import (
 	"cmp"
 	"log/slog"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -82,6 +83,11 @@ type applied struct {
 	source   tap.Source
 	sink     tap.Sink
 	at, dest Place
+}
+
+// equal is asked for each tap whenever anything changes, so it looks closely at sinks only, which are few.
+func (a *applied) equal(b *applied) bool {
+	return a.source == b.source && a.at == b.at && a.dest == b.dest && (a.sink.ID == "" && b.sink.ID == "" || reflect.DeepEqual(a.sink, b.sink))
 }
 
 // New makes a Reconciler of a first set. It touches nothing until Run.

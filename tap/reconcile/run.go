@@ -211,7 +211,7 @@ func (r *Reconciler) apply(ctx context.Context, e *entry, now time.Time, verify 
 		r.fail(e, tap.Pending, "waits for "+missing, now)
 		return
 	}
-	same := e.done != nil && reflect.DeepEqual(*e.done, wish)
+	same := e.done != nil && e.done.equal(&wish)
 	if same && !verify {
 		return
 	}
