@@ -11,6 +11,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -25,6 +28,9 @@ const (
 	outName, toolName, underName = "out0", "tool0", "under0"
 	tunnelTo                     = "198.51.100.2"
 )
+
+// errLost says that a run proves nothing, as frames or copies were lost in it.
+var errLost = errors.New("some were lost")
 
 // tapCase is one thing that may be at the port while frames pass.
 type tapCase struct {
@@ -81,7 +87,7 @@ func (b *bench) taps(ctx context.Context) error {
 	})
 
 	cases := b.tapCases(d)
-	rounds, count := 5, uint64(500_000)
+	rounds, count := 15, uint64(100_000)
 	if b.quick {
 		rounds, count = 2, 200_000
 	}
@@ -90,8 +96,13 @@ func (b *bench) taps(ctx context.Context) error {
 			if ctx.Err() != nil || round > 0 && b.late(0.9) {
 				break
 			}
-			err := l.do(func() error { return b.tapRun(ctx, l, c, count) })
-			if err != nil {
+			err := errLost
+			for tries := 0; errors.Is(err, errLost) && tries < 5; tries++ { // a busy machine's queues overflow at times
+				err = l.do(func() error { return b.tapRun(ctx, l, c, count) })
+			}
+			if errors.Is(err, errLost) && round+1 < rounds {
+				b.logf("%s: %v", c.name, err)
+			} else if err != nil && (!errors.Is(err, errLost) || len(c.values.values) == 0) {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 		}
@@ -105,7 +116,7 @@ func (b *bench) taps(ctx context.Context) error {
 		task  string
 		names []string
 	}{
-		{"port with a tap that matches nothing", []string{"opentap 1 tap, no match", "no tap"}},
+		{"port with a tap that matches nothing", []string{"opentap 1 tap, no match", "no tap", "empty eBPF program"}},
 		{"port with 10 taps that match nothing", []string{"opentap 10 taps, no match", "no tap"}},
 		{"port mirrored to a local device", []string{"opentap 1 tap", "nft dup", "tc mirred", "no tap"}},
 		{"port mirrored, with a filter", []string{"opentap 1 tap, filter", "nft dup, filter"}},
@@ -138,9 +149,9 @@ func layPath() error {
 			return fmt.Errorf("lay %s: %w", name, err)
 		}
 		for _, n := range []string{name, name + "p"} {
-			link, err := netlink.LinkByName(n)
+			dev, err := netlink.LinkByName(n)
 			if err == nil {
-				err = netlink.LinkSetUp(link)
+				err = netlink.LinkSetUp(dev)
 			}
 			if err != nil {
 				return err
@@ -152,12 +163,12 @@ func layPath() error {
 		return err
 	}
 	for _, name := range []string{rxName, outName} {
-		link, err := netlink.LinkByName(name)
+		dev, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
 		}
 		// The generator sends from both ends' addresses: nothing is to be learnt from that.
-		if err := errors.Join(netlink.LinkSetMaster(link, bridge), netlink.LinkSetLearning(link, false)); err != nil {
+		if err := errors.Join(netlink.LinkSetMaster(dev, bridge), netlink.LinkSetLearning(dev, false)); err != nil {
 			return err
 		}
 	}
@@ -205,7 +216,7 @@ func (b *bench) tapCases(d *bpftap.Driver) []*tapCase {
 	mirred := func(name string, n int) *tapCase {
 		return &tapCase{name: name, copies: float64(n), values: &series{}, make: func() error { return addMirred(n) }, unmake: removeMirred}
 	}
-	cases = append(cases, mirred("tc mirred", 1), mirred("tc mirred 10 times", 10))
+	cases = append(cases, mirred("tc mirred", 1), mirred("tc mirred 10 times", 10), emptyProgram())
 	if b.has("nft") {
 		nft := func(name, match string) *tapCase {
 			return &tapCase{name: name, copies: 1, values: &series{}, make: func() error {
@@ -215,6 +226,27 @@ func (b *bench) tapCases(d *bpftap.Driver) []*tapCase {
 		cases = append(cases, nft("nft dup", ""), nft("nft dup, filter", "meta l4proto udp"))
 	}
 	return cases
+}
+
+// emptyProgram is a program at the hook that does nothing: what being asked costs.
+func emptyProgram() *tapCase {
+	c := &tapCase{name: "empty eBPF program", values: &series{}}
+	var l link.Link
+	c.make = func() error {
+		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		rx, err := netlink.LinkByName(rxName)
+		if err != nil {
+			return err
+		}
+		l, err = link.AttachTCX(link.TCXOptions{Interface: rx.Attrs().Index, Program: p, Attach: ebpf.AttachTCXIngress})
+		return err
+	}
+	c.unmake = func() error { return l.Close() }
+	return c
 }
 
 // script gives a program its input.
@@ -235,16 +267,16 @@ func script(name string, args ...string) error {
 }
 
 func clsactOf() (netlink.Link, *netlink.Clsact, error) {
-	link, err := netlink.LinkByName(rxName)
+	dev, err := netlink.LinkByName(rxName)
 	if err != nil {
 		return nil, nil, err
 	}
-	return link, &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}, nil
+	return dev, &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: dev.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}, nil
 }
 
 // addMirred mirrors by tc, with a filter that matches all.
 func addMirred(n int) error {
-	link, qdisc, err := clsactOf()
+	dev, qdisc, err := clsactOf()
 	if err != nil {
 		return err
 	}
@@ -263,7 +295,7 @@ func addMirred(n int) error {
 		actions = append(actions, m)
 	}
 	f := &netlink.U32{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: link.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 1, Protocol: unix.ETH_P_ALL},
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: dev.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 1, Protocol: unix.ETH_P_ALL},
 		Actions:     actions,
 	}
 	if err := netlink.FilterAdd(f); err != nil {
@@ -280,6 +312,34 @@ func removeMirred() error {
 	return netlink.QdiscDel(qdisc)
 }
 
+// spentOn is the time for which the calling thread has run, and the kernel's own thread of this CPU for packets: what frames cost there,
+// whatever else the machine does.
+func spentOn(cpu int) (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		return 0, fmt.Errorf("read the thread's clock: %w", err)
+	}
+	spent := time.Duration(ts.Nano())
+	names, err := filepath.Glob("/proc/[0-9]*/comm")
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range names {
+		if b, _ := os.ReadFile(name); string(b) == fmt.Sprintf("ksoftirqd/%d\n", cpu) {
+			b, err := os.ReadFile(filepath.Join(filepath.Dir(name), "schedstat"))
+			if err != nil {
+				return 0, err
+			}
+			var ns int64
+			if _, err := fmt.Sscan(string(b), &ns); err != nil {
+				return 0, fmt.Errorf("read %s: %w", name, err)
+			}
+			return spent + time.Duration(ns), nil
+		}
+	}
+	return 0, fmt.Errorf("there is no ksoftirqd/%d to ask for its time", cpu)
+}
+
 // tapRun has frames pass with one thing at the port. It runs on the lab's thread.
 func (b *bench) tapRun(ctx context.Context, l *lab, c *tapCase, count uint64) (err error) {
 	if err := c.make(); err != nil {
@@ -287,11 +347,11 @@ func (b *bench) tapRun(ctx context.Context, l *lab, c *tapCase, count uint64) (e
 	}
 	defer func() { err = errors.Join(err, c.unmake()) }()
 	got := func(name string) uint64 {
-		link, err := netlink.LinkByName(name)
+		dev, err := netlink.LinkByName(name)
 		if err != nil {
 			return 0
 		}
-		return link.Attrs().Statistics.RxPackets
+		return dev.Attrs().Statistics.RxPackets
 	}
 	if err := l.gen.Run(ctx, 20_000, 0); err != nil { // caches
 		return err
@@ -301,21 +361,28 @@ func (b *bench) tapRun(ctx context.Context, l *lab, c *tapCase, count uint64) (e
 	if err != nil {
 		return err
 	}
-	began := time.Now()
+	began, err := spentOn(0)
+	if err != nil {
+		return err
+	}
 	if err := l.gen.Run(ctx, count, 0); err != nil {
 		return err
 	}
-	took := time.Since(began)
+	ended, err := spentOn(0)
+	if err != nil {
+		return err
+	}
+	took := ended - began
 	after, err := l.gen.Made()
 	if err != nil {
 		return err
 	}
 	sent := float64(after - made)
 	if passed := float64(got(outName+"p") - out); passed < 0.99*sent {
-		return fmt.Errorf("of %.0f frames %.0f passed", sent, passed)
+		return fmt.Errorf("of %.0f frames %.0f passed: %w", sent, passed, errLost)
 	}
 	if copied := float64(got(toolName+"p") - tool); copied < 0.99*c.copies*sent || copied > 1.01*c.copies*sent {
-		return fmt.Errorf("of %.0f frames there are %.0f copies, want %.0f of each", sent, copied, c.copies)
+		return fmt.Errorf("of %.0f frames there are %.0f copies, want %.0f of each: %w", sent, copied, c.copies, errLost)
 	}
 	c.values.add(float64(took.Nanoseconds()) / sent)
 	b.logf("%s: %.0f ns/packet", c.name, float64(took.Nanoseconds())/sent)
