@@ -41,7 +41,7 @@ func (s *stage) flows(n int) {
 func TestNetnsFanSharesAndAddsUp(t *testing.T) {
 	for _, filter := range []string{"", "port 53"} {
 		t.Run("filter "+filter, func(t *testing.T) {
-			s := newStage(t, ring.Config{Blocks: 12, BlockSize: 128 << 10, Retire: 5 * time.Millisecond})
+			s := newStage(t, ring.Config{Blocks: 192, BlockSize: 64 << 10, Retire: 50 * time.Millisecond})
 			f, takers := s.fan(t, Spec{Filter: filter}, 3)
 			other := &taker{} // at a ring of its own, which gets all
 			alone := s.attach(t, Spec{}, other)
@@ -76,7 +76,7 @@ func TestNetnsFanSharesAndAddsUp(t *testing.T) {
 
 // A device that goes away and comes back is one gap of the fan, after which all members get their shares again.
 func TestNetnsFanOutlivesItsDevice(t *testing.T) {
-	s := newStage(t, ring.Config{Blocks: 12, BlockSize: 128 << 10, Retire: 5 * time.Millisecond})
+	s := newStage(t, ring.Config{Blocks: 192, BlockSize: 64 << 10, Retire: 50 * time.Millisecond})
 	f, takers := s.fan(t, Spec{}, 2)
 	s.flows(100)
 	until(t, "the first packets were taken", func() bool { return f.Progress().Account.Captured == 100 })

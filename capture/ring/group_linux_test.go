@@ -12,6 +12,11 @@ import (
 	"opentap/internal/nettest"
 )
 
+// patient is a ring that nobody needs to read for a while: it goes through its blocks slowly.
+func patient(iface string) Config {
+	return Config{Interface: iface, Blocks: 32, BlockSize: 128 << 10, Retire: 250 * time.Millisecond}
+}
+
 // members opens n rings of one group.
 func members(t *testing.T, ns *nettest.NS, cfg Config, n int) []*Ring {
 	t.Helper()
@@ -46,7 +51,7 @@ func TestNetnsGroupSharesPackets(t *testing.T) {
 	for name, filter := range map[string][]bpf.RawInstruction{"no filter": nil, "filter": port53(t)} {
 		t.Run(name, func(t *testing.T) {
 			ns := cable(t)
-			cfg := small("b0")
+			cfg := patient("b0")
 			cfg.Filter = filter
 			rings := members(t, ns, cfg, 3)
 			s := nettest.NewSender(t, ns, "a0")
@@ -101,7 +106,7 @@ func TestNetnsGroupSharesPackets(t *testing.T) {
 // A ring that leaves its group leaves its packets to the others; one that joins again takes its share.
 func TestNetnsGroupMembersComeAndGo(t *testing.T) {
 	ns := cable(t)
-	cfg := small("b0")
+	cfg := patient("b0")
 	rings := members(t, ns, cfg, 2)
 	cfg.Group = rings[0].cfg.Group
 	s := nettest.NewSender(t, ns, "a0")
@@ -139,7 +144,7 @@ func TestNetnsGroupMembersComeAndGo(t *testing.T) {
 func TestNetnsGroupOnOtherInterfaces(t *testing.T) {
 	ns := cable(t)
 	ns.Down("b0")
-	cfg := small("b0")
+	cfg := patient("b0")
 	cfg.Group = &Group{}
 	var r *Ring
 	var err error
@@ -152,7 +157,7 @@ func TestNetnsGroupOnOtherInterfaces(t *testing.T) {
 		t.Errorf("interface is down: %v", err)
 	}
 	ns.Up("lo")
-	rings := members(t, ns, small("lo"), 2)
+	rings := members(t, ns, patient("lo"), 2)
 	s := nettest.NewSender(t, ns, "lo")
 	for i := range uint16(100) {
 		s.Send(nettest.Packet{SrcPort: 2000 + i, DstPort: 80}.Bytes())

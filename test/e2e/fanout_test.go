@@ -42,7 +42,7 @@ func flows(from, n int) (frames [][]byte) {
 func TestNetnsRecorderFansOut(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	d := newDaemon(t, l.near, "")
+	d := newDaemon(t, l.near, "ring:\n  blocks: 256\n") // for a machine that lets threads wait
 	runs := func(fanout int, by string) {
 		t.Helper()
 		eventually(t, "the recorder is read by "+by, func() bool {
