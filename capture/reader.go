@@ -116,7 +116,7 @@ func openPoint(cfg ring.Config, expr *filter.Expr, k key) (opened, error) {
 // openRing makes a packet socket's ring with the filter in the kernel.
 func openRing(cfg ring.Config, expr *filter.Expr, k key) (*ring.Ring, error) {
 	cfg.Interface, cfg.SnapLen, cfg.Promiscuous, cfg.Group = k.point, k.snap, k.promis, k.share.group
-	cfg.Blocks = max(cfg.Blocks/k.share.of, 2)
+	cfg.Blocks = min(max(cfg.Blocks/k.share.of, 8), cfg.Blocks)
 	link, err := ring.LinkTypeOf(k.point)
 	if err != nil {
 		return nil, pointError(k.point, err)

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fanoutIgnoreOutgoing is PACKET_FANOUT_FLAG_IGNORE_OUTGOING (Linux 6.0): in a group PACKET_IGNORE_OUTGOING has no effect.
+// fanoutIgnoreOutgoing is PACKET_FANOUT_FLAG_IGNORE_OUTGOING: in a group PACKET_IGNORE_OUTGOING has no effect. Before Linux 6.2 the
+// kernel takes the flag and minds it not.
 const fanoutIgnoreOutgoing = 0x4000
 
 // joinGroup makes the ring, which is bound and takes nothing yet, a member of its group.
@@ -22,6 +23,9 @@ func (r *Ring) joinGroup(loopback bool) error {
 	defer g.mu.Unlock()
 	how := unix.PACKET_FANOUT_HASH | unix.PACKET_FANOUT_FLAG_ROLLOVER
 	if loopback {
+		if !since(6, 2) {
+			return fmt.Errorf("join a group of rings: on a loopback that takes Linux 6.2: %w", errors.ErrUnsupported)
+		}
 		how |= fanoutIgnoreOutgoing
 	}
 	id := g.id
@@ -68,6 +72,19 @@ func (r *Ring) isUp() bool {
 		return false
 	}
 	return req.Uint16()&unix.IFF_UP != 0
+}
+
+// since reports whether the kernel is of that version or a later one.
+func since(major, minor int) bool {
+	var u unix.Utsname
+	var is [2]int
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &is[0], &is[1]); err != nil {
+		return false
+	}
+	return is[0] > major || is[0] == major && is[1] >= minor
 }
 
 // awaitReceivers returns when every packet that was on its way to some packet socket has been there. A member of a group cannot

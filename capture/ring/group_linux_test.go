@@ -167,3 +167,9 @@ func TestNetnsGroupOnOtherInterfaces(t *testing.T) {
 		t.Errorf("%d packets on the loopback, 100 were sent", got)
 	}
 }
+
+func TestKernelVersion(t *testing.T) {
+	if !since(3, 1) || since(999, 0) {
+		t.Error("the version of the kernel is not read")
+	}
+}
