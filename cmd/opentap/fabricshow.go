@@ -56,6 +56,7 @@ func (a *app) showPolicy(p want.FabricPolicyView) error {
 			{"owner", p.Owner},
 			{"changed", when(p.Changed)},
 			{"rules", strconv.Itoa(p.Rules)},
+			{"last probe", probedText(p.Probed)},
 			{"packets", fmt.Sprintf("%d of %d, %d octets", p.Packets, p.Seen, p.Octets)},
 		}, p); err != nil {
 			return err
@@ -63,6 +64,16 @@ func (a *app) showPolicy(p want.FabricPolicyView) error {
 		fmt.Fprintln(a.stdout)
 	}
 	return a.table([]string{"SWITCH", "PACKETS", "OCTETS", "WHAT"}, rows, p)
+}
+
+func probedText(p *want.FabricProbed) string {
+	switch {
+	case p == nil:
+		return ""
+	case p.Detail == "":
+		return p.Result + ", " + when(p.At)
+	}
+	return p.Result + ": " + p.Detail + ", " + when(p.At)
 }
 
 func (a *app) showFabric(v want.FabricView) error {
