@@ -164,6 +164,26 @@ func TestCablesLeadToHosts(t *testing.T) {
 	}
 }
 
+// A service at the very device that a cable leads to has its copies there: no agent has a part in it, and it comes before others.
+func TestServiceAtTheEndOfACable(t *testing.T) {
+	b := switchBench(t)
+	source := b.portID(t, "s1/1")
+	relayed := b.service(t, root, b.portID(t, "host2/tool0"), tap.Options{})
+	b.tapFlow(t, root, source, relayed.ID, tap.Options{})
+	if list, _ := b.wishes(); len(list) != 1 || list[0].ExactAt == "" {
+		t.Fatalf("%+v", list)
+	}
+	direct := b.service(t, root, b.portID(t, "host2/eth9"), tap.Options{})
+	f := b.tapFlow(t, root, source, direct.ID, tap.Options{})
+	list, _ := b.wishes()
+	if len(list) != 1 || list[0].ID != f.ID || list[0].To.Device.Name != "s1/5" || list[0].ExactAt != "" {
+		t.Errorf("%+v", list)
+	}
+	if set := b.lowered("n2"); len(set.Sources) != 0 {
+		t.Errorf("%+v", set.Sources)
+	}
+}
+
 func TestCopiesOfHostsGoToSwitches(t *testing.T) {
 	b := switchBench(t)
 	s := b.service(t, root, b.portID(t, "s2/1"), tap.Options{})

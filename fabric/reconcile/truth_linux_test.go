@@ -115,6 +115,8 @@ func TestNetnsVerifyFindsEachKindOfDrift(t *testing.T) {
 		{"a meter does something else", want.FindingChanged, "meter " + meter, func() {
 			d.ovs.Ofctl("mod-meter", "s3", "meter="+meter+",kbps,band=type=drop,rate=7")
 		}, true},
+		{"a meter is gone, and with it the rule", want.FindingMissing, "meter " + meter, func() { d.ovs.Ofctl("del-meter", "s3", "meter="+meter) }, true},
+		{"a meter too many", want.FindingExtra, "meter 31999", func() { d.ovs.Ofctl("add-meter", "s3", "meter=31999,kbps,band=type=drop,rate=7") }, true},
 		{"a foreign rule in the way", want.FindingForeign, "cookie 0x99", func() { d.ovs.Ofctl("add-flow", "s1", foreign[0]) }, false},
 		{"a port is down", want.FindingPort, "s3/11 is down", func() {
 			d.hosts.Down("h11")
