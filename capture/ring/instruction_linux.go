@@ -3,14 +3,15 @@ package ring
 import (
 	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	febpf "opentap/filter/ebpf"
 )
 
-func (t *translator) instruction(i int, in bpf.RawInstruction, n int) error {
+func (t *translator) instruction(i int, in bpf.RawInstruction) error {
 	switch in.Op & 7 {
 	case unix.BPF_LD:
 		return t.load(in)
@@ -26,9 +27,17 @@ func (t *translator) instruction(i int, in bpf.RawInstruction, n int) error {
 		}
 		t.emit(asm.StoreMem(asm.RFP, scratch(in.K), reg, asm.Word))
 	case unix.BPF_ALU:
-		return t.alu(in)
+		ins, err := febpf.ALU(in, regA, regX, func() string { return labelRefuse })
+		if err != nil {
+			return err
+		}
+		t.emit(ins...)
 	case unix.BPF_JMP:
-		return t.jump(i, in, n)
+		ins, err := febpf.Jump(i, in, regA, regX, label)
+		if err != nil {
+			return err
+		}
+		t.emit(ins...)
 	case unix.BPF_RET:
 		return t.ret(in)
 	case unix.BPF_MISC:
@@ -143,79 +152,6 @@ func (t *translator) loadX(in bpf.RawInstruction) error {
 		)
 	default:
 		return errors.ErrUnsupported
-	}
-	return nil
-}
-
-var aluOps = map[uint16]asm.ALUOp{
-	unix.BPF_ADD: asm.Add, unix.BPF_SUB: asm.Sub, unix.BPF_MUL: asm.Mul, unix.BPF_DIV: asm.Div, unix.BPF_MOD: asm.Mod,
-	unix.BPF_OR: asm.Or, unix.BPF_AND: asm.And, unix.BPF_XOR: asm.Xor, unix.BPF_LSH: asm.LSh, unix.BPF_RSH: asm.RSh,
-}
-
-func (t *translator) alu(in bpf.RawInstruction) error {
-	code := in.Op & 0xf0
-	if code == unix.BPF_NEG {
-		t.emit(asm.Neg.Imm32(regA, 0))
-		return nil
-	}
-	op, ok := aluOps[code]
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	divides := code == unix.BPF_DIV || code == unix.BPF_MOD
-	if in.Op&unix.BPF_X != 0 {
-		if divides { // division by zero refuses the packet
-			t.emit(asm.JEq.Imm32(regX, 0, labelRefuse))
-		}
-		t.emit(op.Reg32(regA, regX))
-		return nil
-	}
-	if divides && in.K == 0 || (code == unix.BPF_LSH || code == unix.BPF_RSH) && in.K > 31 {
-		return fmt.Errorf("bad operand %d", in.K) // as net/core/filter.c, bpf_check_classic
-	}
-	t.emit(op.Imm32(regA, int32(in.K)))
-	return nil
-}
-
-var jumpOps = map[uint16]asm.JumpOp{
-	unix.BPF_JEQ: asm.JEq, unix.BPF_JGT: asm.JGT, unix.BPF_JGE: asm.JGE, unix.BPF_JSET: asm.JSet,
-}
-
-func (t *translator) jump(i int, in bpf.RawInstruction, n int) error {
-	target := func(off uint32) (string, error) {
-		if uint64(i)+1+uint64(off) >= uint64(n) {
-			return "", errors.New("jump beyond the end")
-		}
-		return "i" + strconv.Itoa(i+1+int(off)), nil
-	}
-	code := in.Op & 0xf0
-	if code == unix.BPF_JA {
-		to, err := target(in.K)
-		if err != nil {
-			return err
-		}
-		t.emit(asm.Ja.Label(to))
-		return nil
-	}
-	op, ok := jumpOps[code]
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	yes, err := target(uint32(in.Jt))
-	if err != nil {
-		return err
-	}
-	no, err := target(uint32(in.Jf))
-	if err != nil {
-		return err
-	}
-	if in.Op&unix.BPF_X != 0 {
-		t.emit(op.Reg32(regA, regX, yes))
-	} else {
-		t.emit(op.Imm32(regA, int32(in.K), yes))
-	}
-	if in.Jf != 0 {
-		t.emit(asm.Ja.Label(no))
 	}
 	return nil
 }

@@ -8,7 +8,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/net/bpf"
-	"golang.org/x/sys/unix"
+
+	febpf "opentap/filter/ebpf"
 )
 
 // countingFilter is a classic filter translated to an eBPF socket filter that counts its verdicts.
@@ -104,16 +105,19 @@ func translate(classic []bpf.RawInstruction, snap uint32, mapFD int) (asm.Instru
 		asm.Mov.Imm32(regA, 0),
 		asm.Mov.Imm32(regX, 0),
 	)
-	for i := range scratchUsed(classic) {
+	for i := range febpf.ScratchUsed(classic) {
 		t.emit(asm.StoreImm(asm.RFP, scratch(uint32(i)), 0, asm.Word))
 	}
-	live := reachable(classic)
+	live, err := febpf.Reachable(classic)
+	if err != nil {
+		return nil, err
+	}
 	for i, in := range classic {
 		if !live[i] {
 			continue // the verifier refuses dead code, classic BPF does not
 		}
-		t.label = "i" + strconv.Itoa(i)
-		if err := t.instruction(i, in, len(classic)); err != nil {
+		t.label = label(i)
+		if err := t.instruction(i, in); err != nil {
 			return nil, fmt.Errorf("translate instruction %d (code %#x): %w", i, in.Op, err)
 		}
 	}
@@ -129,34 +133,6 @@ func translate(classic []bpf.RawInstruction, snap uint32, mapFD int) (asm.Instru
 	t.label = "end"
 	t.emit(asm.Mov.Reg32(asm.R0, regTmp), asm.Return())
 	return t.out, nil
-}
-
-// reachable marks the instructions that can run; jumps go forward only.
-func reachable(classic []bpf.RawInstruction) []bool {
-	live := make([]bool, len(classic)+1)
-	live[0] = true
-	mark := func(i uint64) {
-		if i < uint64(len(live)) {
-			live[i] = true
-		}
-	}
-	for i, in := range classic {
-		if !live[i] {
-			continue
-		}
-		next := uint64(i) + 1
-		switch {
-		case in.Op&7 == unix.BPF_RET:
-		case in.Op&7 != unix.BPF_JMP:
-			mark(next)
-		case in.Op&0xf0 == unix.BPF_JA:
-			mark(next + uint64(in.K))
-		default:
-			mark(next + uint64(in.Jt))
-			mark(next + uint64(in.Jf))
-		}
-	}
-	return live
 }
 
 type translator struct {
@@ -199,17 +175,8 @@ func (t *translator) count(end string, mapFD int, field int16) {
 	)
 }
 
+// label is that of an instruction.
+func label(i int) string { return "i" + strconv.Itoa(i) }
+
 // scratch is the place of M[k] on the stack, below the map key.
 func scratch(k uint32) int16 { return -8 - 4*int16(k) }
-
-// scratchUsed returns how many of the 16 scratch words a program uses, from M[0] on.
-func scratchUsed(classic []bpf.RawInstruction) uint32 {
-	var n uint32
-	for _, in := range classic {
-		class, mode := in.Op&7, in.Op&0xe0
-		if class == unix.BPF_ST || class == unix.BPF_STX || (class == unix.BPF_LD || class == unix.BPF_LDX) && mode == unix.BPF_MEM {
-			n = max(n, min(in.K, 15)+1)
-		}
-	}
-	return n
-}

@@ -51,10 +51,10 @@ func Function(name string, p []bpf.RawInstruction, size int) (asm.Instructions, 
 		asm.Mov.Imm32(regA, 0),
 		asm.Mov.Imm32(regX, 0),
 	)
-	for i := range scratchUsed(p) {
+	for i := range ScratchUsed(p) {
 		t.emit(asm.StoreImm(asm.RFP, scratch(uint32(i)), 0, asm.Word))
 	}
-	live, err := reachable(p)
+	live, err := Reachable(p)
 	if err != nil {
 		return nil, fmt.Errorf("translate filter: %w", err)
 	}

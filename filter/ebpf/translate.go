@@ -33,36 +33,6 @@ const (
 	divide, modulo, lsh, rsh, neg = 0x30, 0x90, 0x60, 0x70, 0x80
 )
 
-// reachable marks the instructions that can run; jumps go forward only.
-func reachable(p []bpf.RawInstruction) ([]bool, error) {
-	live := make([]bool, len(p)+1)
-	live[0] = true
-	for i, in := range p {
-		if !live[i] {
-			continue
-		}
-		steps := []uint64{1}
-		switch {
-		case in.Op&7 == clsRET:
-			continue
-		case in.Op&7 == clsJMP && in.Op&0xf0 == jmpJA:
-			steps[0] += uint64(in.K)
-		case in.Op&7 == clsJMP:
-			steps = []uint64{1 + uint64(in.Jt), 1 + uint64(in.Jf)}
-		}
-		for _, s := range steps {
-			if uint64(i)+s >= uint64(len(p)) {
-				return nil, fmt.Errorf("instruction %d leads beyond the end", i)
-			}
-			live[uint64(i)+s] = true
-		}
-	}
-	if len(p) == 0 {
-		return nil, errors.New("no instructions")
-	}
-	return live, nil
-}
-
 type translator struct {
 	out     asm.Instructions
 	prefix  string // of labels
@@ -90,18 +60,6 @@ func (t *translator) emit(ins ...asm.Instruction) {
 // scratch is the place of M[k] on the stack.
 func scratch(k uint32) int16 { return -4 - 4*int16(k) }
 
-// scratchUsed returns how many of the 16 scratch words a program uses, from M[0] on.
-func scratchUsed(p []bpf.RawInstruction) uint32 {
-	var n uint32
-	for _, in := range p {
-		class, mode := in.Op&7, in.Op&0xe0
-		if class == clsST || class == clsSTX || class <= clsLDX && mode == modeMEM {
-			n = max(n, min(in.K, 15)+1)
-		}
-	}
-	return n
-}
-
 func (t *translator) instruction(i int, in bpf.RawInstruction) error {
 	switch in.Op & 7 {
 	case clsLD:
@@ -118,9 +76,17 @@ func (t *translator) instruction(i int, in bpf.RawInstruction) error {
 		}
 		t.emit(asm.StoreMem(asm.RFP, scratch(in.K), reg, asm.Word))
 	case clsALU:
-		return t.alu(in)
+		ins, err := ALU(in, regA, regX, t.refuse)
+		if err != nil {
+			return err
+		}
+		t.emit(ins...)
 	case clsJMP:
-		return t.jump(i, in)
+		ins, err := Jump(i, in, regA, regX, t.at)
+		if err != nil {
+			return err
+		}
+		t.emit(ins...)
 	case clsRET:
 		switch in.Op & 0x18 {
 		case 0:
@@ -220,57 +186,3 @@ func (t *translator) bounded(off, octets uint32) bool {
 
 // never refuses all packets, in a form that does not make what follows dead code.
 func (t *translator) never() { t.emit(asm.JGE.Imm(regOctets, 0, t.refuse())) }
-
-var aluOps = map[uint16]asm.ALUOp{
-	0x00: asm.Add, 0x10: asm.Sub, 0x20: asm.Mul, divide: asm.Div, 0x40: asm.Or, 0x50: asm.And, lsh: asm.LSh, rsh: asm.RSh,
-	modulo: asm.Mod, 0xa0: asm.Xor,
-}
-
-func (t *translator) alu(in bpf.RawInstruction) error {
-	code := in.Op & 0xf0
-	if code == neg {
-		t.emit(asm.Neg.Imm32(regA, 0))
-		return nil
-	}
-	op, ok := aluOps[code]
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	divides, shifts := code == divide || code == modulo, code == lsh || code == rsh
-	if in.Op&srcX == 0 {
-		if divides && in.K == 0 || shifts && in.K > 31 {
-			return fmt.Errorf("bad operand %d", in.K)
-		}
-		t.emit(op.Imm32(regA, int32(in.K)))
-		return nil
-	}
-	if divides { // by zero refuses the packet
-		t.emit(asm.JEq.Imm32(regX, 0, t.refuse()))
-	}
-	t.emit(op.Reg32(regA, regX))
-	return nil
-}
-
-var jumpOps = map[uint16]asm.JumpOp{0x10: asm.JEq, 0x20: asm.JGT, 0x30: asm.JGE, 0x40: asm.JSet}
-
-func (t *translator) jump(i int, in bpf.RawInstruction) error {
-	code := in.Op & 0xf0
-	if code == jmpJA {
-		t.emit(asm.Ja.Label(t.at(i + 1 + int(in.K))))
-		return nil
-	}
-	op, ok := jumpOps[code]
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	yes, no := t.at(i+1+int(in.Jt)), t.at(i+1+int(in.Jf))
-	if in.Op&srcX != 0 {
-		t.emit(op.Reg32(regA, regX, yes))
-	} else {
-		t.emit(op.Imm32(regA, int32(in.K), yes))
-	}
-	if in.Jf != 0 {
-		t.emit(asm.Ja.Label(no))
-	}
-	return nil
-}

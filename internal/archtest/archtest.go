@@ -50,7 +50,7 @@ var Rooms = map[string]Room{
 	"wire/ovsdb":   {Layer: Word},
 	"wire/probe":   {Layer: Word},
 
-	"capture/ring":      {Layer: Engine, Unix: true},
+	"capture/ring":      {Layer: Engine, MayImport: []string{"filter/ebpf"}, Unix: true},
 	"capture/xdpring":   {Layer: Engine, MayImport: []string{"capture/ring"}, Unix: true},
 	"capture/segment":   {Layer: Engine, MayImport: []string{"pcap", "capture/index", "capture/zseek"}, Unix: true},
 	"capture/zseek":     {Layer: Engine},
