@@ -128,7 +128,7 @@ func lowerText(text string) (decision, error) {
 	}
 	f := &fault.Error{
 		Kind: fault.Unsupported, Field: "filter", Msg: "the switches cannot match this: " + err.Error(),
-		Hint: "use addresses, ports, protocols and VLAN ids here, and filter the rest where it is captured",
+		Hint: "use addresses, ports, protocols and VLAN ids; where a delivery port leads to a host (leads_to), its agent can filter the rest",
 	}
 	var at *cannot
 	if errors.As(err, &at) {
