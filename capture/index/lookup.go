@@ -168,7 +168,7 @@ func (h *partHead) widen(b []byte, i int) uint64 {
 func (h *partHead) decode(b []byte, value uint64, m Bitmap) error {
 	n := le.Uint32(b[len(b)-4:])
 	r := bitReader{b: b[:len(b)-4]}
-	group := uint64(0)
+	group, known := uint64(0), uint64(1)<<63 // known is in m already: a crafted bucket may repeat it without end
 	low := h.valueBits()
 	for range n {
 		q, ok := r.unary()
@@ -183,9 +183,10 @@ func (h *partHead) decode(b []byte, value uint64, m Bitmap) error {
 		if group >= uint64(h.groups()) {
 			return ErrDamaged
 		}
-		if x>>h.rice != value {
+		if x>>h.rice != value || group == known {
 			continue
 		}
+		known = group
 		first := group << h.groupBits
 		for block := first; block < min(first+1<<h.groupBits, uint64(h.blocks)); block++ {
 			m[block>>6] |= 1 << (block & 63)
