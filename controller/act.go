@@ -445,7 +445,7 @@ func (c *Controller) DecideDetection(ctx context.Context, id auth.Identity, even
 		case e.Action.State != "pending":
 			refused = fault.New(fault.Conflict, "the event does not wait for a decision: its action is %s", e.Action.State)
 		case !agree:
-			e.Action.State, e.Action.Reason = "refused", "by "+id.Name
+			e.Action.State, e.Action.Reason = "refused", id.Name+" refused it"
 		case r == nil || !acts(r.Then):
 			refused = noRule(e.Rule)
 		default:

@@ -15,6 +15,8 @@ const (
 	// takeOver is after how long, unchanged, an act that is being begun or ended is done again: whoever was at it is gone. It is more than
 	// actPatience, by the own clock.
 	takeOver = actPatience + 15*time.Second
+	// actAgain is after how long an act that could not be begun is tried again, while its flow goes on: what it needs may have come.
+	actAgain = 30 * time.Second
 )
 
 // care looks after events once a second, until ctx ends. All controllers do; of each change one is first.
@@ -170,10 +172,29 @@ func (k *carer) act(e *storedDetection, now time.Time) func(context.Context) err
 		return func(context.Context) error { c.endAct(e); return nil }
 	case e.Action.State == "running" && !begun && stuck:
 		return func(context.Context) error { c.act(d.rule(e.Rule), e); return nil }
+	case e.Action.State == "failed" && !begun && !over && now.Sub(e.since) > actAgain:
+		if r := d.rules[e.Rule]; r != nil && acts(r.Then) && d.decide(r).State != "refused" {
+			return func(ctx context.Context) error { return c.retry(ctx, r, e.ID) }
+		}
 	case e.Action.State == "ending" && stuck:
 		return func(context.Context) error { c.stopAct(e); return nil }
 	}
 	return nil
+}
+
+// retry begins once more what could not be begun. Of all controllers one does it.
+func (c *Controller) retry(ctx context.Context, r *storedRule, id string) error {
+	e, done, err := c.change(ctx, id, func(e *storedDetection) bool {
+		if e.Action.State != "failed" || !e.goesOn() {
+			return false
+		}
+		e.Action.State, e.Action.Reason = "running", ""
+		return true
+	})
+	if done {
+		c.act(r, e)
+	}
+	return err
 }
 
 // old are the events that are not kept any more: those beyond the newest, and those that ended long ago. What goes on, or is not done with,

@@ -196,3 +196,29 @@ func TestOldDetectionsAreForgotten(t *testing.T) {
 		t.Errorf("%v, %d keys in the store: %v", err, len(kvs), kvs)
 	}
 }
+
+// What could not be begun is begun when it can be, while the flow goes on.
+func TestDetectionTriesAgain(t *testing.T) {
+	b, d := newDetector(t, big(), nil)
+	eth0 := point.Point{Name: "eth0", Kind: point.Netdev, Default: true, LinkType: 1}
+	collects := want.Node{Collectors: []want.Collector{{Name: "c"}}}
+	b.Inventory("n1", []point.Point{eth0}, collects)
+	d.cross(t, "n1", "10.0.0.1", false)
+	eventually(t, "it fails, and says why", func() bool {
+		e := b.events(t)
+		return len(e) == 1 && e[0].Action.State == "failed" && strings.Contains(e[0].Action.Reason, "not there")
+	})
+	eth0.Present, eth0.Up = true, true
+	b.Inventory("n1", []point.Point{eth0}, collects)
+	d.tell(t, "n1", want.Detections{Tops: map[string][]want.Ranked{"big": {{Keys: []string{"10.0.0.1", "80"}, Value: 2e8, Active: true}}}})
+	k := carer{c: b.Controller, away: make(map[string]time.Time), written: make(map[string]time.Time)}
+	k.look(t.Context(), time.Now().Add(actAgain/2))
+	if e := b.events(t)[0]; e.Action.State != "failed" {
+		t.Errorf("too soon: %+v", e.Action)
+	}
+	k.look(t.Context(), time.Now().Add(actAgain+time.Second))
+	eventually(t, "it acts", func() bool {
+		e := b.events(t)[0]
+		return e.Action.State == "running" && e.Action.Capture != "" && e.Action.Reason == ""
+	})
+}

@@ -134,7 +134,7 @@ func (a *app) probed(r *want.ProbeReport) error {
 		}
 		rows = append(rows, []string{strconv.Itoa(x.Number), x.Outcome, from, rtt, ttl, strings.Join(more, "; ")})
 	}
-	if err := a.table([]string{"FRAME", "OUTCOME", "FROM", "TIME", "TTL", ""}, rows, r); err != nil {
+	if err := a.table([]string{"FRAME", "OUTCOME", "FROM", "TIME", "TTL", "NOTE"}, rows, r); err != nil {
 		return err
 	}
 	if a.output == "table" {
@@ -142,14 +142,14 @@ func (a *app) probed(r *want.ProbeReport) error {
 		if r.Port != 0 {
 			to = netip.AddrPortFrom(r.Target, r.Port).String()
 		}
-		line := fmt.Sprintf("\n%s/%s %s to %s: %d sent, %d answered, %d lost", r.Node, r.Device, r.Source, to, r.Sent, r.Answered, r.Lost)
+		line := fmt.Sprintf("%s/%s %s to %s: %d sent, %d answered, %d lost", r.Node, r.Device, r.Source, to, r.Sent, r.Answered, r.Lost)
 		if r.Refused > 0 {
 			line += fmt.Sprintf(", %d ICMP errors", r.Refused)
 		}
 		if r.RTT != nil {
 			line += fmt.Sprintf("; %s min, %s median, %s max", micros(r.RTT.Min), micros(r.RTT.Median), micros(r.RTT.Max))
 		}
-		fmt.Fprintln(a.stdout, clean(line))
+		fmt.Fprintf(a.stdout, "\n%s\n", clean(line))
 	}
 	for _, n := range r.Notes {
 		a.say("%s", n)

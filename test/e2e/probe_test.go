@@ -43,7 +43,7 @@ func TestNetnsProbe(t *testing.T) {
 	defer web.Close()
 
 	out := d.must("probe", "ping", "192.0.2.2", "--point", "tap0", "-c", "3", "-i", "10ms")
-	if strings.Count(out, "reply") != 3 || !strings.Contains(out, "3 sent, 3 answered, 0 lost") {
+	if strings.Count(out, "reply") != 3 || !strings.Contains(out, "/tap0 192.0.2.1 to 192.0.2.2: 3 sent, 3 answered, 0 lost; ") || strings.Contains(out, `\u`) {
 		t.Error(out)
 	}
 	for _, x := range []struct {
