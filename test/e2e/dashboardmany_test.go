@@ -32,6 +32,10 @@ func TestNetnsDashboardMany(t *testing.T) {
 		t.Fatalf("ip: %s", r.stderr)
 	}
 	s.d.start()
+	s.d.must("capture", "pcap", "--point", "tap0", "--id", "long", "--detach", "-q")
+	for i := range 100 {
+		s.Send(plain(100*i, 100, 7000)...)
+	}
 	defer s.chatter(t)()
 	if file := os.Getenv("OPENTAP_STAY"); file != "" {
 		s.stay(t, file)

@@ -31,6 +31,9 @@ interface Speed {
   droppedPerSecond: number;
 }
 
+/** newest sorts captures, the newest first. Times are spelt alike, and need no language's order. */
+export const newest = (a: Capture, b: Capture) => (a.created < b.created ? 1 : a.created > b.created ? -1 : a.uid < b.uid ? -1 : 1);
+
 export const keyOf = (node: string, point: string) => node + '\u0000' + point;
 
 class Live {
