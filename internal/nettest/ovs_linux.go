@@ -39,7 +39,7 @@ func NewOVS(tb testing.TB, ns *NS) *OVS {
 	o.daemon("ovsdb-server", dir+"/conf.db", "--remote=punix:"+dir+"/db.sock", "--unixctl="+dir+"/ovsdb.ctl", "--log-file="+dir+"/ovsdb.log", "-vconsole:off")
 	o.await(dir + "/db.sock")
 	o.Ctl("--no-wait", "init")
-	o.daemon("ovs-vswitchd", "unix:"+dir+"/db.sock", "--disable-system", "--unixctl="+dir+"/vswitchd.ctl", "--log-file="+dir+"/vswitchd.log", "-vconsole:off")
+	o.daemon("ovs-vswitchd", "unix:"+dir+"/db.sock", "--disable-system", "--enable-dummy", "--unixctl="+dir+"/vswitchd.ctl", "--log-file="+dir+"/vswitchd.log", "-vconsole:off")
 	o.await(dir + "/vswitchd.ctl")
 	return o
 }
