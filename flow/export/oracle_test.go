@@ -1,6 +1,7 @@
 package export
 
 import (
+	"bytes"
 	"context"
 	"encoding/csv"
 	"fmt"
@@ -53,64 +54,85 @@ func keyOf(src, dst string, sport, dport uint16, proto string) string {
 	return fmt.Sprint(src, " ", dst, " ", sport, " ", dport, " ", proto)
 }
 
-// TestNfcapdReadsOurTotals exports to nfcapd and demands every record back from nfdump, packet for packet.
-func TestNfcapdReadsOurTotals(t *testing.T) {
-	for _, tool := range []string{"nfcapd", "nfdump"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s", tool)
-		}
-	}
-	for _, c := range []struct {
-		version netflow.Version
-		biflow  bool // in the records
-		both    bool // of the protocol
-	}{{netflow.V5, false, false}, {netflow.V5, true, false}, {netflow.V9, false, false}, {netflow.V9, true, false}, {netflow.IPFIX, false, false}, {netflow.IPFIX, true, false}, {netflow.IPFIX, true, true}} {
-		t.Run(fmt.Sprintf("%s/biflow=%v,%v", c.version, c.biflow, c.both), func(t *testing.T) {
-			got := nfdump(t, func(address string) {
-				x, err := New(Config{Version: c.version, Transport: "udp", Address: address, Biflow: c.both, Linger: 10 * time.Millisecond}, slog.New(slog.DiscardHandler))
-				if err != nil {
-					t.Fatal(err)
-				}
-				ctx, cancel := context.WithCancel(t.Context())
-				cancel() // send what waits, and return
-				for _, r := range records(2000, c.biflow) {
-					x.Export(&r)
-				}
-				x.Run(ctx)
-				if s := x.Status(); s.Full+s.Refused != 0 || (s.Untakeable == 500) != (c.version == netflow.V5) || s.LastError != "" {
-					t.Fatalf("%+v", s)
-				}
-			})
-			want := map[string][2]uint64{}
-			add := func(f netflow.Flow, packets, octets uint64) {
-				if f.IP == 6 && c.version == netflow.V5 || packets == 0 {
-					return
-				}
-				r := flow.Record{Src: f.Src, Dst: f.Dst, Version: f.IP}
-				want[keyOf(r.SrcAddr().String(), r.DstAddr().String(), f.SrcPort, f.DstPort, packet.ProtoName(f.Proto))] = [2]uint64{packets, octets}
+// collected is what a collector says of flows: packets and octets by keyOf.
+type collected map[string][2]uint64
+
+// TestCollectorsReadOurTotals exports to nfcapd and to pmacct's nfacctd and demands every record back, packet for packet.
+func TestCollectorsReadOurTotals(t *testing.T) {
+	for _, collector := range []struct {
+		name    string
+		needs   []string
+		collect func(t *testing.T, flows int, send func(address string)) collected
+		both    bool // it can be asked for records of both directions too (and starts fast enough)
+	}{
+		{"nfcapd", []string{"nfcapd", "nfdump"}, nfdump, true},
+		{"nfacctd", []string{"nfacctd"}, nfacctd, false},
+	} {
+		for _, c := range []struct {
+			version netflow.Version
+			biflow  bool // in the records
+			both    bool // of the protocol
+		}{{netflow.V5, false, false}, {netflow.V5, true, false}, {netflow.V9, false, false}, {netflow.V9, true, false}, {netflow.IPFIX, false, false}, {netflow.IPFIX, true, false}, {netflow.IPFIX, true, true}} {
+			if c.biflow && !collector.both {
+				continue
 			}
-			for _, r := range records(2000, c.biflow) {
-				f := FlowOf(&r)
-				add(f, f.Packets, f.Octets)
-				add(f.Reversed(), f.RevPackets, f.RevOctets)
-			}
-			missing := 0
-			for k, w := range want {
-				if got[k] != w {
-					if missing++; missing < 5 {
-						t.Errorf("%s: nfdump has %v, want %v", k, got[k], w)
+			t.Run(fmt.Sprintf("%s/%s/biflow=%v,%v", collector.name, c.version, c.biflow, c.both), func(t *testing.T) {
+				for _, tool := range collector.needs {
+					if _, err := exec.LookPath(tool); err != nil {
+						t.Skipf("needs %s", tool)
 					}
 				}
-			}
-			if missing > 0 || len(got) != len(want) {
-				t.Errorf("%d of %d wrong; nfdump has %d", missing, len(want), len(got))
-			}
-		})
+				want := collected{}
+				add := func(f netflow.Flow, packets, octets uint64) {
+					if f.IP == 6 && c.version == netflow.V5 || packets == 0 {
+						return
+					}
+					r := flow.Record{Src: f.Src, Dst: f.Dst, Version: f.IP}
+					want[keyOf(r.SrcAddr().String(), r.DstAddr().String(), f.SrcPort, f.DstPort, packet.ProtoName(f.Proto))] = [2]uint64{packets, octets}
+				}
+				for _, r := range records(2000, c.biflow) {
+					f := FlowOf(&r)
+					add(f, f.Packets, f.Octets)
+					add(f.Reversed(), f.RevPackets, f.RevOctets)
+				}
+				got := collector.collect(t, len(want), func(address string) { exportTo(t, address, c.version, c.biflow, c.both) })
+				missing := 0
+				for k, w := range want {
+					if got[k] != w {
+						if missing++; missing < 5 {
+							t.Errorf("%s: %s has %v, want %v", k, collector.name, got[k], w)
+						}
+					}
+				}
+				if missing > 0 || len(got) != len(want) {
+					t.Errorf("%d of %d wrong; %s has %d", missing, len(want), collector.name, len(got))
+				}
+			})
+		}
 	}
 }
 
-// nfdump runs nfcapd while send sends to it, and returns packets and octets of each flow and direction.
-func nfdump(t *testing.T, send func(address string)) map[string][2]uint64 {
+// exportTo sends 2000 records to a collector, by UDP.
+func exportTo(t *testing.T, address string, version netflow.Version, biflow, both bool) {
+	t.Helper()
+	x, err := New(Config{Version: version, Transport: "udp", Address: address, Biflow: both, Linger: 10 * time.Millisecond}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // send what waits, and return
+	for _, r := range records(2000, biflow) {
+		x.Export(&r)
+	}
+	x.Run(ctx)
+	if s := x.Status(); s.Full+s.Refused != 0 || (s.Untakeable == 500) != (version == netflow.V5) || s.LastError != "" {
+		t.Fatalf("%+v", s)
+	}
+}
+
+// whileCollecting runs a collector on a free UDP port while send sends to it, until it took all, and done returns; then it
+// is asked to end. args makes its arguments.
+func whileCollecting(t *testing.T, send func(address string), args func(port int) []string, done func()) {
 	t.Helper()
 	probe, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
@@ -120,8 +142,8 @@ func nfdump(t *testing.T, send func(address string)) map[string][2]uint64 {
 	if err := probe.Close(); err != nil {
 		t.Fatal(err)
 	}
-	store := t.TempDir()
-	collector := exec.CommandContext(t.Context(), "nfcapd", "-w", store, "-p", strconv.Itoa(port), "-b", "127.0.0.1", "-t", "3600", "-B", "4000000")
+	argv := args(port)
+	collector := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
 	if err := collector.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -132,11 +154,77 @@ func nfdump(t *testing.T, send func(address string)) map[string][2]uint64 {
 	waitQueue(t, port, func(queue string) bool { return queue != "" })
 	send("127.0.0.1:" + strconv.Itoa(port))
 	waitQueue(t, port, func(queue string) bool { return queue == "00000000" })
-	if err := collector.Process.Signal(syscall.SIGTERM); err != nil {
+	done()
+	if err := collector.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
 	_ = collector.Wait()
-	sum := map[string][2]uint64{}
+}
+
+// nfacctd runs pmacct's collector, which counts by what we ask it to and adds to a file every second, until it has counted
+// so many flows.
+func nfacctd(t *testing.T, flows int, send func(address string)) collected {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "nfacctd") // not t.TempDir: a name with commas and signs is not read as it is
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	out, log := filepath.Join(dir, "flows.csv"), filepath.Join(dir, "log")
+	sum := collected{}
+	ready := func(address string) {
+		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			if text, _ := os.ReadFile(log); bytes.Contains(text, []byte("Purging cache - END")) { // its plugin is at work
+				break
+			}
+		}
+		send(address)
+	}
+	whileCollecting(t, ready, func(port int) []string {
+		config := fmt.Sprintf("daemonize: false\nnfacctd_ip: 127.0.0.1\nnfacctd_port: %d\nnfacctd_pipe_size: 4000000\nplugins: print\n"+
+			"logfile: %s\naggregate: src_host, dst_host, src_port, dst_port, proto\n"+
+			"print_output: csv\nprint_output_file: %s\nprint_output_file_append: true\nprint_refresh_time: 1\n", port, log, out)
+		path := filepath.Join(dir, "nfacctd.conf")
+		if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return []string{"nfacctd", "-f", path}
+	}, func() {
+		for deadline := time.Now().Add(30 * time.Second); len(sum) < flows && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			text, err := os.ReadFile(out)
+			rows, bad := csv.NewReader(bytes.NewReader(text)).ReadAll()
+			if err != nil || bad != nil || len(rows) == 0 {
+				continue // not there yet, or not whole
+			}
+			clear(sum)
+			at := columnsOf(rows[0])
+			for _, row := range rows[1:] {
+				number := func(name string) uint64 { n, _ := strconv.ParseUint(row[at[name]], 10, 64); return n }
+				k := keyOf(row[at["SRC_IP"]], row[at["DST_IP"]], uint16(number("SRC_PORT")), uint16(number("DST_PORT")), strings.ToUpper(row[at["PROTOCOL"]]))
+				sum[k] = [2]uint64{sum[k][0] + number("PACKETS"), sum[k][1] + number("BYTES")}
+			}
+		}
+	})
+	return sum
+}
+
+// columnsOf says where the columns of a table are.
+func columnsOf(header []string) map[string]int {
+	at := map[string]int{}
+	for i, name := range header {
+		at[name] = i
+	}
+	return at
+}
+
+// nfdump runs nfcapd, and asks nfdump for packets and octets of each flow and direction.
+func nfdump(t *testing.T, _ int, send func(address string)) collected {
+	t.Helper()
+	store := t.TempDir()
+	whileCollecting(t, send, func(port int) []string {
+		return []string{"nfcapd", "-w", store, "-p", strconv.Itoa(port), "-b", "127.0.0.1", "-t", "3600", "-B", "4000000"}
+	}, func() {})
+	sum := collected{}
 	files, _ := filepath.Glob(filepath.Join(store, "nfcapd.2*"))
 	for _, f := range files {
 		out, err := exec.Command("nfdump", "-r", f, "-o", "csv").Output()
@@ -148,10 +236,7 @@ func nfdump(t *testing.T, send func(address string)) map[string][2]uint64 {
 		if err != nil {
 			t.Fatal(err)
 		}
-		at := map[string]int{}
-		for i, name := range rows[0] {
-			at[name] = i
-		}
+		at := columnsOf(rows[0])
 		number := func(row []string, name string) uint64 { n, _ := strconv.ParseUint(row[at[name]], 10, 64); return n }
 		port := func(s string) uint16 { // of ICMP, type.code
 			typ, code, ok := strings.Cut(s, ".")
