@@ -1,6 +1,10 @@
 package flow
 
-import "opentap/packet"
+import (
+	"io"
+
+	"opentap/packet"
+)
 
 // Meter decodes frames and meters them: the whole way from octets to flow records, for whoever reads stored packets.
 // It is used from one goroutine at a time.
@@ -50,6 +54,25 @@ func (m *Meter) AddFrame(ts packet.Timestamp, link packet.LinkType, frame []byte
 	m.table.digest(&m.table.batch[m.n], p)
 	if m.n++; m.n == batchLen {
 		m.settle()
+	}
+}
+
+// AddAll meters the frames that next gives, in the way Parallel has them, and returns what ended them, if not io.EOF.
+func (m *Meter) AddAll(next func(*Frames) error) error {
+	var some Frames
+	for {
+		some.List = some.List[:0]
+		err := next(&some)
+		for i := range some.List {
+			f := &some.List[i]
+			m.AddFrame(f.Time, f.Link, f.Data, f.OrigLen)
+		}
+		if err == io.EOF { //nolint:errorlint // the one that says that there is no more, not one that wraps it
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 	}
 }
 

@@ -128,9 +128,9 @@ func BenchmarkMeterFile(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				eachPacket(file, func(ts int64, frame []byte, origLen uint32) {
-					m.AddFrame(packet.Timestamp(ts), packet.LinkEthernet, frame, origLen)
-				})
+				if err := m.AddAll(batchesOf(file, io.EOF)); err != nil {
+					b.Fatal(err)
+				}
 				m.Flush(EndForced)
 				if s := m.Stats(); s.Metered != packets || records < flows {
 					b.Fatalf("%d records, %+v", records, s)

@@ -185,19 +185,8 @@ func (m *meterRun) meter(ctx context.Context, files []string, sink func(*flow.Re
 	if err != nil {
 		return flow.Stats{}, usageError{err}
 	}
-	var some flow.Frames
-	for err == nil {
-		some.List = some.List[:0]
-		err = in.next(&some)
-		for i := range some.List {
-			f := &some.List[i]
-			t.AddFrame(f.Time, f.Link, f.Data, f.OrigLen)
-		}
-	}
+	err = t.AddAll(in.next)
 	t.Flush(flow.EndForced)
-	if err == io.EOF { //nolint:errorlint // the clean end
-		err = nil
-	}
 	return t.Stats(), err
 }
 

@@ -48,8 +48,8 @@ func runChild(kind string, args []string) error {
 	switch {
 	case kind == childCapture && len(args) == 4:
 		return runCapture(args[0], args[1], args[2] == "index", args[3] == "dedicated")
-	case kind == childFlow && len(args) == 1:
-		return runFlow(args[0])
+	case kind == childFlow && len(args) == 2:
+		return runFlow(args[0], args[1])
 	case kind == childQuery && len(args) == 4:
 		return runQuery(args[0], args[1], args[2], args[3], began)
 	case kind == childServe && len(args) == 2:

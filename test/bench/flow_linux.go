@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -36,7 +35,7 @@ type metered struct {
 
 // flow measures meters that read a capture file from the page cache.
 func (b *bench) flow(ctx context.Context) error {
-	cases := []flowCase{{"100 k flows", 4_000_000, 100_000}, {"1 M flows", 4_000_000, 1_000_000}}
+	cases := []flowCase{{"10 k flows", 4_000_000, 10_000}, {"100 k flows", 4_000_000, 100_000}, {"1 M flows", 4_000_000, 1_000_000}}
 	if b.quick {
 		cases = []flowCase{{"100 k flows", 1_000_000, 100_000}}
 	}
@@ -55,18 +54,25 @@ func (b *bench) flowCase(ctx context.Context, c flowCase) error {
 	if err != nil {
 		return err
 	}
-	r := row{task: fmt.Sprintf("flow metering of a file, %s", c.name), unit: "CPU s per M packets", better: lower, digits: 3}
-	meters := []struct {
-		name  string
-		meter func(context.Context) (metered, usage, error)
-	}{
-		{"opentap", func(ctx context.Context) (m metered, u usage, err error) {
-			p, u, err := runSelf(ctx, childFlow, path)
+	task := "flow metering of a file, " + c.name
+	r := row{task: task, unit: "CPU s per M packets", better: lower, digits: 3}
+	wall := row{task: task, unit: "M packets/s, whole command", better: higher, digits: 2}
+	memory := row{task: task, unit: "octets per flow, whole process", better: lower}
+	ours := func(jobs string) func(ctx context.Context) (metered, usage, error) {
+		return func(ctx context.Context) (m metered, u usage, err error) {
+			p, u, err := runSelf(ctx, childFlow, path, jobs)
 			if err == nil {
 				err = json.Unmarshal(p.out.Bytes(), &m)
 			}
 			return m, u, err
-		}},
+		}
+	}
+	meters := []struct {
+		name  string
+		meter func(context.Context) (metered, usage, error)
+	}{
+		{"opentap", ours("1")},
+		{"opentap --jobs 2", ours("2")},
 		{"softflowd", func(ctx context.Context) (m metered, u usage, err error) {
 			p, u, err := runTool(ctx, "softflowd", "-d", "-6", "-r", path, "-m", strconv.Itoa(4*c.flows), "-c", "none", "-p", b.file("softflowd.pid"))
 			if err != nil {
@@ -97,8 +103,9 @@ func (b *bench) flowCase(ctx context.Context, c flowCase) error {
 		}},
 	}
 	for _, m := range meters {
-		s := &series{tool: m.name}
-		r.series = append(r.series, s)
+		for _, r := range []*row{&r, &wall, &memory} {
+			r.series = append(r.series, &series{tool: m.name})
+		}
 	}
 	for n := range 3 {
 		if n > 0 && b.late(0.9) {
@@ -106,12 +113,12 @@ func (b *bench) flowCase(ctx context.Context, c flowCase) error {
 		}
 		for i, m := range meters {
 			s := r.series[i]
-			if s.extra == "failed" || i > 0 && (b.quick && m.name == "nfpcapd" || !b.has(m.name)) {
+			if s.extra == "failed" || i > 1 && (b.quick && m.name == "nfpcapd" || !b.has(m.name)) {
 				continue
 			}
 			got, u, err := m.meter(ctx)
 			if err != nil {
-				if i == 0 || ctx.Err() != nil {
+				if i <= 1 || ctx.Err() != nil {
 					return err
 				}
 				s.extra = "failed"
@@ -122,12 +129,17 @@ func (b *bench) flowCase(ctx context.Context, c flowCase) error {
 				u.wall.Seconds(), u.rss>>20, got, truth)
 			s.add(u.cpu.Seconds() / float64(c.packets) * 1e6)
 			s.extra = compare(got, truth)
-			if i == 0 && s.extra != exact(truth) {
+			wall.series[i].add(float64(c.packets) / 1e6 / u.wall.Seconds())
+			memory.series[i].add(float64(u.rss) / float64(c.flows))
+			if i <= 1 && s.extra != exact(truth) {
 				return fmt.Errorf("our totals are wrong: %+v, the file has %+v", got, truth)
 			}
 		}
 	}
-	b.rows = append(b.rows, r)
+	b.rows = append(b.rows, r, wall)
+	if c.flows >= 1_000_000 { // with fewer, what is there without any counts for too much
+		b.rows = append(b.rows, memory)
+	}
 	return nil
 }
 
@@ -164,8 +176,13 @@ func number(re *regexp.Regexp, text []byte) uint64 {
 	return n
 }
 
-// runFlow meters a capture file with all fields, both directions in one record, and prints the totals of the records.
-func runFlow(path string) error {
+// runFlow meters a capture file with all fields, both directions in one record, and prints the totals of the records. It
+// reads and meters as opentap meter does, and looks at each record instead of writing it.
+func runFlow(path, jobs string) error {
+	n, err := strconv.Atoi(jobs)
+	if err != nil {
+		return err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -178,25 +195,32 @@ func runFlow(path string) error {
 	cfg := flow.DefaultConfig()
 	cfg.Bidirectional, cfg.MaxFlows = true, 4<<20
 	var total metered
-	m, err := flow.NewMeter(cfg, func(rec *flow.Record) {
+	sink := func(rec *flow.Record) {
 		total.Packets += rec.Packets + rec.RevPackets
 		total.Octets += rec.Octets + rec.RevOctets
 		total.Records++
-	})
-	if err != nil {
-		return err
 	}
 	link := r.Interfaces()[0].Link
-	var p pcap.Packet
-	for {
-		if err := r.Next(&p); err == io.EOF {
-			break
-		} else if err != nil {
+	next := func(fs *flow.Frames) (err error) {
+		fs.Octets, err = r.NextBatch(fs.Octets, func(p *pcap.Packet) {
+			fs.List = append(fs.List, flow.Frame{Time: p.Time, Link: link, Data: p.Data, OrigLen: p.OrigLen})
+		})
+		return err
+	}
+	if n > 1 {
+		if _, err := flow.Parallel(cfg, n, next, sink); err != nil {
 			return err
 		}
-		m.AddFrame(p.Time, link, p.Data, p.OrigLen)
+	} else {
+		m, err := flow.NewMeter(cfg, sink)
+		if err != nil {
+			return err
+		}
+		if err := m.AddAll(next); err != nil {
+			return err
+		}
+		m.Flush(flow.EndForced)
 	}
-	m.Flush(flow.EndForced)
 	return json.NewEncoder(os.Stdout).Encode(total)
 }
 
