@@ -85,6 +85,7 @@ type Controller struct {
 
 	began    time.Time     // this controller
 	disputed chan struct{} // see Disputed
+	trials   trials
 
 	fabric *fabricRoom // nil = no OpenFlow switches are taken
 

@@ -51,6 +51,11 @@ func (c *Controller) TryTapFlow(ctx context.Context, id auth.Identity, name stri
 	if why != "" {
 		return tap.Trial{}, &fault.Error{Kind: fault.Unavailable, Msg: "the flow cannot be tested: " + why, RetryAfter: 5 * time.Second}
 	}
+	done, err := c.trials.begin(f.Flow.ID)
+	if err != nil {
+		return tap.Trial{}, err
+	}
+	defer done()
 	if err := c.record(ctx, id, "tap.flow.test", f.Flow.ID, f.Flow.Project, nil); err != nil {
 		return tap.Trial{}, err
 	}
@@ -92,6 +97,34 @@ func (c *Controller) TryTapFlow(ctx context.Context, id auth.Identity, name stri
 	t.Judge(f.Flow.Direction, f.Flow.Options, listening.quiet(ctx), from.nodeID == to.nodeID)
 	t.Took = time.Since(t.Began)
 	return t, nil
+}
+
+// trials are the self-tests under way: one of a flow, and some of all. They put frames on ports. The zero value is ready.
+type trials struct {
+	mu  sync.Mutex
+	now map[string]bool // by flow
+}
+
+// mostTrials bounds the self-tests at one time.
+const mostTrials = 16
+
+func (t *trials) begin(flow string) (done func(), err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.now[flow]:
+		return nil, &fault.Error{Kind: fault.Conflict, Msg: "the flow is being tested", Hint: "try again when that is over", RetryAfter: trialFor}
+	case len(t.now) >= mostTrials:
+		return nil, &fault.Error{Kind: fault.Exhausted, Msg: "too many flows are being tested", RetryAfter: trialFor}
+	case t.now == nil:
+		t.now = make(map[string]bool)
+	}
+	t.now[flow] = true
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.now, flow)
+	}, nil
 }
 
 // trialPlaces says where a flow's source and tool are. c.mu is held.
