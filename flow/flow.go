@@ -155,6 +155,23 @@ func addrOf(a [16]byte, version uint8) netip.Addr {
 	return netip.AddrFrom16(a)
 }
 
+// HasPorts says whether SrcPort and DstPort are ports of the flow's protocol, and known.
+func (r *Record) HasPorts() bool {
+	switch r.Proto {
+	case packet.ProtoTCP, packet.ProtoUDP, packet.ProtoDCCP, packet.ProtoSCTP, packet.ProtoUDPLite:
+		return !r.PortsUnknown
+	}
+	return false
+}
+
+// HasICMP says whether ICMPType and ICMPCode mean something.
+func (r *Record) HasICMP() bool {
+	return (r.Proto == packet.ProtoICMP || r.Proto == packet.ProtoICMP6) && !r.PortsUnknown
+}
+
+// HasTCP says whether TCPFlags and RevTCPFlags do.
+func (r *Record) HasTCP() bool { return r.Proto == packet.ProtoTCP }
+
 // Duration is Last-First, never negative.
 func (r *Record) Duration() time.Duration { return r.Last.Sub(r.First) }
 

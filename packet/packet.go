@@ -37,6 +37,18 @@ const (
 // MAC is an IEEE 802 address.
 type MAC [6]byte
 
+// AppendTo appends m as text: lower case, with colons.
+func (m MAC) AppendTo(b []byte) []byte {
+	const hex = "0123456789abcdef"
+	for i, o := range m {
+		if i > 0 {
+			b = append(b, ':')
+		}
+		b = append(b, hex[o>>4], hex[o&15])
+	}
+	return b
+}
+
 // Layer is a set of what Decode found whole. A field of Parsed is valid iff the layer it names is in Parsed.Layers.
 type Layer uint16
 

@@ -68,14 +68,7 @@ func (x *Writer) Write(r *flow.Record) error {
 		e := r.Estimate()
 		r = &e
 	}
-	ports, icmp := false, false
-	switch r.Proto {
-	case packet.ProtoTCP, packet.ProtoUDP, packet.ProtoDCCP, packet.ProtoSCTP, packet.ProtoUDPLite:
-		ports = !r.PortsUnknown
-	case packet.ProtoICMP, packet.ProtoICMP6:
-		icmp = !r.PortsUnknown
-	}
-	tcp, reverse := r.Proto == packet.ProtoTCP, r.RevPackets > 0
+	tcp, icmp, ports, reverse := r.HasTCP(), r.HasICMP(), r.HasPorts(), r.RevPackets > 0
 
 	x.col = 0
 	x.instant(r.First)
@@ -152,15 +145,7 @@ func (x *Writer) mac(m packet.MAC) {
 		next[*array.StringBuilder](x).AppendNull()
 		return
 	}
-	const hex = "0123456789abcdef"
-	b := x.text[:0]
-	for i, o := range m {
-		if i > 0 {
-			b = append(b, ':')
-		}
-		b = append(b, hex[o>>4], hex[o&15])
-	}
-	x.octets(b)
+	x.octets(m.AppendTo(x.text[:0]))
 }
 
 // hand writes the records collected as one batch.

@@ -74,7 +74,7 @@ func (c *Classic) Write(r *flow.Record) error {
 	b = r.SrcAddr().AppendTo(append(b, ','))
 	b = r.DstAddr().AppendTo(append(b, ','))
 	b = strconv.AppendUint(append(b, ','), uint64(r.SrcPort), 10)
-	if isICMP(r) {
+	if r.HasICMP() {
 		b = strconv.AppendUint(append(b, ','), uint64(r.ICMPType), 10)
 		b = strconv.AppendUint(append(b, '.'), uint64(r.ICMPCode), 10)
 	} else {
@@ -93,9 +93,9 @@ func (c *Classic) Write(r *flow.Record) error {
 	b = append(b, ",0,0.0.0.0,0.0.0.0,"...) // dir, nh, nhb
 	b = strconv.AppendUint(b, uint64(r.VLAN), 10)
 	b = append(b, ",0,"...)            // dvln
-	b = appendMAC(b, r.SrcMAC)         // ismc: source, incoming
+	b = r.SrcMAC.AppendTo(b)           // ismc: source, incoming
 	b = append(b, classicNoMAC+","...) // odmc: destination, outgoing
-	b = appendMAC(b, r.DstMAC)         // idmc: destination, incoming
+	b = r.DstMAC.AppendTo(b)           // idmc: destination, incoming
 	b = append(b, classicNoMAC...)     // osmc: source, outgoing
 	b = append(b, classicMPLS+classicLatency...)
 	b = append(b, ",0.0.0.0,0/0,0,"...) // ra, eng, exid

@@ -133,7 +133,7 @@ func (c *columns) mac(m packet.MAC) {
 	}
 	c.next()
 	c.quote()
-	c.b = appendMAC(c.b, m)
+	c.b = m.AppendTo(c.b)
 	c.quote()
 }
 
@@ -155,7 +155,7 @@ func (c *columns) Write(r *flow.Record) error {
 		r = &e
 	}
 	c.n = 0
-	tcp, icmp, ports := isTCP(r), isICMP(r), hasPorts(r)
+	tcp, icmp, ports := r.HasTCP(), r.HasICMP(), r.HasPorts()
 	reverse := r.RevPackets > 0
 
 	c.time(&c.first, r.First)
@@ -214,10 +214,10 @@ func (c *columns) communityID(r *flow.Record) string {
 	if r.Version == 6 {
 		p.Layers = packet.LayerIPv6
 	}
-	if hasPorts(r) {
+	if r.HasPorts() {
 		p.Layers |= packet.LayerTransport
 	}
-	if isICMP(r) {
+	if r.HasICMP() {
 		p.Layers |= packet.LayerICMP
 	}
 	return p.CommunityID(0)

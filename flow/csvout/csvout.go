@@ -14,7 +14,6 @@ import (
 	"io"
 	"time"
 
-	"opentap/flow"
 	"opentap/packet"
 )
 
@@ -69,18 +68,6 @@ func appendFlags(b []byte, flags uint8) []byte {
 	return b
 }
 
-const hex = "0123456789abcdef"
-
-func appendMAC(b []byte, m packet.MAC) []byte {
-	for i, x := range m {
-		if i > 0 {
-			b = append(b, ':')
-		}
-		b = append(b, hex[x>>4], hex[x&15])
-	}
-	return b
-}
-
 // appendDigits appends v with leading zeros to a width.
 func appendDigits(b []byte, v uint32, width int) []byte {
 	at := len(b)
@@ -117,18 +104,4 @@ func (c *clock) append(b []byte, sec int64) []byte {
 		c.text = time.Unix(sec, 0).UTC().AppendFormat(c.text[:0], c.layout)
 	}
 	return append(b, c.text...)
-}
-
-// isTCP and friends name what a column is valid for.
-func isTCP(r *flow.Record) bool { return r.Proto == 6 }
-
-func isICMP(r *flow.Record) bool { return (r.Proto == 1 || r.Proto == 58) && !r.PortsUnknown }
-
-// hasPorts says whether the record's ports are ports of its protocol, and known.
-func hasPorts(r *flow.Record) bool {
-	switch r.Proto {
-	case 6, 17, 33, 132, 136: // TCP, UDP, DCCP, SCTP, UDP-Lite
-		return !r.PortsUnknown
-	}
-	return false
 }

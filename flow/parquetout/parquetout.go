@@ -122,20 +122,13 @@ func (x *Writer) Write(r *flow.Record) error {
 			return
 		}
 		from := len(x.text)
-		x.text = appendMAC(x.text, m)
+		x.text = m.AppendTo(x.text)
 		def = 1
 		text(from)
 		def = 0
 	}
 
-	ports, icmp := false, false
-	switch r.Proto {
-	case packet.ProtoTCP, packet.ProtoUDP, packet.ProtoDCCP, packet.ProtoSCTP, packet.ProtoUDPLite:
-		ports = !r.PortsUnknown
-	case packet.ProtoICMP, packet.ProtoICMP6:
-		icmp = !r.PortsUnknown
-	}
-	tcp, reverse := r.Proto == packet.ProtoTCP, r.RevPackets > 0
+	tcp, icmp, ports, reverse := r.HasTCP(), r.HasICMP(), r.HasPorts(), r.RevPackets > 0
 
 	add(parquet.Int64Value(int64(r.First)))
 	add(parquet.Int64Value(int64(r.Last)))
@@ -196,16 +189,4 @@ func (x *Writer) Close() error {
 		return fmt.Errorf("write parquet footer: %w", err)
 	}
 	return nil
-}
-
-const hex = "0123456789abcdef"
-
-func appendMAC(b []byte, m packet.MAC) []byte {
-	for i, o := range m {
-		if i > 0 {
-			b = append(b, ':')
-		}
-		b = append(b, hex[o>>4], hex[o&15])
-	}
-	return b
 }
