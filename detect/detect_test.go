@@ -466,8 +466,11 @@ func BenchmarkDatagrams(b *testing.B) {
 	lasts := all[len(all)-1].at - all[0].at + 1
 	var rules []want.Rule
 	for i, f := range []want.RuleFlow{
-		{Keys: []string{"src", "dst", "proto", "sport", "dport"}}, {Keys: []string{"src", "dst"}, Filter: "tcp and not port 22"}, {Keys: []string{"dst", "dport"}, Filter: "udp or tcp", Value: "packets"},
-		{Keys: []string{"dpid", "port"}, Filter: "ip"}, {Input: want.InputInterfaces, Keys: []string{"agent", "index", "way"}},
+		{Keys: []string{"src", "dst", "proto", "sport", "dport"}},
+		{Keys: []string{"src", "dst"}, Filter: "tcp and not port 22"},
+		{Keys: []string{"dst", "dport"}, Filter: "udp or tcp", Value: "packets"},
+		{Keys: []string{"dpid", "port"}, Filter: "ip"},
+		{Input: want.InputInterfaces, Keys: []string{"agent", "index", "way"}},
 	} {
 		above := "1Gbps"
 		if f.Value == "packets" {

@@ -42,7 +42,8 @@ rules:
 	}{
 		"datagrams": {nil, []string{"tcp", "ports"}, map[string]string{"kernel": "no capture file holds", "records": "not read", "device": "--packets"}},
 		"packets": {
-			[]string{"--packets", "--point", "eth0"}, []string{"device"},
+			[]string{"--packets", "--point", "eth0"},
+			[]string{"device"},
 			map[string]string{"kernel": "no capture file holds", "records": "not read", "ports": "holds none"},
 		},
 		"another device": {[]string{"--packets"}, nil, map[string]string{"kernel": "no capture", "records": "not read", "ports": "holds none", "device": "--point"}},

@@ -125,7 +125,9 @@ func (a *app) probed(r *want.ProbeReport) error {
 			on   bool
 			text string
 		}{
-			{x.Text != "", x.Text}, {x.MTU > 0, fmt.Sprintf("MTU %d", x.MTU)}, {x.Again > 0, fmt.Sprintf("%d further answers", x.Again)},
+			{x.Text != "", x.Text},
+			{x.MTU > 0, fmt.Sprintf("MTU %d", x.MTU)},
+			{x.Again > 0, fmt.Sprintf("%d further answers", x.Again)},
 			{x.Damaged, "what came back is not what was sent"},
 		} {
 			if note.on {
