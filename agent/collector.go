@@ -243,7 +243,7 @@ func (c *collecting) view() want.Collector {
 	s := c.c.Stats()
 	out := want.Collector{
 		Name: c.cfg.Collect.Name, Transport: c.cfg.Collect.Transport, Address: c.c.Address(), Messages: s.Messages, Octets: s.Octets,
-		Denied: s.Denied, Exhausted: s.Exhausted, Foreign: s.Foreign, Exporters: []want.Collected{},
+		Denied: s.Denied, Exhausted: s.Exhausted, Foreign: s.Foreign, Dropped: s.Dropped, Exporters: []want.Collected{},
 	}
 	c.mu.Lock()
 	out.LastError = c.err

@@ -14,6 +14,7 @@ type Collector struct {
 	Denied    uint64      `json:"denied"`    // messages and connections of addresses that may not send
 	Exhausted uint64      `json:"exhausted"` // of exporters too many
 	Foreign   uint64      `json:"foreign"`   // messages of no known protocol
+	Dropped   uint64      `json:"dropped"`   // datagrams that this host had no room for, because it was slow
 	Exporters []Collected `json:"exporters"`
 }
 

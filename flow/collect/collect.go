@@ -187,6 +187,7 @@ type Stats struct {
 	Denied    uint64 // messages and connections of addresses that may not send
 	Exhausted uint64 // messages and connections of exporters and sessions too many
 	Foreign   uint64 // messages that are none of any protocol
+	Dropped   uint64 // datagrams that the kernel had no room for, because we were slow; it says so with the next that it has
 }
 
 // Exporter is how the messages of one address fare, cumulative since it was first heard.
@@ -285,13 +286,17 @@ func (c *Collector) listenUDP(ctx context.Context) error {
 	if err := widen(conn, c.cfg.Buffer); err != nil {
 		c.log.Warn("the kernel's buffer for what is collected stays small", "err", err)
 	}
+	if err := tellOverflow(conn); err != nil {
+		c.log.Warn("what the kernel drops because we are slow is not counted", "err", err)
+	}
 	c.listening(conn.LocalAddr())
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	defer conn.Close()
-	b := make([]byte, 1<<16)
+	b, control := make([]byte, 1<<16), make([]byte, overflowRoom)
+	var dropped uint32 // as the kernel last said
 	for {
-		n, from, err := conn.ReadFromUDPAddrPort(b)
+		n, m, _, from, err := conn.ReadMsgUDPAddrPort(b, control)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -300,6 +305,10 @@ func (c *Collector) listenUDP(ctx context.Context) error {
 		}
 		now := time.Now()
 		c.mu.Lock()
+		if sum := overflow(control[:m]); sum != 0 {
+			c.stats.Dropped += uint64(sum - dropped)
+			dropped = sum
+		}
 		_ = c.message(sessionKey{from: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}, b[:n], now) // it is counted
 		c.mu.Unlock()
 	}

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -317,6 +318,51 @@ func TestSockets(t *testing.T) {
 		if e := c.Exporters(); len(e) != 1 || e[0].LostRecords != 0 || len(c.sessions) != 0 && transport == "tcp" {
 			t.Errorf("%s: %+v, %d sessions", transport, e, len(c.sessions))
 		}
+	}
+}
+
+// TestDatagramsWithoutRoom has a collector be slow: what the kernel drops meanwhile is counted, to the last datagram.
+func TestDatagramsWithoutRoom(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux, which counts the datagrams that it drops")
+	}
+	s := newSink()
+	c := newCollector(t, Config{Transport: "udp", Buffer: 8 << 10}, s, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	await(t, "the socket", func() bool { return c.Address() != "" })
+	conn, err := net.Dial("udp", c.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	sent := uint64(0)
+	send := func() {
+		if _, err := conn.Write(make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		sent++
+	}
+	c.mu.Lock()
+	for range 200 {
+		send()
+	}
+	c.mu.Unlock()
+	await(t, "all are accounted for", func() bool {
+		st := c.Stats()
+		if st.Messages+st.Dropped == sent {
+			return true
+		}
+		send() // the kernel says what it dropped with the next that it has
+		return false
+	})
+	if st := c.Stats(); st.Dropped < 150 {
+		t.Errorf("%+v of %d", st, sent)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

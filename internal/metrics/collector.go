@@ -44,7 +44,7 @@ func showCollectors(n *want.Node, name string, gauge func(*prometheus.Desc, floa
 			}
 		}
 		counter(colMessages, c.Messages, name, c.Name)
-		for reason, count := range map[string]uint64{"denied": c.Denied, "exhausted": c.Exhausted, "foreign": c.Foreign, "malformed": sum.Malformed} {
+		for reason, count := range map[string]uint64{"denied": c.Denied, "exhausted": c.Exhausted, "foreign": c.Foreign, "dropped": c.Dropped, "malformed": sum.Malformed} {
 			counter(colRefused, count, name, c.Name, reason)
 		}
 		gauge(colExporters, float64(len(c.Exporters)), name, c.Name)
