@@ -11,7 +11,8 @@ type finding struct {
 	survey   *surveyor
 	pause    func() error // before something may have to be waited for
 	size     *int64       // of the output so far
-	counted  bool         // limits end the output at some packet: pieces are never taken whole
+	limit    *limit       // that ends the output at some packet; nil = none does
+	alone    bool         // the only cursor: all that comes before a piece is known when it is met
 	expected int          // pieces that the disk was told about
 	whole    bool         // all packets of the piece are wanted
 }
@@ -31,7 +32,8 @@ func (f *finding) meet(c *cursor, i int) error {
 		return err
 	}
 	p, g := c.plan, &c.src.pieces[i]
-	f.whole = !g.partial && !f.counted && p.window.Match == nil && p.window.Snap == 0
+	f.whole = !g.partial && p.window.Match == nil && p.window.Snap == 0 &&
+		(f.limit == nil || f.alone && f.limit.fits(uint64(g.packets), g.stored)) // as the resolver has it: a piece that does not read counts whole
 	g.start, g.scan, g.wanted, g.out = *f.size, !f.whole, g.packets, 0
 	switch {
 	case !f.whole:
@@ -87,7 +89,6 @@ func (f *finding) untally(c *cursor) {
 // for. Called with mu held.
 func (p *Plan) find(ctx context.Context, pause func() error, fn func(c *cursor) error) error {
 	l := limit{packets: p.window.MaxPackets, octets: p.window.MaxOctets}
-	limited := l.packets > 0 || l.octets > 0
 	size := int64(len(p.head))
 	p.forget()
 	m := p.merge(func(c *cursor, i int, cause error) error {
@@ -104,7 +105,10 @@ func (p *Plan) find(ctx context.Context, pause func() error, fn func(c *cursor) 
 	defer m.close()
 	for i := range m.cursors {
 		c := &m.cursors[i]
-		c.ask = &finding{survey: c.src.survey(ctx, &p.window), pause: pause, size: &size, counted: limited}
+		c.ask = &finding{survey: c.src.survey(ctx, &p.window), pause: pause, size: &size, alone: len(m.cursors) == 1}
+		if l.packets > 0 || l.octets > 0 {
+			c.ask.limit = &l
+		}
 		defer c.ask.survey.close()
 	}
 	for {

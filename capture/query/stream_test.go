@@ -43,6 +43,8 @@ func TestStreamSame(t *testing.T) {
 	beside, after := Source{Interface: iface(1), Dir: filepath.Join(t.TempDir(), "beside")}, Source{Interface: iface(2), Dir: filepath.Join(t.TempDir(), "after")}
 	record(t, beside.Dir, 1, 3000, 12)
 	recordFrom(t, after.Dir, 2, 3000, 13, all[len(all)*3/4].ts)
+	// A limit, and a chunk before it that does not read: it counts whole, whoever finds it.
+	sameStreamed(t, []Source{{Interface: iface(0), Dir: damaged}}, Window{MaxPackets: 300}, PcapNG)
 	rapid.Check(t, func(t *rapid.T) {
 		one := Source{Interface: iface(0), Dir: rapid.SampledFrom([]string{whole, damaged}).Draw(t, "dir")}
 		sources := rapid.SampledFrom([][]Source{{one}, {one, beside}, {beside, one, after}, {after, one}}).Draw(t, "sources")
