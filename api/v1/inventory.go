@@ -1,6 +1,7 @@
 package v1
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 
@@ -57,10 +58,13 @@ func (s *server) checkFilter(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	canonical, explanation, err := s.ctl.CheckFilter(r.Context(), body.Filter, body.Strict)
+	if f := (*fault.Error)(nil); body.Judge && errors.As(err, &f) && f.Kind == fault.Invalid {
+		return httpapi.WriteJSON(w, http.StatusOK, FilterChecked{Wrong: &FilterFault{f.Msg, f.Hint, f.Pos}})
+	}
 	if err != nil {
 		return err
 	}
-	return httpapi.WriteJSON(w, http.StatusOK, FilterChecked{canonical, explanation})
+	return httpapi.WriteJSON(w, http.StatusOK, FilterChecked{Filter: canonical, Explanation: explanation})
 }
 
 // notNil makes an empty list [] and not null.

@@ -84,11 +84,20 @@ type (
 	FilterCheck struct {
 		Filter string `json:"filter"`
 		Strict bool   `json:"strict"`
+		Judge  bool   `json:"judge"` // a filter that is wrong is an answer, not an error: for those who check what is being typed
 	}
 	// FilterChecked is its answer.
 	FilterChecked struct {
 		Filter      string `json:"filter"`      // canonical text
 		Explanation string `json:"explanation"` // in plain words
+
+		Wrong *FilterFault `json:"wrong,omitempty"` // instead of the others, when a judgement was asked for
+	}
+	// FilterFault is what is wrong with a filter.
+	FilterFault struct {
+		Message  string `json:"message"`
+		Hint     string `json:"hint,omitempty"`
+		Position int    `json:"position,omitempty"` // byte in the filter, counted from 1
 	}
 	// ErrorBody is the answer whenever something went wrong.
 	ErrorBody struct {

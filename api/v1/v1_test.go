@@ -85,6 +85,8 @@ func TestRoutes(t *testing.T) {
 		{"delete", "DELETE", "/v1/captures/later", "", nil, 204, ``},
 		{"delete again", "DELETE", "/v1/captures/later", "", nil, 404, `"not_found"`},
 		{"filter", "POST", "/v1/filter/check", `{"filter":"tcp"}`, nil, 200, `"(tcp)"`},
+		{"judged filter", "POST", "/v1/filter/check", `{"filter":"tcp and bogus","judge":true}`, nil, 200, `"position":9`},
+		{"judged good filter", "POST", "/v1/filter/check", `{"filter":"tcp","judge":true}`, nil, 200, `"(tcp)"`},
 		{"bad filter", "POST", "/v1/filter/check", `{"filter":"tcp and bogus"}`, nil, 400, `"position":9`},
 		{"tokens", "GET", "/v1/tokens", "", nil, 200, `"analyst"`},
 		{"token", "POST", "/v1/tokens", `{"name":"ci","role":"analyst","life":"720h"}`, nil, 201, `"ot_abc_secret"`},
