@@ -233,7 +233,7 @@ func (d *detection) decide(r *storedRule) want.DetectionAction {
 	}
 	switch {
 	case busy >= r.Then.MaxActive:
-		return want.DetectionAction{State: "refused", Reason: fmt.Sprintf("%d acts of the rule are active, as many as it may have", busy)}
+		return want.DetectionAction{State: "refused", Reason: fmt.Sprintf("as many acts of the rule are active as it may have: %d", busy)}
 	case r.Then.Confirm:
 		return want.DetectionAction{State: "pending"}
 	}
