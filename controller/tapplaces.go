@@ -146,19 +146,24 @@ func (c *Controller) movesOf(p *storedPlaces, now time.Time) []act {
 	return out
 }
 
-// recheckRivals has the nodes looked at that have rivals: what they rival may have gone.
+// recheckRivals has the nodes looked at that have rivals: what they rival may have been silent for too long.
 func (c *Controller) recheckRivals() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.markRivals() {
+		c.tell()
+	}
+}
+
+// markRivals says of the nodes that have rivals that they are to be looked at. It reports whether there are any. c.mu is held.
+func (c *Controller) markRivals() bool {
 	some := false
 	for id := range c.taps.rivals {
 		if n := c.nodes[id]; n != nil && n.connected && n.told {
 			c.moved[id], some = true, true
 		}
 	}
-	if some {
-		c.tell()
-	}
+	return some
 }
 
 // heldElsewhere reports whether another node has the port, as far as anybody knows. c.mu is held.

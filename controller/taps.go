@@ -44,6 +44,9 @@ func (c *Controller) applyTap(ev store.Event, kick map[string]bool) {
 	if err := c.taps.apply(ev, kick); err != nil {
 		c.log.Error("the store holds something about taps that cannot be read; it is left alone", "key", ev.Key, "err", err)
 	}
+	if strings.HasPrefix(ev.Key, placePrefix) {
+		c.markRivals() // what they rival may have gone with this
+	}
 }
 
 func explain(text string) string {
