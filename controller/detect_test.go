@@ -140,7 +140,7 @@ func TestDetectionBudgets(t *testing.T) {
 	d.cross(t, "n1", "10.0.0.2", false)
 	eventually(t, "one runs and one is refused", func() bool {
 		e := b.events(t)
-		return len(e) == 2 && e[1].Action.Capture != "" && e[0].Action.State == "refused" && strings.Contains(e[0].Action.Reason, "as many as it may")
+		return len(e) == 2 && e[1].Action.Capture != "" && e[0].Action.State == "refused" && strings.Contains(e[0].Action.Reason, "as many acts of the rule")
 	})
 	d.cross(t, "n1", "10.0.0.1", true)
 	eventually(t, "it is over", func() bool { return b.events(t)[1].Action.State == "done" })
