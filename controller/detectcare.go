@@ -21,18 +21,11 @@ const (
 
 // care looks after events once a second, until ctx ends. All controllers do; of each change one is first.
 func (c *Controller) care(ctx context.Context) {
-	tick := time.NewTicker(careEvery)
-	defer tick.Stop()
 	k := carer{c: c, away: make(map[string]time.Time), written: make(map[string]time.Time)}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-tick.C:
-			k.suspend()
-			k.look(ctx, now)
-		}
-	}
+	every(ctx, careEvery, func(now time.Time) {
+		k.suspend()
+		k.look(ctx, now)
+	})
 }
 
 // carer looks after events.

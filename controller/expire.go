@@ -14,20 +14,13 @@ var system = auth.Identity{Name: "system", Role: "system", Rights: auth.SeeMetad
 
 // expire deletes captures whose retention has passed.
 func (c *Controller) expire(ctx context.Context) {
-	t := time.NewTicker(time.Second)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-t.C:
-			for _, e := range c.expired(now) {
-				if _, err := c.remove(ctx, system, e, "capture.expire"); err != nil && !fault.Is(err, fault.NotFound) && ctx.Err() == nil {
-					c.log.Warn("cannot delete an expired capture; it is tried again", "capture", e.Capture.ID, "err", err)
-				}
+	every(ctx, time.Second, func(now time.Time) {
+		for _, e := range c.expired(now) {
+			if _, err := c.remove(ctx, system, e, "capture.expire"); err != nil && !fault.Is(err, fault.NotFound) && ctx.Err() == nil {
+				c.log.Warn("cannot delete an expired capture; it is tried again", "capture", e.Capture.ID, "err", err)
 			}
 		}
-	}
+	})
 }
 
 func (c *Controller) expired(now time.Time) []*entry {

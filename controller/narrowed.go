@@ -17,20 +17,13 @@ const narrowEvery = time.Second
 
 // keepNarrow ends what projects have at points that they see no more, until ctx ends.
 func (c *Controller) keepNarrow(ctx context.Context) {
-	t := time.NewTicker(narrowEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
+	every(ctx, narrowEvery, func(time.Time) {
 		for _, e := range c.lostCaptures() {
 			if err := c.endLost(ctx, e); err != nil && !fault.Is(err, fault.NotFound) && ctx.Err() == nil {
 				c.log.Warn("cannot end a capture at a point that its project sees no more; it is tried again", "capture", e.Capture.ID, "err", err)
 			}
 		}
-	}
+	})
 }
 
 // lostCaptures are those that go on at points which their projects see no more. What administrators began is theirs to end.
@@ -88,18 +81,11 @@ func (c *Controller) whileSeen(ctx context.Context, id auth.Identity, nodes []li
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		t := time.NewTicker(narrowEvery)
-		defer t.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-t.C:
-			}
+		every(ctx, narrowEvery, func(time.Time) {
 			if c.lostLive(id, nodes) {
 				cancel(fault.New(fault.Forbidden, "the project %s does not see these points any more", id.Project))
 			}
-		}
+		})
 	}()
 	return ctx, func() { cancel(nil); <-done }
 }

@@ -10,21 +10,14 @@ import (
 // expireTaps deletes services, flows and mirrors whose time is over, and flows whose service went while a controller
 // died. Agents end them by their own clocks; this only tidies up after.
 func (c *Controller) expireTaps(ctx context.Context) {
-	t := time.NewTicker(time.Second)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-t.C:
-			c.recheckRivals()
-			for id, remove := range c.overTaps(now) {
-				if err := remove(ctx, id); err != nil && !fault.Is(err, fault.NotFound) && ctx.Err() == nil {
-					c.log.Warn("cannot delete a tap whose time is over; it is tried again", "id", id, "err", err)
-				}
+	every(ctx, time.Second, func(now time.Time) {
+		c.recheckRivals()
+		for id, remove := range c.overTaps(now) {
+			if err := remove(ctx, id); err != nil && !fault.Is(err, fault.NotFound) && ctx.Err() == nil {
+				c.log.Warn("cannot delete a tap whose time is over; it is tried again", "id", id, "err", err)
 			}
 		}
-	}
+	})
 }
 
 // overTaps finds what is to go, and how.
