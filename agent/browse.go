@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -107,13 +108,7 @@ func (a *Agent) forgetBrowsed(uid string) {
 	b := &a.browsed
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	kept := b.plans[:0:0]
-	for _, p := range b.plans {
-		if p.uid != uid {
-			kept = append(kept, p)
-		}
-	}
-	b.plans = kept
+	b.plans = slices.DeleteFunc(b.plans, func(p *browsedPlan) bool { return p.uid == uid })
 }
 
 // narrow has the window take only what the filter takes as well.

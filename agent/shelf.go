@@ -2,6 +2,7 @@ package agent
 
 import (
 	"reflect"
+	"slices"
 	"sync"
 
 	"opentap/want"
@@ -49,11 +50,5 @@ func (s *shelf) find(uid, etag string, f want.Format, gaps []want.Gap) *shelved 
 func (s *shelf) forget(uid string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kept := s.plans[:0:0]
-	for _, x := range s.plans {
-		if x.uid != uid {
-			kept = append(kept, x)
-		}
-	}
-	s.plans = kept
+	s.plans = slices.DeleteFunc(s.plans, func(x *shelved) bool { return x.uid == uid })
 }

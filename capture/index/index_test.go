@@ -490,8 +490,13 @@ func TestGolden(t *testing.T) {
 	c, marks, _ := chunkOf([][]byte{udp, arp}, 336, BlockOctets)
 	marks[0].CRC = 0
 	b.Chunk(c, 336, 2, 0xcafef00d, marks)
-	got := hex.Dump(b.Part(nil))
-	path := filepath.Join("testdata", "part.hex")
+	golden(t, "part", b.Part(nil))
+}
+
+// golden compares what is written with what is kept of it, and with what docs/format/index.md shows.
+func golden(t *testing.T, name string, b []byte) {
+	t.Helper()
+	got, path := hex.Dump(b), filepath.Join("testdata", name+".hex")
 	if *update {
 		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
@@ -509,6 +514,6 @@ func TestGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Contains(doc, want) {
-		t.Error("docs/format/index.md shows another part than testdata/part.hex")
+		t.Errorf("docs/format/index.md shows another %s than %s", name, path)
 	}
 }

@@ -2,11 +2,8 @@ package index
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"opentap/packet"
@@ -148,25 +145,5 @@ func TestSummaryGolden(t *testing.T) {
 	c, marks, _ := chunkOf([][]byte{f}, 336, BlockOctets)
 	b.Chunk(c, 336, 1, 0xcafef00d, marks)
 	parts := b.Part(nil)
-	got := hex.Dump(b.Summary(parts)[len(parts):])
-	path := filepath.Join("testdata", "summary.hex")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("the format has changed:\n%s", got)
-	}
-	doc, err := os.ReadFile("../../docs/format/index.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Contains(doc, want) {
-		t.Error("docs/format/index.md shows another summary than testdata/summary.hex")
-	}
+	golden(t, "summary", b.Summary(parts)[len(parts):])
 }
