@@ -143,7 +143,6 @@ type node struct {
 	since     time.Time
 	revision  int64                  // desired revision it has taken
 	early     map[string]want.Status // of captures that are not known here yet, by UID
-	ahead     bool                   // that is later than what we know: what we sent was refused
 	points    []point.Point
 	facts     want.Node
 	taps      map[string]tap.Status // of all its sources and sinks, by their ids

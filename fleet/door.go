@@ -37,7 +37,7 @@ func (r *Registry) Server() *grpc.Server {
 		grpc.UnaryInterceptor(r.unary), grpc.StreamInterceptor(r.stream),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
-		grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(8<<10), grpc.SharedWriteBuffer(true), // agents are many and say little
+		grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(8<<10), // agents are many and say little
 	)
 	s := grpc.NewServer(opts...)
 	agentpb.RegisterEnrolmentServer(s, &enrolment{reg: r})

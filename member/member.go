@@ -235,7 +235,7 @@ func (m *Member) dial(cfg *tls.Config) (*grpc.ClientConn, string, error) {
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 10 * time.Second}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(32<<10), grpc.WithSharedWriteBuffer(true),
+		grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(32<<10),
 	)
 	return cc, address, err
 }

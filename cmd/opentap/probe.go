@@ -47,8 +47,7 @@ func (a *app) probeKindCmd(kind, use, short, example string) *cobra.Command {
 	if kind != want.ProbePing {
 		args = 2
 	}
-	var cmd *cobra.Command
-	cmd = &cobra.Command{
+	cmd := &cobra.Command{
 		Use: use, Short: short, Args: cobra.ExactArgs(args), Example: example,
 		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) (err error) {
 			if p.Target, err = netip.ParseAddr(args[0]); err != nil {

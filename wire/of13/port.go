@@ -50,9 +50,6 @@ const (
 	PortConfigDown = 1 << 0 // Config: taken down by an administrator
 )
 
-// portLen is the length of ofp_port.
-const portLen = 64
-
 // Port describes one port (section 7.2.1).
 type Port struct {
 	Number     uint32
