@@ -128,17 +128,18 @@ func rowsUpto[T any](j *job, rows *rowLog[T], log *record.Log[T], form rowForm[T
 		etag += "-" + strconv.FormatInt(time.Now().UnixNano(), 36) // open flows change with every packet: never to be had again
 	}
 	each := func(ctx context.Context, fn func(*T) error) error {
-		err := log.Each(upto, func(i uint64, v *T) error {
+		wanted := func(i uint64, v *T) error { // looks now and then whether anybody still wants the rows
 			if i%1024 == 0 && ctx.Err() != nil {
 				return ctx.Err()
 			}
 			return fn(v)
-		})
+		}
+		err := log.Each(upto, wanted)
 		for i := range more {
 			if err != nil {
 				break
 			}
-			err = fn(&more[i])
+			err = wanted(uint64(i), &more[i])
 		}
 		return err
 	}
