@@ -48,9 +48,10 @@ func (t *trail) actions() string {
 	return strings.Join(b, " ")
 }
 
-// hub is an agent that takes what is desired at once and answers as the test wants.
+// hub is an agent that takes what is desired at once and answers as the test wants, one thing after the other.
 type hub struct {
 	c     *Controller
+	turn  sync.Mutex
 	node  string
 	state func(want.Capture) want.Status // nil = it does not report
 	opens int
@@ -62,6 +63,8 @@ func (h *hub) Kick(nodeID string) {
 		return
 	}
 	go func() {
+		h.turn.Lock()
+		defer h.turn.Unlock()
 		d, err := h.c.Desired(context.Background(), nodeID)
 		rev, captures := d.Revision, d.Captures
 		if err != nil {

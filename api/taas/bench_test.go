@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,11 +30,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// hub is an agent that makes real whatever is desired, and says so.
-type hub struct{ c *controller.Controller }
+// hub is an agent that makes real whatever is desired, and says so: one thing after the other, as an agent does, for an answer to what
+// was desired before must not come last.
+type hub struct {
+	c    *controller.Controller
+	turn sync.Mutex
+}
 
 func (h *hub) Kick(nodeID string) {
 	go func() {
+		h.turn.Lock()
+		defer h.turn.Unlock()
 		d, err := h.c.Desired(context.Background(), nodeID)
 		if err != nil {
 			return
@@ -105,7 +112,7 @@ func newBench(t testing.TB) *bench {
 	cfg := controller.DefaultConfig()
 	cfg.SettleWait = 2 * time.Second
 	b := &bench{t: t, ctl: controller.New(cfg, mem.New(mem.Config{}), trail{}, log), ports: map[string]string{}}
-	b.ctl.SetHub(&hub{b.ctl})
+	b.ctl.SetHub(&hub{c: b.ctl})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- b.ctl.Run(ctx) }()
