@@ -6,6 +6,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -16,11 +17,17 @@ import (
 )
 
 func main() {
+	var again rerun
+	flag.IntVar(&again.most, "again", 0, "run failed tests once more when they are at most so many; flags of go test follow after --")
+	flag.StringVar(&again.netns, "netns-exec", "", "go test -exec of tests that make network namespaces")
+	flag.Parse()
+	again.args = flag.Args()
 	s := newSummary(os.Stdout)
 	if err := s.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "testsum:", err)
 		os.Exit(2)
 	}
+	again.run(s)
 	if s.print() > 0 {
 		os.Exit(1)
 	}
@@ -51,12 +58,15 @@ type summary struct {
 	reasons map[name]string // of skips
 	broken  map[string]bool // packages that failed outside any test: build, panic, timeout
 	builds  map[string]string
+
+	failures map[name]string // what failed tests printed
+	unsteady []name          // what failed, and passed when it was run again
 }
 
 func newSummary(w io.Writer) *summary {
 	return &summary{
 		w: w, output: make(map[name]string), results: make(map[name]string), reasons: make(map[name]string),
-		broken: make(map[string]bool), builds: make(map[string]string),
+		broken: make(map[string]bool), builds: make(map[string]string), failures: make(map[name]string),
 	}
 }
 
@@ -106,7 +116,11 @@ func (s *summary) add(e event) {
 		delete(s.reasons, n)
 		switch e.Action {
 		case "fail":
-			fmt.Fprintf(s.w, "FAIL  %s %s\n%s", e.Package, e.Test, out)
+			s.failures[n] = out
+			fmt.Fprintf(s.w, "FAIL  %s %s\n", e.Package, e.Test)
+			for line := range strings.Lines(out) {
+				fmt.Fprintf(s.w, "      %s", line)
+			}
 		case "skip":
 			s.reasons[n] = reasonOf(out)
 		}
@@ -172,6 +186,12 @@ func (s *summary) print() (failed int) {
 				tests, more = tests[:4], " …"
 			}
 			fmt.Fprintf(s.w, "  %d × %s\n      %s%s\n", len(byReason[r]), r, strings.Join(tests, ", "), more)
+		}
+	}
+	if len(s.unsteady) > 0 {
+		fmt.Fprintln(s.w, "\nUnsteady: failed, and passed when run again alone; what they printed is above:")
+		for _, n := range s.unsteady {
+			fmt.Fprintf(s.w, "  %s %s\n", n.Package, n.Test)
 		}
 	}
 	if failed > 0 {
