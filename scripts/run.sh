@@ -145,7 +145,12 @@ else
   sed 's/^/    /' "$work/counters.log"
 fi
 if [[ -s opentap-demo.csv && $(wc -l <./opentap-demo.csv) -le 1 ]]; then
-  echo "The interface was quiet. The loopback interface rarely is: $cli capture pcap --point lo --duration 5s -w lo.pcapng"
+  echo
+  echo "The interface was quiet. So loopback for five seconds, where the daemon is spoken with right now …"
+  if "$cli" capture pcap --point lo --duration 5s -w "$work/lo.pcapng" 4>&-; then
+    cp "$work/lo.pcapng" ./opentap-demo.pcapng
+    echo "  packets  $(stat -c %s ./opentap-demo.pcapng) octets of pcapng in opentap-demo.pcapng; who talks with whom in it: $cli meter opentap-demo.pcapng"
+  fi
 fi
 
 # A link with a code that works once. Whoever reads this terminal could read the token's file as well.
