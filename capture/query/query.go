@@ -74,6 +74,8 @@ type Result struct {
 
 // Explain says what a Plan looked at.
 type Explain struct {
+	Segments       uint64 // in the recordings
+	Catalogued     uint64 // of those: known without reading their heads and seals
 	Chunks         uint64 // in the recordings
 	SkippedByTime  uint64 // of those: outside the window
 	SkippedByIndex uint64 // without what Window.Need demands
@@ -85,6 +87,8 @@ type Explain struct {
 
 // Add adds o to e.
 func (e *Explain) Add(o *Explain) {
+	e.Segments += o.Segments
+	e.Catalogued += o.Catalogued
 	e.Chunks += o.Chunks
 	e.SkippedByTime += o.SkippedByTime
 	e.SkippedByIndex += o.SkippedByIndex

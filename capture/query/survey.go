@@ -21,11 +21,12 @@ type surveyor struct {
 	floors []packet.Timestamp // of each segment: it and those behind it hold nothing earlier
 	begun  bool               // a chunk was seen
 	over   bool               // no more pieces are wanted
+	passed int                // segment whose chunks were not looked at and that may be the last with any; -1 = none
 }
 
 // survey begins anew to find the pieces of a source. The caller must close the surveyor.
 func (s *source) survey(ctx context.Context, w *Window) *surveyor {
-	v := &surveyor{src: s, window: w, rec: s.rec.Clone()}
+	v := &surveyor{src: s, window: w, rec: s.rec.Clone(), passed: -1}
 	s.pieces, s.base, s.last, s.gaps, s.gapPackets, s.looked = nil, ledger.Account{}, ledger.Account{}, 0, 0, Explain{}
 	s.bad, s.badPackets, s.packets, s.octets = 0, 0, 0, 0
 	if w.Match != nil && w.Need != nil {
@@ -37,7 +38,11 @@ func (s *source) survey(ctx context.Context, w *Window) *surveyor {
 	for i := len(segments) - 1; i >= 0; i-- {
 		in := &segments[i]
 		if s.lane == 0 {
+			s.looked.Segments++
 			s.looked.Chunks += uint64(in.Chunks)
+			if in.Catalogued {
+				s.looked.Catalogued++
+			}
 		}
 		if in.Packets > 0 {
 			floor = min(floor, in.Earliest)
@@ -78,6 +83,54 @@ func (v *surveyor) segment(ctx context.Context) (bool, error) {
 	}
 	i := v.next
 	v.next++
+	if v.pass(i) {
+		v.passed = i
+	} else if err := v.chunks(i); err != nil {
+		return false, err
+	}
+	if v.done() && v.passed >= 0 {
+		if err := v.lastAccount(); err != nil {
+			return false, err
+		}
+	}
+	return true, ctx.Err()
+}
+
+// pass reports whether nothing of a segment is wanted and all of it is in the window, so that its chunks need not be known.
+func (v *surveyor) pass(i int) bool {
+	in, w, s := &v.rec.Segments()[i], v.window, v.src
+	if v.over || v.found == nil || in.Damaged != "" || in.Packets == 0 || in.Earliest < w.From || w.To != 0 && in.Latest >= w.To ||
+		!v.found.Nothing(in.Number) {
+		return false
+	}
+	if s.lane > 0 {
+		return true
+	}
+	if !v.begun {
+		v.begun = true
+		s.base = in.Base()
+	}
+	s.looked.SkippedByTime -= uint64(in.Chunks)
+	s.looked.SkippedByIndex += uint64(in.Chunks)
+	return true
+}
+
+// lastAccount has the account of the last chunk of the segments that were passed.
+func (v *surveyor) lastAccount() error {
+	for h, err := range v.rec.ChunksOf(v.passed, v.window.From, v.window.To) {
+		var damage *segment.CorruptionError
+		if err != nil && !errors.As(err, &damage) {
+			return err
+		}
+		if h != nil {
+			v.src.last = h.Account
+		}
+	}
+	return nil
+}
+
+// chunks adds the pieces of a segment.
+func (v *surveyor) chunks(i int) error {
 	for h, err := range v.rec.ChunksOf(i, v.window.From, v.window.To) {
 		var damage *segment.CorruptionError
 		if errors.As(err, &damage) {
@@ -91,10 +144,10 @@ func (v *surveyor) segment(ctx context.Context) (bool, error) {
 			err = v.chunk(h)
 		}
 		if err != nil {
-			return false, err
+			return err
 		}
 	}
-	return true, ctx.Err()
+	return nil
 }
 
 func (v *surveyor) chunk(h *segment.ChunkHeader) (err error) {
@@ -106,7 +159,7 @@ func (v *surveyor) chunk(h *segment.ChunkHeader) (err error) {
 				return err
 			}
 		}
-		s.last = h.Account
+		s.last, v.passed = h.Account, -1
 		s.looked.SkippedByTime--
 	}
 	if v.over || !s.has(h) {

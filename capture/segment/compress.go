@@ -34,6 +34,11 @@ func Compress(ctx context.Context, dir string, more func() error) (Compressed, e
 		}
 		return more()
 	}}
+	defer func() {
+		if c.Segments > 0 {
+			refreshCatalogue(dir, false)
+		}
+	}()
 	for _, n := range numbers {
 		in, err := inspect(dir, n)
 		if errors.Is(err, os.ErrNotExist) {

@@ -140,6 +140,7 @@ func TestKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	cutOff += rep.Cut
+	t.Logf("%d segments are known from the catalogue", agree(t, dir))
 	r, err := Open(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -125,8 +125,8 @@ func marksOf(dst []index.Mark, c []byte, h *ChunkHeader) []index.Mark {
 	return dst
 }
 
-// Reindex builds the index of every sealed segment of dir that has none that fits it, or of all. It returns how many it
-// built. It may run beside readers and a Writer. ctx ends it between chunks.
+// Reindex builds the index of every sealed segment of dir that has none that fits it, or of all, and the catalogue. It returns
+// how many indexes it built. It may run beside readers and a Writer. ctx ends it between chunks.
 func Reindex(ctx context.Context, dir string, all bool) (built int, err error) {
 	numbers, err := list(dir)
 	if err != nil {
@@ -156,6 +156,7 @@ func Reindex(ctx context.Context, dir string, all bool) (built int, err error) {
 		}
 		built++
 	}
+	refreshCatalogue(dir, all)
 	return built, nil
 }
 

@@ -22,6 +22,7 @@ type Info struct {
 	Damaged   string // what is wrong with the head; ""
 
 	Compressed bool // the file is
+	Catalogued bool // known from the catalogue: head and seal were not read
 
 	IndexBytes int64 // of the index beside it
 
@@ -43,6 +44,9 @@ type Info struct {
 	before   uint64         // packets of the recording before end
 	chain    uint32
 }
+
+// Base is the account before the segment, as its head has it: nothing if that is damaged.
+func (in *Info) Base() ledger.Account { return in.base }
 
 // list returns the numbers of the segments in dir, in order.
 func list(dir string) ([]uint32, error) {
@@ -76,10 +80,16 @@ func inspect(dir string, n uint32) (Info, error) {
 	if f.bad != "" {
 		in.Damaged = f.bad
 	}
-	if st, serr := os.Stat(indexPath(dir, n)); serr == nil {
-		in.IndexBytes = st.Size()
-	}
+	in.IndexBytes = indexBytes(dir, n)
 	return in, err
+}
+
+// indexBytes is the size of the index of a segment; 0 = there is none.
+func indexBytes(dir string, n uint32) int64 {
+	if st, err := os.Stat(indexPath(dir, n)); err == nil {
+		return st.Size()
+	}
+	return 0
 }
 
 func inspectFile(f io.ReaderAt, size int64, n uint32, path string) (Info, error) {

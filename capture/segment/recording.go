@@ -35,6 +35,11 @@ func Open(dir string) (*Recording, error) { return OpenUpto(dir, Position{}) }
 
 // OpenUpto opens the recording in dir up to upto, as Writer.Durable says it; the zero Position is everything.
 func OpenUpto(dir string, upto Position) (*Recording, error) {
+	return openUpto(dir, upto, readCatalogue(dir))
+}
+
+// openUpto is OpenUpto with what was read of a catalogue; nil: each segment is looked at.
+func openUpto(dir string, upto Position, known catalogue) (*Recording, error) {
 	numbers, err := list(dir)
 	if err != nil {
 		return nil, err
@@ -45,7 +50,7 @@ func OpenUpto(dir string, upto Position) (*Recording, error) {
 			numbers = numbers[:len(numbers)-1]
 		}
 	}
-	infos, errs := inspectAll(dir, numbers)
+	infos, errs := inspectAll(dir, numbers, known)
 	for i, n := range numbers {
 		in, err := infos[i], errs[i]
 		if errors.Is(err, os.ErrNotExist) {
@@ -57,7 +62,7 @@ func OpenUpto(dir string, upto Position) (*Recording, error) {
 		}
 		cut := upto != (Position{}) && n == upto.Segment && in.end > upto.Offset
 		if cut {
-			in.end, in.Sealed = upto.Offset, false
+			in.end, in.Sealed, in.Catalogued = upto.Offset, false, false
 		}
 		if !in.Sealed {
 			if err := r.survey(&in, upto == Position{}); err != nil {
@@ -70,15 +75,19 @@ func OpenUpto(dir string, upto Position) (*Recording, error) {
 	return r, nil
 }
 
-// inspectAll inspects several segments at once: on a cold disk it is the waiting that takes time.
-func inspectAll(dir string, numbers []uint32) ([]Info, []error) {
+// inspectAll inspects those segments that are not known, several at once: on a cold disk it is the waiting that takes time.
+func inspectAll(dir string, numbers []uint32, known catalogue) ([]Info, []error) {
 	infos, errs := make([]Info, len(numbers)), make([]error, len(numbers))
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range min(len(numbers), 16) {
 		wg.Go(func() {
 			for i := int(next.Add(1)) - 1; i < len(numbers); i = int(next.Add(1)) - 1 {
-				infos[i], errs[i] = inspect(dir, numbers[i])
+				in, ok := known.info(dir, numbers[i])
+				if !ok {
+					in, errs[i] = inspect(dir, numbers[i])
+				}
+				infos[i] = in
 			}
 		})
 	}

@@ -102,6 +102,7 @@ func Recover(dir string) (Report, error) {
 		}
 	}
 	rep.Next++
+	os.Remove(filepath.Join(dir, catalogueNewName))
 	unfinished, err := filepath.Glob(filepath.Join(dir, "*"+newSuffix))
 	for _, path := range unfinished {
 		_, ok := parseName(filepath.Base(path), newSuffix)

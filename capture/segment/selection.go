@@ -107,9 +107,11 @@ func (s *Selection) Close() {
 
 // ask reads the index of a segment. What it cannot say is read.
 func (x *selected) ask(dir string, c *index.Cond) {
-	if x.info.Sealed {
-		readTable(tablePath(dir, x.info.Number), x.info) // which Chunks reads next, one after the other
-	}
+	defer func() {
+		if x.info.Sealed && !x.nothing {
+			readTable(tablePath(dir, x.info.Number), x.info) // which Chunks reads next, one after the other
+		}
+	}()
 	f, err := os.Open(indexPath(dir, x.info.Number))
 	if err != nil {
 		return
@@ -202,6 +204,12 @@ func (x *selected) add(p *index.Part, c *index.Cond) error {
 		block += n
 	}
 	return nil
+}
+
+// Nothing reports that no packet of the segment is wanted. It waits as Chunk does.
+func (s *Selection) Nothing(number uint32) bool {
+	x := s.of(number)
+	return x != nil && x.nothing
 }
 
 // Chunk returns what must be read of a chunk; none of it if spans is empty. known is false where no index speaks of just

@@ -34,6 +34,7 @@ type sink struct {
 	syncs   uint64
 	begun   uint64
 	index   *indexer // nil: none is written
+	sealed  cataloguer
 
 	chores   chores
 	spare    chan spare // the next segment's file; nil = not asked for
@@ -41,7 +42,7 @@ type sink struct {
 }
 
 func newSink(cfg *Config, dir *os.File) (*sink, error) {
-	s := &sink{cfg: cfg, dir: dir, page: aligned(maxHead), dataSync: dataSync}
+	s := &sink{cfg: cfg, dir: dir, page: aligned(maxHead), dataSync: dataSync, sealed: cataloguer{dir: cfg.Dir}}
 	segments, err := list(cfg.Dir)
 	if err != nil {
 		return nil, err
@@ -209,6 +210,7 @@ func (s *sink) finish(old *os.File, number uint32, t *totals, table []byte, next
 		return fmt.Errorf("seal segment %08d: %w", number, err)
 	}
 	writeTable(tablePath(s.cfg.Dir, number), s.recordID, number, t, table)
+	s.sealed.add(number)
 	if s.cfg.NoSync {
 		return nil
 	}
@@ -251,6 +253,7 @@ func (s *sink) seal(a ledger.Account) error {
 		return fmt.Errorf("seal segment %08d: %w", s.number, err)
 	}
 	writeTable(tablePath(s.cfg.Dir, s.number), s.recordID, s.number, &s.totals, s.table)
+	s.sealed.add(s.number)
 	return nil
 }
 

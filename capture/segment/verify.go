@@ -48,11 +48,12 @@ func (p *Problem) String() string {
 // done and all there are; it may be nil.
 func Verify(ctx context.Context, dir string, progress func(done, all int64)) (Verification, error) {
 	var v Verification
-	r, err := Open(dir)
+	r, err := openUpto(dir, Position{}, nil)
 	if err != nil {
 		return v, err
 	}
 	defer r.Close()
+	v.catalogue(dir, r.segments)
 	var all int64
 	for i := range r.segments {
 		all += r.segments[i].Bytes
@@ -69,6 +70,18 @@ func Verify(ctx context.Context, dir string, progress func(done, all int64)) (Ve
 		v.Octets += c.in.Bytes
 	}
 	return v, nil
+}
+
+// catalogue compares what is noted about the segments with what they say.
+func (v *Verification) catalogue(dir string, segments []Info) {
+	known := readCatalogue(dir)
+	for i := range segments {
+		in := segments[i]
+		noted, ok := known.info(dir, in.Number)
+		if in.Catalogued = true; ok && noted.Path == in.Path && noted != in {
+			v.Problems = append(v.Problems, Problem{Path: in.Path, Index: true, Msg: "the catalogue says something else about it; repair makes it anew"})
+		}
+	}
 }
 
 // checker verifies one segment.

@@ -71,7 +71,8 @@ func TestImportQueryVerifyRepair(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "out.pcapng")
 	_, says = command(t, report.ExitOK, "query", dir, "host 10.0.0.9", "--from", "1700000010", "--explain", "-w", file)
 	got := packetsOf(t, file)
-	if len(got) != 16 || !strings.Contains(says, "16 packets") || !strings.Contains(says, "chunks:  1;") {
+	if len(got) != 16 || !strings.Contains(says, "16 packets") || !strings.Contains(says, "chunks:  1;") ||
+		!strings.Contains(says, "segments: 1; 0 known from the catalogue, 1 looked at") {
 		t.Errorf("query: %d packets, %s", len(got), says)
 	}
 	for _, p := range got {
