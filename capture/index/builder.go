@@ -11,7 +11,8 @@ type Builder struct {
 	octets int
 	chunks []chunkEntry
 	blocks []Mark
-	keys   Keys // of the blocks, one after the other; the last one is ended too
+	keys   []Key    // of the blocks, one after the other
+	ends   []uint32 // of each block: where its keys end
 	sorted []uint32
 	starts []uint32
 	values [1 << maxValue]uint32 // of a bucket
@@ -45,8 +46,7 @@ func (b *Builder) Segment(recordID uint64, segment uint32) {
 
 func (b *Builder) reset(first uint32) {
 	b.head.first = first
-	b.octets, b.chunks, b.blocks = 0, b.chunks[:0], b.blocks[:0]
-	b.keys.Reset()
+	b.octets, b.chunks, b.blocks, b.keys, b.ends = 0, b.chunks[:0], b.blocks[:0], b.keys[:0], b.ends[:0]
 }
 
 // Pending reports whether chunks have been added that are in no part yet.
@@ -54,7 +54,7 @@ func (b *Builder) Pending() bool { return len(b.chunks) > 0 }
 
 // Full reports whether the chunks added should become a part.
 func (b *Builder) Full() bool {
-	return b.octets >= PartOctets || len(b.chunks) >= partChunks || len(b.keys.keys) >= partKeys || len(b.blocks) >= maxBlocks/2
+	return b.octets >= PartOctets || len(b.chunks) >= partChunks || len(b.keys) >= partKeys || len(b.blocks) >= maxBlocks/2
 }
 
 // Add adds the next chunk of the segment, of so many octets. marks are its blocks in order; k has their keys, as a
@@ -66,15 +66,18 @@ func (b *Builder) Add(k *Keys, octets int, headerCRC uint32, marks []Mark) {
 	if len(marks) == 0 {
 		return
 	}
-	base := uint32(len(b.keys.keys))
-	b.keys.keys = append(b.keys.keys, k.keys...)
-	for _, end := range k.ends {
-		b.keys.ends = append(b.keys.ends, base+end)
+	if b.keys == nil {
+		b.keys = make([]Key, 0, partKeys+2*firstKeys) // of which little is touched by a recording that is slow
 	}
-	b.keys.ends = append(b.keys.ends, uint32(len(b.keys.keys)))
-	for len(b.keys.ends) < len(b.blocks) { // a writer's bug: what is there is read always
-		b.keys.keys = append(b.keys.keys, keyOpaque())
-		b.keys.ends = append(b.keys.ends, uint32(len(b.keys.keys)))
+	base := uint32(len(b.keys))
+	b.keys = append(b.keys, k.list()...)
+	for _, end := range k.ends {
+		b.ends = append(b.ends, base+end)
+	}
+	b.ends = append(b.ends, uint32(len(b.keys)))
+	for len(b.ends) < len(b.blocks) { // a writer's bug: what is there is read always
+		b.keys = append(b.keys, keyOpaque())
+		b.ends = append(b.ends, uint32(len(b.keys)))
 	}
 }
 
@@ -88,6 +91,7 @@ func (b *Builder) Chunk(c []byte, header int, packets, headerCRC uint32, marks [
 	s.Begin(&b.own)
 	if packets > 0 && len(marks) == 0 { // a writer's bug
 		marks = []Mark{{Offset: uint32(header)}}
+		b.own.reserve()
 		s.add(keyOpaque())
 	}
 	next := 0
@@ -115,6 +119,7 @@ func (b *Builder) Chunk(c []byte, header int, packets, headerCRC uint32, marks [
 		off += size
 	}
 	if packets > 0 { // likewise, or one that reads what it has not verified
+		b.own.reserve()
 		s.add(keyOpaque())
 	}
 	b.Add(&b.own, len(c), headerCRC, marks)

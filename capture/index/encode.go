@@ -23,8 +23,9 @@ const (
 func (b *Builder) encode(dst []byte) []byte {
 	h := &b.head
 	h.chunks, h.blocks = uint32(len(b.chunks)), uint32(len(b.blocks))
-	h.shape(len(b.keys.keys), max(b.octets*sizeAim/1000, sizeFloor), b.coarsest)
+	h.shape(len(b.keys), max(b.octets*sizeAim/1000, sizeFloor), b.coarsest)
 	b.sort()
+	b.sieve.small(h, b.keys)
 	frequent := b.frequent()
 	h.common = uint32(len(frequent))
 
@@ -94,7 +95,7 @@ func (h *partHead) entryBits() int { return 2 + int(h.rice+h.valueBits()) }
 // sort puts the keys into their buckets, in each by group: the group in the high bits, the value in the low ones.
 func (b *Builder) sort() {
 	h := &b.head
-	keys := b.keys.keys
+	keys := b.keys
 	if cap(b.sorted) < len(keys) {
 		b.sorted = make([]uint32, cap(keys))
 	}
@@ -113,12 +114,11 @@ func (b *Builder) sort() {
 	}
 	drop, mask := 32-h.prefixBits, Key(1)<<h.valueBits()-1
 	begin := uint32(0)
-	for block, end := range b.keys.ends {
+	for block, end := range b.ends {
 		group := uint32(block) >> h.groupBits << maxValue
 		for _, k := range keys[begin:end] {
-			b.sieve.add(k)
-			at := &next[k>>shift]
-			sorted[*at] = group | uint32(k>>drop&mask)
+			at := &next[k>>(shift&63)]
+			sorted[*at] = group | uint32(k>>(drop&63)&mask)
 			*at++
 		}
 		begin = end
@@ -160,84 +160,82 @@ func (b *Builder) bucket(dst []byte, bucket uint32, frequent []uint32, maps int)
 	if len(entries) == 0 {
 		return dst
 	}
-	rice, low := h.rice, h.valueBits()
-	long := len(entries) > skewed
-	const (
-		some   = 1 << 31 // values: the rest numbers a frequent prefix of the bucket
-		valued = 1<<maxValue - 1
-	)
-	if long {
-		clear(b.values[:])
-		for i, prefix := range frequent {
-			b.values[prefix&(1<<low-1)] = some | uint32(i)
-		}
+	b.sieve.bucket(h, bucket, entries)
+	if len(entries) > skewed {
+		entries = b.sift(dst[maps:], entries, frequent)
+	} else if h.groupBits > 0 {
+		entries = distinct(entries)
 	}
-	dst = slices.Grow(dst, (len(entries)*int(1+rice+low)+int(h.groups()>>rice))/8+32)
-	w := bitWriter{b: dst[:cap(dst)], at: len(dst)}
-	n, previous := uint32(0), uint32(0)
-	for i, e := range entries {
-		group := e >> maxValue
-		if long {
-			v := &b.values[e&valued]
-			if *v&some != 0 {
-				dst[maps+int(*v&^some)*h.bitmapSize()+int(group>>3)] |= 1 << (group & 7)
-				continue
-			}
-			if *v == group+1 {
-				continue
-			}
-			*v = group + 1
-		} else if n > 0 && group == previous && repeated(entries[:i], e) {
-			continue
-		}
-		q := uint64(group-previous) >> rice
-		for ; q > 16; q -= 16 {
-			w.put(0, 16)
-		}
-		rest := uint64(group-previous)&(1<<rice-1) | uint64(e&valued)<<rice
-		w.put((1|rest<<1)<<q, uint(q)+1+uint(rice+low))
-		previous = group
-		n++
-	}
-	if n == 0 {
+	if len(entries) == 0 {
 		return dst
 	}
-	return le.AppendUint32(dst[:w.end()], n)
+	dst = slices.Grow(dst, (len(entries)*int(1+h.rice+h.valueBits())+int(h.groups()>>h.rice))/8+32)
+	end := len(dst) + pack(dst[len(dst):cap(dst)], entries, uint(h.rice), uint(h.valueBits()))
+	return le.AppendUint32(dst[:end], uint32(len(entries)))
 }
 
-// bitWriter packs bits into b from octet at on, the first ones lowest. There must be room for eight octets more.
-type bitWriter struct {
-	b   []byte
-	at  int
-	acc uint64
-	n   uint
-}
+const valued = 1<<maxValue - 1 // of an entry: its value
 
-// put appends the n bits of v, n <= 57.
-func (w *bitWriter) put(v uint64, n uint) {
-	w.acc |= v << w.n
-	w.n += n
-	le.PutUint64(w.b[w.at:], w.acc)
-	k := w.n >> 3
-	w.at += int(k)
-	w.acc >>= 8 * k
-	w.n &= 7
-}
-
-// end returns where the octet after the last bit is.
-func (w *bitWriter) end() int {
-	if w.n > 0 {
-		return w.at + 1
+// sift takes those of frequent prefixes out of the entries of a bucket and sets their bits in maps instead. It takes out what
+// is there twice.
+func (b *Builder) sift(maps []byte, entries []uint32, frequent []uint32) []uint32 {
+	const some = 1 << 31 // values: the rest numbers a frequent prefix of the bucket
+	clear(b.values[:])
+	for i, prefix := range frequent {
+		b.values[prefix&(1<<b.head.valueBits()-1)] = some | uint32(i)
 	}
-	return w.at
-}
-
-// repeated reports whether the entry e is among the last ones, which are of its group.
-func repeated(entries []uint32, e uint32) bool {
-	for i := len(entries) - 1; i >= 0 && entries[i]>>maxValue == e>>maxValue; i-- {
-		if entries[i] == e {
-			return true
+	n, size := 0, b.head.bitmapSize()
+	for _, e := range entries {
+		group := e >> maxValue
+		v := &b.values[e&valued]
+		if *v&some != 0 {
+			maps[int(*v&^some)*size+int(group>>3)] |= 1 << (group & 7)
+		} else if *v != group+1 {
+			*v = group + 1
+			entries[n] = e
+			n++
 		}
 	}
-	return false
+	return entries[:n]
+}
+
+// distinct takes out what is there twice in a bucket that is not long.
+func distinct(entries []uint32) []uint32 {
+	n := 0
+next:
+	for _, e := range entries {
+		for i := n - 1; i >= 0 && (entries[i]^e)>>maxValue == 0; i-- {
+			if entries[i] == e {
+				continue next
+			}
+		}
+		entries[n] = e
+		n++
+	}
+	return entries[:n]
+}
+
+// pack writes the entries as a string of bits, the first ones lowest, and returns how many octets it takes. dst must have
+// room for eight octets more.
+func pack(dst []byte, entries []uint32, rice, low uint) int {
+	rice, low = rice&15, low&15 // as they are anyway: shifts by less than 64 need no care
+	at, acc, n := 0, uint64(0), uint(0)
+	previous := uint32(0)
+	for _, e := range entries {
+		gap := uint64(e>>maxValue - previous)
+		previous = e >> maxValue
+		q := uint(gap >> rice)
+		for ; q > 16; q -= 16 {
+			le.PutUint16(dst[at:], uint16(acc))
+			at, acc = at+2, acc>>16 // fewer than eight bits are in acc
+		}
+		rest := gap&(1<<rice-1) | uint64(e&valued)<<rice
+		acc |= (1 | rest<<1) << ((q + n) & 63)
+		n += q + 1 + rice + low
+		le.PutUint64(dst[at:], acc)
+		at += int(n >> 3)
+		acc >>= n & 56
+		n &= 7
+	}
+	return at + int(n+7)>>3
 }

@@ -12,6 +12,7 @@ func isTag(t uint16) bool { return t == 0x8100 || t == 0x88a8 || t == 0x9100 }
 // Frame adds the keys of one frame. It looks where the programs of filter/cbpf can look, in any mode, and as they do
 // minds only whether the octets are there: no version, length or checksum. It does not keep f.
 func (s *Scanner) Frame(f []byte) {
+	s.out.reserve()
 	if s.raw {
 		if len(f) > 0 {
 			s.datagram(f, 0)
@@ -29,10 +30,7 @@ func (s *Scanner) Frame(f []byte) {
 		}
 		s.etherType(0x0800)
 		s.proto(f[23])
-		s.add(KeyIPv4(src))
-		s.add(KeyIPv4(dst))
-		s.add(KeyPort(uint16(ports >> 16)))
-		s.add(KeyPort(uint16(ports)))
+		s.ends(KeyIPv4(src), KeyIPv4(dst), KeyPort(uint16(ports>>16)), KeyPort(uint16(ports)))
 		return
 	}
 	typ, off := be.Uint16(f[12:]), 14
@@ -131,7 +129,10 @@ func (s *Scanner) ipv4(h []byte) {
 	s.proto(proto)
 	ported := hasPorts(proto) && be.Uint16(h[6:])&0x1fff == 0
 	at := 4 * int(h[0]&15)
-	if ported && len(h) >= 20 && len(h) >= at+4 && s.seen4(be.Uint32(h[12:]), be.Uint32(h[16:]), be.Uint32(h[at:]), proto) {
+	if ported && len(h) >= 20 && len(h) >= at+4 {
+		if src, dst, ports := be.Uint32(h[12:]), be.Uint32(h[16:]), be.Uint32(h[at:]); !s.seen4(src, dst, ports, proto) {
+			s.ends(KeyIPv4(src), KeyIPv4(dst), KeyPort(uint16(ports>>16)), KeyPort(uint16(ports)))
+		}
 		return
 	}
 	if len(h) >= 16 {
@@ -167,7 +168,10 @@ func (s *Scanner) ipv6(h []byte) {
 	}
 	next := h[6]
 	s.proto(next)
-	if hasPorts(next) && len(h) >= 44 && s.seen6(h[8:40], be.Uint32(h[40:]), next) {
+	if hasPorts(next) && len(h) >= 44 {
+		if ports := be.Uint32(h[40:]); !s.seen6(h[8:40], ports, next) {
+			s.ends(KeyIPv6(h[8:]), KeyIPv6(h[24:]), KeyPort(uint16(ports>>16)), KeyPort(uint16(ports)))
+		}
 		return
 	}
 	if len(h) >= 24 {

@@ -1,73 +1,100 @@
 package index
 
 import (
-	"maps"
+	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"opentap/packet"
 )
 
-// udp is a frame from a client to the one server, or back, over IPv4 or IPv6.
-func udp(client uint16, back, six bool) []byte {
-	f := make([]byte, 66)
-	f[12], f[13], f[14], f[23] = 0x08, 0x00, 0x45, 17
-	src, dst, ports, size := f[26:30], f[30:34], f[34:], 4
-	if six {
-		f[12], f[13], f[14], f[20] = 0x86, 0xdd, 0x60, 17
-		src, dst, ports, size = f[22:38], f[38:54], f[54:], 16
+// What a Scanner remembers saves work and changes no answer: the keys of a block are those that its frames have one by one,
+// also after so many blocks that its stamps come round.
+func TestScannerRemembersExactly(t *testing.T) {
+	const blocks = 2*lastStamp + 50
+	r := rand.New(rand.NewPCG(3, 1))
+	few := &lab{flows: 12, random: r, sizes: []int{62}}
+	many := &lab{flows: 100_000, random: r, sizes: []int{62}}
+	for _, raw := range []bool{false, true} {
+		link := packet.LinkEthernet
+		if raw {
+			link = packet.LinkRaw
+		}
+		s, alone := NewScanner(link), NewScanner(link)
+		var got, one Keys
+		s.Begin(&got)
+		for block := range blocks {
+			if block%100 == 99 {
+				s.Begin(&got)
+			}
+			from := got.n
+			var want []Key
+			for i := range 24 {
+				f := genFrame(r, raw)
+				if from := i % 4; from > 1 && !raw {
+					f = []*lab{few, many}[from-2].next()
+				}
+				s.Frame(f)
+				alone.Begin(&one)
+				alone.Frame(f)
+				want = append(want, one.list()...)
+			}
+			had := slices.Clone(got.list()[from:])
+			if distinct := compact(had); len(had) > 2*len(distinct) {
+				t.Fatalf("block %d: %d keys noted, of which %d differ", block, len(had), len(distinct))
+			} else if want = compact(want); !slices.Equal(distinct, want) {
+				t.Fatalf("block %d (raw %v): %d keys, its frames one by one have %d", block, raw, len(distinct), len(want))
+			}
+			s.Next()
+		}
 	}
-	if back {
-		src, dst = dst, src
-	}
-	src[0], dst[0] = 10, 20
-	be.PutUint16(src[size-2:], client)
-	from, to := uint16(1024)+client, uint16(53)
-	if back {
-		from, to = to, from
-	}
-	be.PutUint16(ports, from)
-	be.PutUint16(ports[2:], to)
-	return f
 }
 
-// Where flows hardly repeat the scanner stops to look for them, and finds the keys all the same; it begins again.
-func TestScannerGivesUpFlowsThatDoNotRepeat(t *testing.T) {
-	keysOf := func(k *Keys, from int) map[Key]bool {
-		set := make(map[Key]bool)
-		for _, key := range k.keys[from:] {
-			set[key] = true
-		}
-		return set
+func compact(k []Key) []Key {
+	k = slices.Clone(k)
+	slices.Sort(k)
+	return slices.Compact(k)
+}
+
+// A flow's packets after the first, either way, add nothing.
+func TestScannerKnowsFlows(t *testing.T) {
+	l := &lab{flows: 40, sizes: []int{62}}
+	s := NewScanner(packet.LinkEthernet)
+	var k Keys
+	s.Begin(&k)
+	for range 2 {
+		s.Frame(l.next())
 	}
-	var got, want Keys
-	s, plain := NewScanner(packet.LinkEthernet), NewScanner(packet.LinkEthernet)
-	s.Begin(&got)
-	blind := 0
-	for block := range 40 {
-		clients := uint16(64)
-		if block > 0 {
-			clients = 3 // which repeat
+	for range 38 { // of two flows each one address and one port, and the first of IPv6 and with a tag
+		n := k.n
+		s.Frame(l.next())
+		request := l.frame
+		if added := k.n - n; added < 2 || added > 8 {
+			t.Fatalf("a request adds %d keys: %x", added, request[:62])
 		}
-		from := len(got.keys)
-		plain.Begin(&want)
-		for i := range uint16(64) {
-			f := udp(uint16(block)*100+i%clients, i&1 == 1 && clients < 64, i&2 == 2)
-			s.Frame(f)
-			plain.Frame(f)
-		}
-		if !maps.Equal(keysOf(&got, from), keysOf(&want, 0)) {
-			t.Fatalf("block %d: other keys while flows are not looked for (%d blocks more)", block, s.blind)
-		}
-		s.Next()
-		if s.blind > 0 {
-			blind++
+		n = k.n
+		s.Frame(l.next())
+		if k.n != n {
+			t.Fatalf("an answer adds %d keys: %x", k.n-n, l.frame[:62])
 		}
 	}
-	if blind != blindFor {
-		t.Errorf("flows were left out in %d blocks, want %d", blind, blindFor)
+}
+
+func TestScannerAllocs(t *testing.T) {
+	l := &lab{flows: 100_000, sizes: []int{62}}
+	s := NewScanner(packet.LinkEthernet)
+	var k Keys
+	chunk := func() {
+		s.Begin(&k)
+		for i := range 2000 {
+			if i%178 == 177 {
+				s.Next()
+			}
+			s.Frame(l.next())
+		}
 	}
-	s.blind = 1
-	if s.Begin(&got); s.blind != 0 {
-		t.Error("what a chunk has depends on the one before it")
+	chunk()
+	if n := testing.AllocsPerRun(100, chunk); n != 0 {
+		t.Fatalf("%v allocations", n)
 	}
 }

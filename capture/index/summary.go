@@ -54,9 +54,27 @@ func (s *sieve) part(h *partHead, chunks []chunkEntry) {
 	}
 }
 
-func (s *sieve) add(k Key) {
-	const drop = 32 - sieveBits
-	s.bits[k>>(drop+6)] |= 1 << (k >> drop & 63)
+// bucket notes the keys of a bucket, given as the entries of the part. Going through the sieve in order keeps it in the cache.
+func (s *sieve) bucket(h *partHead, bucket uint32, entries []uint32) {
+	if h.prefixBits < sieveBits {
+		return // noted by small
+	}
+	base, drop := bucket<<h.valueBits(), h.prefixBits-sieveBits
+	for _, e := range entries {
+		bit := (base | e&valued) >> (drop & 31)
+		s.bits[bit>>6] |= 1 << (bit & 63)
+	}
+}
+
+// small notes the keys of a part whose entries do not say enough of them.
+func (s *sieve) small(h *partHead, keys []Key) {
+	if h.prefixBits >= sieveBits {
+		return
+	}
+	for _, k := range keys {
+		bit := k >> (32 - sieveBits)
+		s.bits[bit>>6] |= 1 << (bit & 63)
+	}
 }
 
 // fold appends the sieve with as many bits as its keys deserve, 1<<width; nothing if they are too many.
