@@ -234,11 +234,12 @@ type sniffer struct {
 	index uint32
 }
 
-// Begin implements capture.Consumer.
-func (s *sniffer) Begin() { s.d.mu.Lock() }
+// Begin implements capture.Consumer. The rules are locked for each frame and not for the block: a meter at the same source
+// gives them its records in between.
+func (s *sniffer) Begin() {}
 
 // End implements capture.Consumer.
-func (s *sniffer) End() { s.d.mu.Unlock() }
+func (s *sniffer) End() {}
 
 // Frame implements capture.Consumer.
 func (s *sniffer) Frame(f *capture.Frame) capture.Verdict {
@@ -250,7 +251,9 @@ func (s *sniffer) Frame(f *capture.Frame) capture.Verdict {
 	if p.Link == packet.LinkEthernet {
 		x.Header = f.Data
 	}
+	s.d.mu.Lock()
 	s.d.engine.Sample(&x)
+	s.d.mu.Unlock()
 	return capture.Took
 }
 

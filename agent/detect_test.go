@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -81,4 +82,53 @@ func TestDetectionRunsWhileSomebodyListens(t *testing.T) {
 	if n := len(*h.detects.Load()); n != 0 {
 		t.Errorf("%d sets of rules run that nobody listens to", n)
 	}
+}
+
+// TestNetnsDetectionBesideAMeter: rules look at the packets of a point that is metered for the flow store, too, which gives
+// records to the same rules while it takes packets. Neither waits for the other for ever.
+func TestNetnsDetectionBesideAMeter(t *testing.T) {
+	needsRing(t)
+	s, port := newSender(t)
+	other, otherPort := newSender(t)
+	expr := fmt.Sprintf("udp dst port %d or udp dst port %d", port, otherPort)
+	h := newHost(t, func(c *Config) {
+		c.Flow.MaxFlows = 1 // each packet of another flow ends one, so that there is a record for it
+		c.Flows = []FlowStore{{Point: "lo", Filter: expr, Bytes: 8 << 20}}
+	})
+	h.start()
+	rules := []want.Rule{{
+		Name: "any", Flow: want.RuleFlow{Input: want.InputPackets, Points: []string{"lo"}, Filter: expr, Keys: []string{"dport"}, Value: "packets", Window: want.Duration(time.Second)},
+		Threshold: want.RuleThreshold{Above: "1pps", Hold: want.Duration(time.Minute)},
+	}}
+	out, in := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- h.Live(ctx, nil, want.LiveSpec{Look: &want.Look{Detect: rules}}, in)
+		_ = in.Close()
+	}()
+	samples := make(chan uint64, 100)
+	go func() {
+		defer close(samples)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			var line want.Detections
+			if json.Unmarshal(lines.Bytes(), &line) == nil && line.Counts != nil {
+				samples <- line.Counts.Samples
+			}
+		}
+	}()
+	var seen uint64
+	until(t, "the rules have seen packets again and again", func() bool {
+		s.send(1)
+		other.send(1)
+		select {
+		case n := <-samples:
+			seen = n
+		default:
+		}
+		return seen >= 500
+	})
+	cancel()
+	<-ended
 }
