@@ -206,7 +206,7 @@ func (f *flows) resume(m *memo) error {
 	} else {
 		acc.Captured = kept // the records are newer than the status that was kept
 	}
-	acc.Seen = acc.Captured + acc.Filtered + acc.SampledOut + acc.RateLimited + acc.DroppedTotal()
+	acc.Balance()
 	f.base = *acc
 	f.limit.packets.Add(acc.Captured)
 	f.limit.octets.Add(acc.StoredOctets)

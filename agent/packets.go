@@ -147,20 +147,13 @@ func (p *packets) abandon() (err error) {
 // kept less often than packets are stored, so this is the least.
 func (p *packets) resume(st *want.Status) {
 	was, stored := st.Ledger, p.base()
+	lost := was.Since(&stored)
+	kept := stored.Captured + stored.Dropped[ledger.Corrupt]
+	lost.Dropped[ledger.Corrupt] = max(was.Captured+was.Dropped[ledger.Corrupt], kept) - kept
+	lost.Captured, lost.Octets, lost.StoredOctets = 0, 0, 0
 	first := &p.streams[0].base // any of them: what was kept is the sum
-	more := func(a *uint64, was, stored uint64) {
-		if was > stored {
-			*a += was - stored
-		}
-	}
-	more(&first.Dropped[ledger.Corrupt], was.Captured+was.Dropped[ledger.Corrupt], stored.Captured+stored.Dropped[ledger.Corrupt])
-	more(&first.Filtered, was.Filtered, stored.Filtered)
-	for r := range was.Dropped {
-		if ledger.Reason(r) != ledger.Corrupt {
-			more(&first.Dropped[r], was.Dropped[r], stored.Dropped[r])
-		}
-	}
-	first.Seen = first.Captured + first.Filtered + first.SampledOut + first.RateLimited + first.DroppedTotal()
+	first.Add(&lost)
+	first.Balance()
 	st.Ledger = p.base()
 	p.limit.packets.Add(st.Ledger.Captured)
 	p.limit.octets.Add(st.Ledger.StoredOctets)
@@ -257,7 +250,7 @@ func storedOnly(acc ledger.Account, rec *segment.Recording) ledger.Account {
 		acc.Octets += info.Octets
 		acc.StoredOctets += info.StoredOctets
 	}
-	acc.Seen = acc.Captured + acc.Filtered + acc.SampledOut + acc.RateLimited + acc.DroppedTotal()
+	acc.Balance()
 	return acc
 }
 

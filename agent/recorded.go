@@ -27,8 +27,10 @@ type recorded struct {
 	j      *job
 	ended  chan struct{}
 	once   sync.Once
-	looked time.Time // when the account was made last
-	left   string    // what the recordings left out of the window
+	left   string // what the recordings left out of the window
+	enough bool   // its limits were reached
+
+	progress *progress // from begin on
 }
 
 func newRecorded(j *job) *recorded {
@@ -58,7 +60,9 @@ func (r *recorded) begin(*memo, bool) error {
 	if !r.each(func(*recording) {}) {
 		return errors.New("a point of this capture is no longer recorded")
 	}
-	r.expire()
+	if !r.expire() {
+		r.follow()
+	}
 	return nil
 }
 
@@ -77,12 +81,8 @@ func (r *recorded) done() <-chan struct{} { return r.ended }
 // gapsInFile is how many gaps the comment of a file tells at most.
 const gapsInFile = 100
 
-const (
-	// recordedSettle is how long after a moment its packets may still be in a ring.
-	recordedSettle = 500 * time.Millisecond
-	// recordedLook is how often the account of a window that is still open is made: each time all headers in it are read.
-	recordedLook = 5 * time.Second
-)
+// recordedSettle is how long after a moment its packets may still be in a ring.
+const recordedSettle = 500 * time.Millisecond
 
 func (r *recorded) stop(ctx context.Context) {
 	select {
@@ -92,29 +92,30 @@ func (r *recorded) stop(ctx context.Context) {
 	r.once.Do(func() { close(r.ended) })
 }
 
-// look ends the capture when its window has passed. What the window holds so far is counted now and then, unless a filter
-// makes that mean reading all of it.
+// look tells what the window holds so far, and ends the capture when it has passed or holds all that was asked for.
 func (r *recorded) look(m *memo) {
-	c := r.j.get()
 	r.bounds(&m.Status)
 	if r.expire() {
 		return
 	}
-	if c.Query.Filter != "" {
-		m.Status.Reason = "its packets are counted when it ends"
+	r.fare(&m.Status)
+	if r.progress == nil {
 		return
 	}
-	if time.Since(r.looked) < recordedLook {
-		return
+	sum, enough := r.progress.read()
+	if sum != nil {
+		m.Status.Ledger = *sum
 	}
-	r.looked = time.Now()
-	if acc, _, err := r.account(context.Background(), nil); err == nil { // an error is told when the data is asked for, or at the end
-		m.Status.Ledger = acc
+	if r.enough = enough; enough {
+		r.once.Do(func() { close(r.ended) })
 	}
 }
 
 // end counts what the window holds.
 func (r *recorded) end(m *memo) (want.State, string) {
+	if r.progress != nil {
+		r.progress.stop()
+	}
 	r.bounds(&m.Status)
 	gaps := told(m.Status.Gaps)
 	acc, found, err := r.account(context.Background(), gaps)
@@ -131,6 +132,9 @@ func (r *recorded) end(m *memo) (want.State, string) {
 	}
 	if r.left, err = r.terms(e); err != nil {
 		r.left = "what the recorder left out is not known: " + err.Error()
+	}
+	if r.enough {
+		return want.Done, recordedEnough
 	}
 	return want.Done, ""
 }
@@ -158,8 +162,8 @@ func (r *recorded) account(ctx context.Context, gaps []want.Gap) (a ledger.Accou
 	}
 	res := plan.p.Result()
 	lost := ledgerOf(plan.p)
+	a = lost
 	a.Captured, a.Octets, a.StoredOctets = res.Packets, res.Octets, res.Octets
-	a.Filtered, a.Dropped, a.FilterUncounted = lost.Filtered, lost.Dropped, lost.FilterUncounted
 	switch q := r.j.get().Query; {
 	case q.Filter == "":
 	case q.Limits != (filter.Limits{}):
@@ -178,7 +182,7 @@ func (r *recorded) account(ctx context.Context, gaps []want.Gap) (a ledger.Accou
 			a.Filtered += n - a.Captured
 		}
 	}
-	a.Seen = a.Captured + a.Filtered + a.DroppedTotal()
+	a.Balance()
 	return a, found, nil
 }
 
@@ -239,10 +243,9 @@ type recordedPlan struct {
 	window  query.Window
 }
 
-// plan reads the recordings as far as e says. gaps are told in the answer: with e they settle every octet of it.
-func (r *recorded) plan(f want.Format, e extent, gaps []want.Gap) (*recordedPlan, error) {
-	spec := r.j.get()
-	q := spec.Query
+// sources are the recordings as far as e says, and what of them is asked for.
+func (r *recorded) sources(e extent) (*recordedPlan, error) {
+	q := r.j.get().Query
 	out := &recordedPlan{window: query.Window{From: packet.TimestampOf(q.From), To: e.to, MaxPackets: q.Limits.Packets, MaxOctets: q.Limits.Octets, Snap: q.Snap}}
 	for i, name := range q.Points {
 		rec := r.j.a.recorder(name)
@@ -271,6 +274,16 @@ func (r *recorded) plan(f want.Format, e extent, gaps []want.Gap) (*recordedPlan
 			return nil, err
 		}
 		out.window.Match, out.window.Need = m.Match, index.Necessary(expr, link, q.Strict)
+	}
+	return out, nil
+}
+
+// plan reads the recordings as far as e says. gaps are told in the answer: with e they settle every octet of it.
+func (r *recorded) plan(f want.Format, e extent, gaps []want.Gap) (*recordedPlan, error) {
+	spec := r.j.get()
+	out, err := r.sources(e)
+	if err != nil {
+		return nil, err
 	}
 	comment := fmt.Sprintf("capture %q (%s) from recordings on node %s", spec.ID, spec.UID, r.j.a.cfg.NodeName)
 	terms, err := r.terms(e)

@@ -668,7 +668,7 @@ func (a *Attachment) book(c ring.Counts) {
 	acc.Filtered += c.Filtered - a.base.Filtered
 	acc.Dropped[ledger.Ring] += c.Dropped - a.base.Dropped
 	acc.FilterUncounted = a.src.key.filter != "" && c.Passed > 0 && !c.FilterCounted
-	acc.Seen = acc.Captured + acc.Filtered + acc.SampledOut + acc.RateLimited + acc.DroppedTotal()
+	acc.Balance()
 	a.mu.Lock()
 	a.progress.Account = acc
 	a.mu.Unlock()

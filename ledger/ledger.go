@@ -78,6 +78,25 @@ func (a *Account) Add(b *Account) {
 	a.FilterUncounted = a.FilterUncounted || b.FilterUncounted
 }
 
+// Since returns what a has more than b, which is the same account at an earlier time; an entry that has less counts as 0.
+func (a *Account) Since(b *Account) Account {
+	less := func(x, y uint64) uint64 { return x - min(x, y) }
+	d := Account{
+		Seen: less(a.Seen, b.Seen), Captured: less(a.Captured, b.Captured), Filtered: less(a.Filtered, b.Filtered),
+		SampledOut: less(a.SampledOut, b.SampledOut), RateLimited: less(a.RateLimited, b.RateLimited),
+		Octets: less(a.Octets, b.Octets), StoredOctets: less(a.StoredOctets, b.StoredOctets), FilterUncounted: a.FilterUncounted,
+	}
+	for i := range d.Dropped {
+		d.Dropped[i] = less(a.Dropped[i], b.Dropped[i])
+	}
+	return d
+}
+
+// Balance makes Seen the sum of all other entries.
+func (a *Account) Balance() {
+	a.Seen = a.Captured + a.Filtered + a.SampledOut + a.RateLimited + a.DroppedTotal()
+}
+
 // Check returns an error that shows both sides when the identity does not hold.
 func (a *Account) Check() error {
 	sum := a.Captured + a.Filtered + a.SampledOut + a.RateLimited + a.DroppedTotal()

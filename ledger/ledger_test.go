@@ -16,7 +16,7 @@ func draw(t *rapid.T) Account {
 	for i := range a.Dropped {
 		a.Dropped[i] = n.Draw(t, "dropped")
 	}
-	a.Seen = a.Captured + a.Filtered + a.SampledOut + a.RateLimited + a.DroppedTotal()
+	a.Balance()
 	return a
 }
 
@@ -41,6 +41,12 @@ func TestSumsAddUp(t *testing.T) {
 		sum.Add(&b)
 		if err := sum.Check(); err != nil || sum.DroppedTotal() != a.DroppedTotal()+b.DroppedTotal() {
 			t.Fatalf("%+v: %v", sum, err)
+		}
+		if back := sum.Since(&a); back != b && back.FilterUncounted == b.FilterUncounted {
+			t.Fatalf("since the first %+v, want %+v", back, b)
+		}
+		if none := a.Since(&sum); none.Check() != nil || none.Seen != 0 {
+			t.Fatalf("less than before is %+v", none)
 		}
 		sum.Seen++
 		if sum.Check() == nil {

@@ -16,26 +16,12 @@ func (s *source) account() ledger.Account {
 	if s.Account != nil {
 		a = *s.Account
 	} else {
-		a = difference(&s.last, &s.base)
+		a = s.last.Since(&s.base)
 	}
 	lost := min(s.sums().lost, a.Captured)
 	a.Captured -= lost
 	a.Dropped[ledger.Corrupt] += lost
 	return a
-}
-
-// difference returns a-b, entry by entry, and never less than zero.
-func difference(a, b *ledger.Account) ledger.Account {
-	less := func(x, y uint64) uint64 { return x - min(x, y) }
-	d := ledger.Account{
-		Seen: less(a.Seen, b.Seen), Captured: less(a.Captured, b.Captured), Filtered: less(a.Filtered, b.Filtered),
-		SampledOut: less(a.SampledOut, b.SampledOut), RateLimited: less(a.RateLimited, b.RateLimited),
-		Octets: less(a.Octets, b.Octets), StoredOctets: less(a.StoredOctets, b.StoredOctets), FilterUncounted: a.FilterUncounted,
-	}
-	for i := range d.Dropped {
-		d.Dropped[i] = less(a.Dropped[i], b.Dropped[i])
-	}
-	return d
 }
 
 // appendHead appends what comes before the packets.
