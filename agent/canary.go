@@ -46,7 +46,7 @@ func (a *Agent) sendCanaries(ctx context.Context, q want.CanarySend, w io.Writer
 				length = max(min(length, at.MTU+14, bpftap.MostInjected-tag), tap.ShortestCanary) + tag
 				frames := make([][]byte, q.Each)
 				for i := range frames {
-					c := tap.Canary{Token: q.Token, Number: number, Direction: d, VLAN: vlan, Length: length, Sent: time.Now()}
+					c := tap.Canary{Token: q.Token, Number: number, VLAN: vlan, Length: length, Sent: time.Now()}
 					frames[i] = c.Frame()
 					number++
 				}
@@ -139,13 +139,9 @@ func (a *Agent) hearCanaries(ctx context.Context, end <-chan struct{}, q want.Ca
 		}
 	}
 	err := bpftap.Hear(ctx, q.Device, func() { say(want.CanaryHeard{Number: -1}) }, func(f []byte, at time.Time) {
-		c, vlan, ok := tap.ParseCanary(f)
-		if !ok || c.Token != q.Token {
-			return
+		if c, ok := tap.ParseCanary(f, at); ok && c.Token == q.Token {
+			say(want.CanaryHeard{Number: int64(c.Number), VLAN: c.VLAN, Length: c.Length, Sent: c.Sent, At: at.UTC()})
 		}
-		say(want.CanaryHeard{
-			Number: int64(c.Number), Direction: string(c.Direction), WasVLAN: c.VLAN, VLAN: vlan, WasLength: c.Length, Length: len(f), Sent: c.Sent, At: at.UTC(),
-		})
 	})
 	if err != nil {
 		return fault.New(fault.Unavailable, "node %s: %v", a.cfg.NodeName, err)

@@ -62,7 +62,7 @@ func (c *Controller) TryTapFlow(ctx context.Context, id auth.Identity, name stri
 	ctx, cancel := context.WithTimeout(ctx, trialFor)
 	defer cancel()
 	t := tap.Trial{Others: others, Flow: f.Flow.ID, From: fromNode + "/" + from.device, To: toNode + "/" + to.device, Began: time.Now().UTC()}
-	var token [16]byte
+	var token [8]byte
 	_, _ = rand.Read(token[:]) // never fails, crypto/rand
 
 	listening, end := newTrialEar(), make(chan struct{})
@@ -81,7 +81,7 @@ func (c *Controller) TryTapFlow(ctx context.Context, id auth.Identity, name stri
 		vlan = v
 	}
 	var sent bytes.Buffer
-	q := want.CanarySend{Tap: f.Flow.ID, Token: token, Each: trialEach, Lengths: []int{tap.ShortestCanary + 4, 576, 0}, VLANs: []uint16{0, vlan}}
+	q := want.CanarySend{Tap: f.Flow.ID, Token: token, Each: trialEach, Lengths: []int{64, 576, 0}, VLANs: []uint16{0, vlan}}
 	err = c.hub.Stream(ctx, nil, from.nodeID, fromNode, want.LiveSpec{Look: &want.Look{CanarySend: &q}}, &limited{w: &sent, left: maxTrial})
 	if err != nil {
 		return tap.Trial{}, err

@@ -26,6 +26,7 @@ type Trial struct {
 	Heard    int               `json:"heard"`                 // of these
 	Twice    int               `json:"duplicates"`            //
 	Changed  int               `json:"changed"`               // other tag or length than it was sent with, or than the flow cuts to
+	CutTo    int               `json:"cut_to,omitempty"`      // octets that longer ones were cut to, which is what the path carries
 	Strange  int               `json:"unexpected,omitempty"`  // heard, though the flow must not copy them
 	Others   int               `json:"other_flows,omitempty"` // from the same port to the same tool: whose copy one is cannot be told
 }
@@ -40,6 +41,8 @@ type TrialSort struct {
 	Heard     int       `json:"heard"`
 	Twice     int       `json:"duplicates"`
 	Changed   int       `json:"changed"`
+	Cut       int       `json:"cut,omitempty"`      // of those heard, to what the path carries
+	TooLong   int       `json:"too_long,omitempty"` // not sent on, since the path does not carry them and the flow has such dropped
 }
 
 // TrialDelay is how long copies took, microseconds.
@@ -59,38 +62,92 @@ type HeardCanary struct {
 // delays mean something.
 func (t *Trial) Judge(d Direction, o Options, heard []HeardCanary, sameNode bool) {
 	t.Sampled, t.Filtered = o.SampleN > 1 || o.RateBPS > 0, o.Filter != ""
-	cut := o.Snap
-	seen := make(map[int]int)
-	var delays []time.Duration
 	for i := range t.Sorts {
 		s := &t.Sorts[i]
 		s.Expected = (d == Both || d == s.Direction) && inVLANs(o.VLANs, s.VLAN)
 	}
-	for _, h := range heard {
-		s := t.sortOf(h.Number)
-		if s == nil {
-			continue
+	heard = t.sortOut(heard)
+	if sameNode && len(heard) > 0 {
+		delays := make([]time.Duration, len(heard))
+		for i, h := range heard {
+			delays[i] = h.Delay
 		}
-		if seen[h.Number]++; seen[h.Number] > 1 {
-			s.Twice++
-			continue
-		}
-		s.Heard++
-		want := s.Length
-		if cut > 0 {
-			want = min(want, int(cut))
-		}
-		if h.VLAN != int(s.VLAN) || h.Length != want {
-			s.Changed++
-		}
-		delays = append(delays, h.Delay)
-	}
-	if sameNode && len(delays) > 0 {
 		slices.Sort(delays)
 		us := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 		t.DelayUS = &TrialDelay{Median: us(delays[len(delays)/2]), Most: us(delays[len(delays)-1])}
 	}
-	t.conclude(cut)
+	if o.OnMTU == Drop {
+		t.dropped(heard)
+	} else {
+		t.CutTo = t.pathCuts(o, heard)
+	}
+	for _, h := range heard {
+		s := t.sortOf(h.Number)
+		switch want := s.copied(o); {
+		case h.VLAN != int(s.VLAN) || h.Length != want && h.Length != min(want, t.CutTo):
+			s.Changed++
+		case h.Length != want:
+			s.Cut++
+		}
+	}
+	t.conclude()
+}
+
+// sortOut counts what was heard among its sorts, and returns the first copy of each canary.
+func (t *Trial) sortOut(heard []HeardCanary) (first []HeardCanary) {
+	seen := make(map[int]bool)
+	for _, h := range heard {
+		switch s := t.sortOf(h.Number); {
+		case s == nil:
+		case seen[h.Number]:
+			s.Twice++
+		default:
+			seen[h.Number] = true
+			s.Heard++
+			first = append(first, h)
+		}
+	}
+	return first
+}
+
+// copied is how long copies are where the path carries them.
+func (s *TrialSort) copied(o Options) int {
+	if o.Snap > 0 {
+		return min(s.Length, int(o.Snap))
+	}
+	return s.Length
+}
+
+// pathCuts is what copies were cut to because the path carries no longer ones; 0 = they were not, or not for that reason: then they are not
+// all cut to one length, a longer one came whole, or the tap has not counted them.
+func (t *Trial) pathCuts(o Options, heard []HeardCanary) int {
+	to, longest, cut := 0, 0, uint64(0)
+	for _, h := range heard {
+		longest = max(longest, h.Length)
+		if h.Length < t.sortOf(h.Number).copied(o) {
+			to = h.Length
+			cut++
+		}
+	}
+	if longest > to || cut > t.Counted["truncated"] {
+		return 0
+	}
+	return to
+}
+
+// dropped finds the sorts of which none was sent on because the path carries none so long: the tap has counted that.
+func (t *Trial) dropped(heard []HeardCanary) {
+	longest, left := 0, t.Counted["too_long"]
+	for _, h := range heard {
+		longest = max(longest, h.Length)
+	}
+	for i := range t.Sorts {
+		s := &t.Sorts[i]
+		if n := uint64(s.Sent); s.Expected && s.Heard == 0 && s.Length > longest && n <= left {
+			s.TooLong = s.Sent
+			left -= n
+		}
+	}
 }
 
 // sortOf finds the sort of a number.
@@ -105,7 +162,7 @@ func (t *Trial) sortOf(number int) *TrialSort {
 }
 
 // conclude says what is wrong.
-func (t *Trial) conclude(cut uint32) {
+func (t *Trial) conclude() {
 	tapped := 0
 	for _, s := range t.Sorts {
 		name := s.name()
@@ -120,9 +177,12 @@ func (t *Trial) conclude(cut uint32) {
 		case s.Expected:
 			t.Expected += s.Sent
 			t.Heard += s.Heard
-			if lost := s.Sent - s.Heard; lost > 0 && !t.Sampled && !t.Filtered && (cut == 0 || cut >= ShortestCanary+4) {
+			if lost := s.Sent - s.Heard - s.TooLong; lost > 0 && !t.Sampled && !t.Filtered {
 				t.fault("%d of %d canaries %s were lost", lost, s.Sent, name)
 			}
+		}
+		if s.TooLong > 0 {
+			t.Notes = append(t.Notes, fmt.Sprintf("%d canaries %s were too long for the path, and are dropped as the flow says", s.TooLong, name))
 		}
 		t.Twice += s.Twice
 		t.Changed += s.Changed
@@ -132,6 +192,9 @@ func (t *Trial) conclude(cut uint32) {
 		if s.Changed > 0 {
 			t.fault("%d of %d canaries %s came with another tag or length", s.Changed, s.Heard, name)
 		}
+	}
+	if t.CutTo > 0 {
+		t.Notes = append(t.Notes, fmt.Sprintf("the path carries frames of %d octets; longer copies are cut to that", t.CutTo))
 	}
 	if n := t.Counted["seen"]; n < uint64(tapped) {
 		t.fault("the tap saw %d packets, fewer than the %d canaries that passed its device", n, tapped)
@@ -149,8 +212,6 @@ func (t *Trial) conclude(cut uint32) {
 		t.Notes = append(t.Notes, fmt.Sprintf("the flow has a filter, which canaries need not match: %d were heard, and that packets are seen is told by the tap's counters", t.Heard))
 	case t.Sampled:
 		t.Notes = append(t.Notes, "the flow takes a part of the packets only, so that loss cannot be told from choice")
-	case cut > 0 && cut < ShortestCanary+4:
-		t.Notes = append(t.Notes, fmt.Sprintf("the flow cuts frames to %d octets, in which a canary is not known again", cut))
 	}
 	slices.Sort(t.Faults)
 	t.OK = len(t.Faults) == 0

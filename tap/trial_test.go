@@ -32,6 +32,19 @@ func TestTrial(t *testing.T) {
 		{"VLAN list leaks", Out, Options{VLANs: "1,4-6"}, good, map[string]uint64{"seen": 4}, "must not"},
 		{"filtered", Out, Options{Filter: "tcp"}, nil, map[string]uint64{"seen": 4, "not_matched": 4}, ""},
 		{"filtered and blind", Out, Options{Filter: "tcp"}, nil, nil, "fewer than the 4"},
+		{"cut short", Out, Options{Snap: 40}, cutTo(good, 40), map[string]uint64{"seen": 4, "truncated": 4}, ""},
+		{"not cut short", Out, Options{Snap: 40}, good, map[string]uint64{"seen": 4}, "another tag or length"},
+		{"the path cuts", Out, Options{OnMTU: Truncate}, cutTo(good, 90), map[string]uint64{"seen": 4, "truncated": 4}, ""},
+		{"the path cuts the longest", Out, Options{}, cutTo(good, 101), map[string]uint64{"seen": 4, "truncated": 2}, ""},
+		{"cut, and not counted", Out, Options{}, cutTo(good, 90), map[string]uint64{"seen": 4, "truncated": 3}, "another tag or length"},
+		{"cut, though longer ones are not", Out, Options{}, append(cutTo(good[:2], 90), good[2:]...), map[string]uint64{"seen": 4, "truncated": 4}, "another tag or length"},
+		{"cut to this and that", Out, Options{}, append(cutTo(good[:2], 90), cutTo(good[2:], 80)...), map[string]uint64{"seen": 4, "truncated": 4}, "another tag or length"},
+		{"cut where it is to be dropped", Out, Options{OnMTU: Drop}, cutTo(good, 90), map[string]uint64{"seen": 4, "truncated": 4}, "another tag or length"},
+		{"too long, and dropped", Out, Options{OnMTU: Drop}, good[:2], map[string]uint64{"seen": 4, "too_long": 2}, ""},
+		{"all too long, and dropped", Out, Options{OnMTU: Drop}, nil, map[string]uint64{"seen": 4, "too_long": 4}, ""},
+		{"dropped, and not counted", Out, Options{OnMTU: Drop}, good[:2], map[string]uint64{"seen": 4, "too_long": 1}, "2 of 2 canaries OUT, in VLAN 5, of 104 octets, were lost"},
+		{"dropped, though longer ones are not", Out, Options{OnMTU: Drop}, good[2:], map[string]uint64{"seen": 4, "too_long": 2}, "were lost"},
+		{"dropped where it is to be cut", Out, Options{}, good[:2], map[string]uint64{"seen": 4, "too_long": 2}, "were lost"},
 		{"counted as lost", Out, Options{}, good, map[string]uint64{"seen": 4, "lost: queue": 1}, "lost: queue"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -43,4 +56,13 @@ func TestTrial(t *testing.T) {
 			}
 		})
 	}
+}
+
+// cutTo is what would be heard of canaries by a path that carries so many octets.
+func cutTo(heard []HeardCanary, octets int) (out []HeardCanary) {
+	for _, h := range heard {
+		h.Length = min(h.Length, octets)
+		out = append(out, h)
+	}
+	return out
 }

@@ -6,7 +6,7 @@ import "time"
 // meanwhile. The answer is a CanarySent.
 type CanarySend struct {
 	Tap     string   `json:"tap"`     // id of the source
-	Token   [16]byte `json:"token"`   // marks the canaries of this test
+	Token   [8]byte  `json:"token"`   // marks the canaries of this test
 	Each    int      `json:"each"`    // so many of each sort
 	Lengths []int    `json:"lengths"` // octets of frames; 0 = the longest that the device takes
 	VLANs   []uint16 `json:"vlans"`   // tags; 0 = untagged
@@ -30,18 +30,15 @@ type CanarySort struct {
 // CanaryHear asks a node to listen at a device for the canaries of a test. It says a line with CanaryHeard at once, with no
 // canary, when it listens, and then one for each until the stream is ended.
 type CanaryHear struct {
-	Device string   `json:"device"`
-	Token  [16]byte `json:"token"`
+	Device string  `json:"device"`
+	Token  [8]byte `json:"token"`
 }
 
 // CanaryHeard is a copy of a canary.
 type CanaryHeard struct {
-	Number    int64     `json:"number"` // -1 = none: it listens now
-	Direction string    `json:"direction,omitempty"`
-	WasVLAN   uint16    `json:"was_vlan,omitempty"`
-	VLAN      uint16    `json:"vlan,omitempty"`
-	WasLength int       `json:"was_length,omitempty"`
-	Length    int       `json:"length,omitempty"`
-	Sent      time.Time `json:"sent,omitzero"` // by the sender's clock
-	At        time.Time `json:"at,omitzero"`   // by this node's
+	Number int64     `json:"number"` // -1 = none: it listens now
+	VLAN   uint16    `json:"vlan,omitempty"`
+	Length int       `json:"length,omitempty"`
+	Sent   time.Time `json:"sent,omitzero"` // by the sender's clock
+	At     time.Time `json:"at,omitzero"`   // by this node's
 }

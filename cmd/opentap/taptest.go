@@ -22,7 +22,8 @@ func (a *app) tapTestCmd() *cobra.Command {
 		Use: "test ID-OR-NAME", Short: "Test a tap flow: send marked frames past its source, and listen at its tool", Args: cobra.ExactArgs(1),
 		Long: `test puts marked frames (canaries) on the device of a tap flow's source, in both directions, tagged and untagged, short and
 as long as the device takes (at most 3584 octets), and listens for their copies at the tool's device. It says how many came, came twice or came
-otherwise than they were sent, how long they took, and what the tap counted. The frames have an address that bridges keep to themselves
+otherwise than they were sent, how long they took, and what the tap counted. Copies that the flow cuts, or that are cut or dropped because the path does not carry
+them, are what they should be, and are told. The frames have an address that bridges keep to themselves
 and a type for experiments; the port's owner sees those of the direction IN. The exit code is 1 if something is wrong.`,
 		Example: "  opentap tap test web",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {
@@ -57,12 +58,12 @@ func (a *app) showTrial(t *tap.Trial) error {
 			row = append(row, strconv.Itoa(n))
 		}
 		row = append(row, wanted)
-		for _, n := range []int{s.Heard, s.Twice, s.Changed} {
+		for _, n := range []int{s.Heard, s.Twice, s.Changed, s.Cut, s.TooLong} {
 			row = append(row, strconv.Itoa(n))
 		}
 		rows = append(rows, row)
 	}
-	if err := a.table([]string{"DIRECTION", "VLAN", "OCTETS", "SENT", "WANTED", "HEARD", "TWICE", "CHANGED"}, rows, t); err != nil || a.output != "table" {
+	if err := a.table([]string{"DIRECTION", "VLAN", "OCTETS", "SENT", "WANTED", "HEARD", "TWICE", "CHANGED", "CUT", "TOO LONG"}, rows, t); err != nil || a.output != "table" {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "\n%s to %s\n", clean(t.From), clean(t.To))

@@ -23,6 +23,16 @@ func (d *daemon) tapFlow(name string) (v tap.FlowView) {
 	return v
 }
 
+// tapTest has a flow test itself.
+func (d *daemon) tapTest(name string) (v tap.Trial) {
+	d.t.Helper()
+	r := d.opentap("tap", "test", name, "-o", "json")
+	if err := json.Unmarshal([]byte(r.stdout), &v); err != nil {
+		d.t.Logf("test %s: %v: %+v", name, err, r)
+	}
+	return v
+}
+
 // arrives sends numbered frames until one of them is heard; it returns when that was.
 func arrives(t testing.TB, what string, from *nettest.Sender, at *nettest.Ear) time.Time {
 	t.Helper()
@@ -53,7 +63,7 @@ func TestNetnsTapAcrossHosts(t *testing.T) {
 	left.join(c)
 	right.join(c)
 	ear := nettest.NewEar(t, right.far, "wire0")
-	for _, encap := range []string{"vxlan", "gre", "geneve"} {
+	for encap, carries := range map[string]int{"vxlan": 1464, "gre": 1472, "geneve": 1456} { // octets of a frame, where the path's MTU is 1500
 		c.must("tap", "service", "create", "--port", "right/tap0", "--name", encap, "--encap", encap)
 		c.must("tap", "flow", "create", "--port", "left/tap0", "--service", encap, "--name", encap)
 		eventually(t, encap+" is active", func() bool { return c.tapFlow(encap).Status == tap.Up })
@@ -62,6 +72,14 @@ func TestNetnsTapAcrossHosts(t *testing.T) {
 		if len(v.Ends) != 2 || v.Ends[0].Node != "left" || v.Ends[1].Node != "right" {
 			t.Errorf("%s: ends %+v", encap, v.Ends)
 		}
+		if v := c.tapTest(encap); !v.OK || v.Heard != v.Expected || v.CutTo != carries {
+			t.Errorf("%s: the self-test finds %+v", encap, v)
+		}
+		c.must("tap", "flow", "update", encap, "--on-mtu", "drop")
+		eventually(t, "what is too long is dropped, and the self-test says so", func() bool {
+			v := c.tapTest(encap)
+			return v.OK && v.CutTo == 0 && v.Counted["too_long"] > 0 && v.Heard == v.Expected-int(v.Counted["too_long"])
+		})
 		c.must("tap", "service", "delete", encap)
 		n := 1000
 		eventually(t, "nothing arrives after it was deleted", func() bool {

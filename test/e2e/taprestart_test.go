@@ -117,6 +117,13 @@ func TestNetnsTapTest(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.stdout), &v); err != nil || r.code != 0 || !v.OK || v.Expected != 24 || v.Heard != 24 || v.Strange != 0 || v.DelayUS == nil {
 		t.Fatalf("%v: %+v", err, r)
 	}
+	l.must("tap", "flow", "update", "web", "--snap", "34") // the least
+	eventually(t, "canaries are known again in copies that are cut", func() bool {
+		r := l.opentap("tap", "test", "web", "-o", "json")
+		v = tap.Trial{}
+		return json.Unmarshal([]byte(r.stdout), &v) == nil && v.OK && v.Heard == 24 && v.Counted["truncated"] == 24
+	})
+	l.must("tap", "flow", "update", "web", "--snap", "0")
 	l.ns.Down("monitor")
 	r = l.opentap("tap", "test", "web")
 	if r.code == 0 || !strings.Contains(r.stdout+r.stderr, "lost") && !strings.Contains(r.stdout+r.stderr, "listen") {
