@@ -1,8 +1,11 @@
 package controller
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"opentap/agentapi"
@@ -169,9 +172,11 @@ func (c *Controller) nodeList() []want.Node {
 		out = append(out, f)
 	}
 	out = c.enrolled(out)
-	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	slices.SortFunc(out, byName)
 	return out
 }
+
+func byName(a, b want.Node) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) }
 
 // points returns all points of all nodes. c.mu is held.
 func (c *Controller) points() []point.Point {

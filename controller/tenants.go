@@ -195,7 +195,7 @@ func (c *Controller) nodesFor(id auth.Identity) []want.Node {
 			out = append(out, want.Node{Name: n.id.NodeName, ID: nodeID, Version: n.id.Version, Connected: n.connected, Since: n.since, Revision: n.revision})
 		}
 	}
-	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	slices.SortFunc(out, byName)
 	return out
 }
 

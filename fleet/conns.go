@@ -18,7 +18,7 @@ import (
 // thousands of agents come at once the sessions that are there must not starve. Those of one address get a part of them, so
 // that who opens connections and says nothing keeps nobody out.
 const (
-	handshakes        = 32
+	handshakes        = 128 // most of them wait for the other end's octets
 	handshakesOfOne   = handshakes / 2
 	waitingOfOne      = 1024 // connections of one address that wait for their turn; more are closed at once
 	connectionsOfNode = 8    // an agent has one, and for a moment two; more end the oldest

@@ -325,11 +325,11 @@ func (r *Registry) Changed() <-chan struct{} {
 	return r.changed
 }
 
-// Members returns the hosts that have joined, revoked ones included.
+// Members returns the hosts that have joined, revoked ones included, in no order.
 func (r *Registry) Members() []want.Member {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.SortedFunc(maps.Values(r.nodes), func(a, b want.Member) int { return strings.Compare(a.Name+"\x00"+a.ID, b.Name+"\x00"+b.ID) })
+	return slices.Collect(maps.Values(r.nodes))
 }
 
 // unavailable wraps an error of the store for a caller.

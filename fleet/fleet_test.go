@@ -244,6 +244,7 @@ func TestJoinTokens(t *testing.T) {
 	for _, m := range h.Members() {
 		ids = append(ids, m.ID)
 	}
+	slices.Sort(ids)
 	if !slices.Equal(ids, []string{idB, "00000000000000dd"}) {
 		t.Errorf("members are %v", ids)
 	}

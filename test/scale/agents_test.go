@@ -68,8 +68,11 @@ func agents(spec string) error {
 	}
 }
 
+// nodeID is the id of an agent, by its number.
+func nodeID(i int) string { return fmt.Sprintf("%016x", i+1) }
+
 func one(ctx context.Context, i int, token string, controllers []string, dir string, log *slog.Logger) error {
-	id := agentapi.Identity{NodeID: fmt.Sprintf("%016x", i+1), NodeName: fmt.Sprintf("host%05d", i), Version: "scale"}
+	id := agentapi.Identity{NodeID: nodeID(i), NodeName: fmt.Sprintf("host%05d", i), Version: "scale"}
 	mem, err := member.Open(member.Config{Dir: filepath.Join(dir, id.NodeName), Controllers: controllers}, log)
 	if err != nil {
 		return err
