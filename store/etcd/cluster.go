@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,7 +14,15 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/namespace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
+
+// soonAgain is how a member that went away is sought: grpc's own way is to wait for up to two minutes between two tries.
+var soonAgain = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+	MinConnectTimeout: 5 * time.Second,
+}
 
 // dial connects to a cluster and proves with one read that it answers.
 func dial(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
@@ -38,6 +47,7 @@ func dial(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 5 * time.Second,
 		Logger:               zapTo(log, nil),
+		DialOptions:          []grpc.DialOption{grpc.WithConnectParams(soonAgain)},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", where, err)
@@ -47,7 +57,7 @@ func dial(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 		prefix = "opentap/"
 	}
 	s := &Store{
-		log: log, client: c, remote: true, closing: make(chan struct{}),
+		log: log, client: c, remote: true, patience: cmp.Or(cfg.Patience, 10*time.Second), closing: make(chan struct{}),
 		kv:    namespace.NewKV(c.KV, prefix),
 		watch: namespace.NewWatcher(c.Watcher, prefix),
 	}

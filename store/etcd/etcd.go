@@ -32,6 +32,7 @@ type Config struct {
 	Username  string
 	Password  string
 	TLS       TLS
+	Patience  time.Duration // of a cluster: how long a request waits for an answer before it is store.ErrUnavailable; 0 = 10 s
 }
 
 // TLS of the connection to a cluster; all paths are PEM files. The zero value is a plain connection, which Open
@@ -52,6 +53,8 @@ type Store struct {
 	watch  clientv3.Watcher
 	member *member // nil for a cluster
 	remote bool
+
+	patience time.Duration // with one request; 0 = as long as its caller's
 
 	closing   chan struct{} // closed by Close
 	closeOnce sync.Once
@@ -138,7 +141,7 @@ func call[T any](ctx context.Context, s *Store, fn func(context.Context) (T, err
 	if err := ctx.Err(); err != nil {
 		return none, err
 	}
-	inner, cancel := context.WithCancel(ctx)
+	inner, cancel := s.bounded(ctx)
 	defer cancel()
 	done := make(chan answer, 1)
 	go func() {
@@ -158,11 +161,21 @@ func call[T any](ctx context.Context, s *Store, fn func(context.Context) (T, err
 		return a.v, nil
 	case <-ctx.Done():
 		return none, ctx.Err()
+	case <-inner.Done():
+		return none, unavailable(context.Cause(inner))
 	case <-s.closing:
 		return none, store.ErrClosed
 	case <-s.Failed():
 		return none, unavailable(s.Err())
 	}
+}
+
+// bounded is a context for one request. etcd's client would ask for ever while nobody answers.
+func (s *Store) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.patience == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, s.patience, fmt.Errorf("no answer within %v", s.patience))
 }
 
 // Get implements store.Store.

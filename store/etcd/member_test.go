@@ -19,10 +19,11 @@ import (
 	"opentap/store/storetest"
 )
 
-// TestCluster runs the suite over the network code, against a server of its own behind a unix socket.
-func TestCluster(t *testing.T) {
+// cluster starts a server of its own behind a unix socket.
+func cluster(t *testing.T) (sock string, stop func()) {
+	t.Helper()
 	dir := t.TempDir()
-	sock := fmt.Sprintf("unix://%s/c", dir)
+	sock = fmt.Sprintf("unix://%s/c", dir)
 	cfg := embed.NewConfig()
 	cfg.Dir, cfg.Name, cfg.Metrics = dir+"/data", "cluster", "basic"
 	client, _ := url.Parse(sock)
@@ -37,8 +38,28 @@ func TestCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(server.Close)
+	stop = sync.OnceFunc(server.Close)
+	t.Cleanup(stop)
 	<-server.Server.ReadyNotify()
+	return sock, stop
+}
+
+// TestClusterAway: while nobody answers, a request ends and says so.
+func TestClusterAway(t *testing.T) {
+	sock, stop := cluster(t)
+	s := open(t, Config{Endpoints: []string{sock}, Patience: 500 * time.Millisecond})
+	stop()
+	if _, err := s.Txn(t.Context(), nil, []store.Op{store.Put("k", nil)}); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("a change: %v", err)
+	}
+	if _, err := s.Get(t.Context(), "k"); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("a read: %v", err)
+	}
+}
+
+// TestCluster runs the suite over the network code.
+func TestCluster(t *testing.T) {
+	sock, _ := cluster(t)
 	n := 0
 	storetest.Run(t, func(t *testing.T) store.Store {
 		n++
