@@ -2,7 +2,6 @@ package mqtt
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -24,6 +23,8 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 
 	"opentap/fault"
+	"opentap/internal/await"
+	"opentap/sensor/sensortest"
 )
 
 func TestValueOf(t *testing.T) {
@@ -169,7 +170,7 @@ func (b *broker) start() {
 	if err := b.cmd.Start(); err != nil {
 		b.t.Fatal(err)
 	}
-	within(b.t, "the broker listens", func() bool {
+	await.Until(b.t, "the broker listens", func() bool {
 		c, err := net.Dial("tcp", b.address)
 		if err == nil {
 			c.Close()
@@ -206,53 +207,10 @@ func (b *broker) publish(topic, payload string, retained bool) {
 	c.Disconnect(100)
 }
 
-func within(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not: %s", what)
-		}
-	}
-}
-
-// start runs a source until the test ends.
-func start(t *testing.T, cfg Config) *Source {
-	t.Helper()
-	s, err := New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
-	return s
-}
-
-// reads returns the value or why there is none.
-func reads(t *testing.T, s *Source, name string) string {
-	t.Helper()
-	got, err := s.Read(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.Missing != "" {
-		return got.Missing
-	}
-	return fmt.Sprint(got.Value)
-}
-
 func TestSource(t *testing.T) {
 	b := newBroker(t, false)
 	b.publish("room/kept", "17", true)
-	s := start(t, Config{URL: b.url(), ClientID: "opentap", Username: "tap", Password: "secret", Topics: []Topic{
+	s := sensortest.Start(t, New, Config{URL: b.url(), ClientID: "opentap", Username: "tap", Password: "secret", Topics: []Topic{
 		{Topic: "room/plain", Point: "plain", Quantity: "temperature", Unit: "Cel"},
 		{Topic: "room/json", Point: "json", Field: "t.0"},
 		{Topic: "room/json", Point: "json2", Field: "h"},
@@ -260,20 +218,20 @@ func TestSource(t *testing.T) {
 		{Topic: "room/kept", Point: "kept2", Retained: true},
 		{Topic: "room/old", Point: "old", MaxAge: time.Nanosecond},
 	}})
-	within(t, "connected", func() bool { return reads(t, s, "plain") == "nothing was published yet" })
+	await.Until(t, "connected", func() bool { return sensortest.Reads(t, s, "plain") == "nothing was published yet" })
 	b.publish("room/plain", "21.5", false)
 	b.publish("room/json", `{"t": [1.5], "h": "40"}`, false)
 	b.publish("room/old", "1", false)
 	for name, want := range map[string]string{
 		"plain": "21.5", "json": "1.5", "json2": "40", "kept": "the broker has only a message from before", "kept2": "17", "old": "nothing was published for 0s",
 	} {
-		within(t, name+" is "+want, func() bool { return reads(t, s, name) == want })
+		await.Until(t, name+" is "+want, func() bool { return sensortest.Reads(t, s, name) == want })
 	}
 	b.publish("room/json", `{"t": `, false)
-	within(t, "bad JSON is said", func() bool { return reads(t, s, "json") == "the message is not JSON" })
+	await.Until(t, "bad JSON is said", func() bool { return sensortest.Reads(t, s, "json") == "the message is not JSON" })
 	b.publish("room/json", `{"t": [2]}`, false)
-	within(t, "good JSON counts again", func() bool { return reads(t, s, "json") == "2" })
-	within(t, "what lacks is said", func() bool { return reads(t, s, "json2") == "the message has no h" })
+	await.Until(t, "good JSON counts again", func() bool { return sensortest.Reads(t, s, "json") == "2" })
+	await.Until(t, "what lacks is said", func() bool { return sensortest.Reads(t, s, "json2") == "the message has no h" })
 
 	points, err := s.Points(t.Context())
 	if err != nil || len(points) != 6 || points[5].Name != "plain" || points[5].Unit != "Cel" || !points[5].Present || points[4].Present {
@@ -284,11 +242,11 @@ func TestSource(t *testing.T) {
 	}
 
 	b.stop()
-	within(t, "a broker that is away is a gap", func() bool { return strings.Contains(reads(t, s, "plain"), "cannot be used") })
+	await.Until(t, "a broker that is away is a gap", func() bool { return strings.Contains(sensortest.Reads(t, s, "plain"), "cannot be used") })
 	b.start()
-	within(t, "it is found again", func() bool { return !strings.Contains(reads(t, s, "plain"), "cannot be used") })
+	await.Until(t, "it is found again", func() bool { return !strings.Contains(sensortest.Reads(t, s, "plain"), "cannot be used") })
 	b.publish("room/plain", "22", false)
-	within(t, "and read again", func() bool { return reads(t, s, "plain") == "22" })
+	await.Until(t, "and read again", func() bool { return sensortest.Reads(t, s, "plain") == "22" })
 }
 
 func TestCredentialsAndTLS(t *testing.T) {
@@ -300,9 +258,9 @@ func TestCredentialsAndTLS(t *testing.T) {
 		"certificate":               {Username: "tap", Password: "secret", TLS: &tls.Config{RootCAs: x509.NewCertPool()}},
 	} {
 		cfg.URL, cfg.ClientID, cfg.Topics = b.url(), want[:3], topics
-		s := start(t, cfg)
-		within(t, want, func() bool {
-			got := reads(t, s, "x")
+		s := sensortest.Start(t, New, cfg)
+		await.Until(t, want, func() bool {
+			got := sensortest.Reads(t, s, "x")
 			return strings.Contains(strings.ToLower(got), strings.ToLower(want)) && !strings.Contains(got, "secret")
 		})
 	}

@@ -1,8 +1,6 @@
 package phidget
 
 import (
-	"context"
-	"fmt"
 	"log/slog"
 	"math"
 	"os"
@@ -10,9 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"opentap/fault"
+	"opentap/internal/await"
+	"opentap/sensor/sensortest"
 )
 
 func TestTypes(t *testing.T) {
@@ -89,49 +88,6 @@ func built(t *testing.T, state string) (helper, library string) {
 	return helper, library
 }
 
-func within(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(60 * time.Second); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not: %s", what)
-		}
-	}
-}
-
-// start runs a source until the test ends.
-func start(t *testing.T, cfg Config) *Source {
-	t.Helper()
-	s, err := New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
-	return s
-}
-
-// reads returns the value or why there is none.
-func reads(t *testing.T, s *Source, name string) string {
-	t.Helper()
-	got, err := s.Read(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.Missing != "" {
-		return got.Missing
-	}
-	return fmt.Sprintf("%.3f", got.Value)
-}
-
 func TestSource(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")
 	plug := func(lines ...string) {
@@ -145,7 +101,7 @@ func TestSource(t *testing.T) {
 	}
 	plug("88888 0 0 0.4029", "88888 1 0 0.75", "88888 2 51 0", "88888 3 60 0", "88888 4 9 0")
 	helper, library := built(t, state)
-	s := start(t, Config{Helper: helper, Library: library, Inputs: []Input{
+	s := sensortest.Start(t, New, Config{Helper: helper, Library: library, Inputs: []Input{
 		{Serial: 88888, Port: 0, Type: "1124", Name: "rack"},
 		{Serial: 88888, Port: 1, Type: "1104", Name: "door"},
 		{Serial: 88888, Port: 2, Type: "1111", Name: "young"},
@@ -154,10 +110,10 @@ func TestSource(t *testing.T) {
 		{Serial: 77777, Port: 0, Type: "1102", Name: "absent"},
 	}})
 	for name, want := range map[string]string{
-		"rack": "28.413", "door": "0.500", "young": "the board has no value yet", "hot": "the value is out of the sensor's range",
+		"rack": "28.4134", "door": "0.5", "young": "the board has no value yet", "hot": "the value is out of the sensor's range",
 		"odd": "the library answers with code 0x9", "absent": "the board is not attached",
 	} {
-		within(t, name+" is "+want, func() bool { return reads(t, s, name) == want })
+		await.Until(t, name+" is "+want, func() bool { return sensortest.Reads(t, s, name) == want })
 	}
 	points, err := s.Points(t.Context())
 	if err != nil || len(points) != 6 || points[0].Name != "absent" || points[0].Present || points[4].Name != "rack" || points[4].Unit != "Cel" || !points[4].Present {
@@ -168,17 +124,17 @@ func TestSource(t *testing.T) {
 	}
 
 	plug("88888 0 52 0", "77777 0 0 0.2")
-	within(t, "a board that is unplugged is a gap", func() bool { return reads(t, s, "rack") == "the board is not attached" })
-	within(t, "one that is plugged in is read", func() bool { return reads(t, s, "absent") == "1.000" })
+	await.Until(t, "a board that is unplugged is a gap", func() bool { return sensortest.Reads(t, s, "rack") == "the board is not attached" })
+	await.Until(t, "one that is plugged in is read", func() bool { return sensortest.Reads(t, s, "absent") == "1" })
 	plug("88888 0 0 0.5")
-	within(t, "and read again when it is back", func() bool { return reads(t, s, "rack") == "49.989" })
+	await.Until(t, "and read again when it is back", func() bool { return sensortest.Reads(t, s, "rack") == "49.989" })
 
 	plug("crash")
-	within(t, "a crash of the library is a gap", func() bool { return strings.Contains(reads(t, s, "rack"), "the helper for Phidgets ended") })
+	await.Until(t, "a crash of the library is a gap", func() bool { return strings.Contains(sensortest.Reads(t, s, "rack"), "the helper for Phidgets ended") })
 	plug("88888 0 0 0.25")
-	within(t, "after which it is read again", func() bool { return reads(t, s, "rack") == "-5.561" })
+	await.Until(t, "after which it is read again", func() bool { return sensortest.Reads(t, s, "rack") == "-5.561" })
 	plug("hang")
-	within(t, "a library that hangs is a gap", func() bool { return reads(t, s, "rack") == "the helper for Phidgets does not tell of it" })
+	await.Until(t, "a library that hangs is a gap", func() bool { return sensortest.Reads(t, s, "rack") == "the helper for Phidgets does not tell of it" })
 }
 
 func TestWithoutTheLibrary(t *testing.T) {
@@ -189,10 +145,10 @@ func TestWithoutTheLibrary(t *testing.T) {
 		"cannot be started":             {Helper: "/nonexistent/helper", Inputs: inputs},
 		"read its report":               {Helper: "/bin/cat", Inputs: []Input{{Serial: 1, Name: "a"}}},
 	} {
-		s := start(t, cfg)
+		s := sensortest.Start(t, New, cfg)
 		if want == "read its report" { // cat says what it was told, which is no report of as many inputs
 			want = "its report has 0 inputs of 1"
 		}
-		within(t, want, func() bool { return strings.Contains(reads(t, s, "a"), want) })
+		await.Until(t, want, func() bool { return strings.Contains(sensortest.Reads(t, s, "a"), want) })
 	}
 }

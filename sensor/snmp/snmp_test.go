@@ -2,7 +2,6 @@ package snmp
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -15,6 +14,8 @@ import (
 	"time"
 
 	"opentap/fault"
+	"opentap/internal/await"
+	"opentap/sensor/sensortest"
 )
 
 func TestCheck(t *testing.T) {
@@ -139,36 +140,6 @@ var rows = []string{
 	".1.3.6.1.2.1.33.1.3.3.1.3.2 integer 231", ".1.3.6.1.2.1.33.1.4.4.1.5.1 gauge 42",
 }
 
-func within(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(60 * time.Second); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not: %s", what)
-		}
-	}
-}
-
-// start runs a source until the test ends.
-func start(t *testing.T, cfg Config) *Source {
-	t.Helper()
-	s, err := New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
-	return s
-}
-
 func found(t *testing.T, s *Source) int {
 	t.Helper()
 	points, err := s.Points(t.Context())
@@ -178,19 +149,6 @@ func found(t *testing.T, s *Source) int {
 	return len(points)
 }
 
-// reads returns the value or why there is none.
-func reads(t *testing.T, s *Source, name string) string {
-	t.Helper()
-	got, err := s.Read(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.Missing != "" {
-		return got.Missing
-	}
-	return fmt.Sprintf("%.6g", got.Value)
-}
-
 func TestSource(t *testing.T) {
 	d := newDevice(t, rows)
 	defer func() {
@@ -198,8 +156,8 @@ func TestSource(t *testing.T) {
 			t.Log(d.out.String())
 		}
 	}()
-	s := start(t, Config{Name: "dev", Address: d.address, Community: "public"})
-	within(t, "found", func() bool { return found(t, s) > 0 })
+	s := sensortest.Start(t, New, Config{Name: "dev", Address: d.address, Community: "public"})
+	await.Until(t, "found", func() bool { return found(t, s) > 0 })
 	want := map[string][4]string{ // quantity, unit, alias, value
 		"snmp/dev/entity/7":            {"temperature", "Cel", "dev inlet", "23.5"},
 		"snmp/dev/entity/8":            {"power", "W", "dev PSU 1 power", "1250"},
@@ -217,7 +175,7 @@ func TestSource(t *testing.T) {
 	}
 	for _, p := range points {
 		w := want[p.Name]
-		if got := [4]string{p.Quantity, p.Unit, strings.Join(p.Aliases, ","), reads(t, s, p.Name)}; got != w || !p.Present {
+		if got := [4]string{p.Quantity, p.Unit, strings.Join(p.Aliases, ","), sensortest.Reads(t, s, p.Name)}; got != w || !p.Present {
 			t.Errorf("%s is %q, want %q", p.Name, got, w)
 		}
 	}
@@ -228,36 +186,38 @@ func TestSource(t *testing.T) {
 	}
 	// A row that goes is a gap.
 	d.write("rows", strings.Join(append(rows[:2:2], rows[7:]...), "\n")+"\n")
-	within(t, "the sensor is gone", func() bool { return reads(t, s, "snmp/dev/entity/7") == "the sensor is gone" })
+	await.Until(t, "the sensor is gone", func() bool { return sensortest.Reads(t, s, "snmp/dev/entity/7") == "the sensor is gone" })
 
 	d.stop()
-	within(t, "a device that is away is a gap", func() bool { return strings.Contains(reads(t, s, "snmp/dev/entity/8"), "does not answer") })
+	await.Until(t, "a device that is away is a gap", func() bool { return strings.Contains(sensortest.Reads(t, s, "snmp/dev/entity/8"), "does not answer") })
 	began := time.Now()
 	for range 20 { // others are not waited for
-		reads(t, s, "snmp/dev/battery/charge")
+		sensortest.Reads(t, s, "snmp/dev/battery/charge")
 	}
 	if took := time.Since(began); took > timeout {
 		t.Errorf("20 sensors of a device that is away took %v", took)
 	}
 	d.start()
-	within(t, "it is read again", func() bool { return reads(t, s, "snmp/dev/entity/8") == "1250" })
+	await.Until(t, "it is read again", func() bool { return sensortest.Reads(t, s, "snmp/dev/entity/8") == "1250" })
 }
 
 func TestVersion3(t *testing.T) {
 	d := newDevice(t, rows)
 	good := Config{Name: "v3", Address: d.address, User: "tap", AuthProtocol: "SHA", AuthPassword: "authpass1", PrivProtocol: "AES", PrivPassword: "privpass1"}
-	s := start(t, good)
-	within(t, "found", func() bool { return found(t, s) > 0 })
-	if got := reads(t, s, "snmp/v3/entity/7"); got != "23.5" {
+	s := sensortest.Start(t, New, good)
+	await.Until(t, "found", func() bool { return found(t, s) > 0 })
+	if got := sensortest.Reads(t, s, "snmp/v3/entity/7"); got != "23.5" {
 		t.Errorf("reads %s", got)
 	}
 	bad := good
 	bad.AuthPassword = "wrongpass"
-	b := start(t, bad)
-	within(t, "a wrong password is said", func() bool {
-		got := reads(t, b, "snmp/v3/entity/7")
+	b := sensortest.Start(t, New, bad)
+	await.Until(t, "a wrong password is said", func() bool {
+		got := sensortest.Reads(t, b, "snmp/v3/entity/7")
 		return strings.Contains(got, "does not answer") && !strings.Contains(got, "wrongpass")
 	})
-	community := start(t, Config{Name: "c", Address: d.address, Community: "private"})
-	within(t, "a wrong community is said", func() bool { return strings.Contains(reads(t, community, "snmp/c/entity/7"), "does not answer") })
+	community := sensortest.Start(t, New, Config{Name: "c", Address: d.address, Community: "private"})
+	await.Until(t, "a wrong community is said", func() bool {
+		return strings.Contains(sensortest.Reads(t, community, "snmp/c/entity/7"), "does not answer")
+	})
 }
