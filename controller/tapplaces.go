@@ -57,6 +57,7 @@ func (c *Controller) keepPlaces(ctx context.Context) {
 				}
 				if n == nil || !n.connected {
 					delete(c.moved, id) // it tells again when it is back
+					delete(stored, id)
 				} else if c.revision > 0 {
 					p := c.placesOf(id, n, now)
 					c.dispute(p)
@@ -70,6 +71,7 @@ func (c *Controller) keepPlaces(ctx context.Context) {
 						}
 					} else {
 						delete(c.moved, id)
+						delete(stored, id) // we heard of it; what is stored may be forgotten, and begin with no revision again
 					}
 				}
 			}

@@ -159,6 +159,26 @@ func TestARenamedDeviceStaysThePort(t *testing.T) {
 	}
 }
 
+// TestAForgottenNodeComesAgain: its devices are ports again when it has joined again, as they were at the first time.
+func TestAForgottenNodeComesAgain(t *testing.T) {
+	b := tapBench(t, nil)
+	come := func() {
+		b.Joined(agentapi.Identity{NodeID: "n9", NodeName: "host9"})
+		b.devices("n9", "192.0.2.9", "eth9", "02:00:00:00:09:00")
+		b.known(t)
+		b.portID(t, "eth9")
+	}
+	come()
+	b.Left("n9")
+	if err := b.forgetPlaces(t.Context(), "n9"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.await(t.Context(), func() bool { return b.taps.nodes["n9"] == nil }); err != nil {
+		t.Fatal(err)
+	}
+	come()
+}
+
 func TestPortsAreKnownByWhatHostsCallThem(t *testing.T) {
 	b := tapBench(t, nil)
 	name, red := "vm", "red"
