@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"opentap/capture"
+	"opentap/ledger"
 	"opentap/want"
 )
 
@@ -161,12 +162,13 @@ func TestACaptureThatGetsNothingSaysSo(t *testing.T) {
 			}
 		}
 	}
+	a := &Agent{cfg: Config{SysfsRoot: root}}
 	var h hunger
-	st := &want.Status{State: want.Running}
+	var acc ledger.Account
 	now := time.Unix(1000, 0)
 	look := func(after time.Duration) string {
 		now = now.Add(after)
-		return h.look(root, []string{"eth0"}, st, now)
+		return h.look(a, []string{"eth0"}, &acc, now)
 	}
 	count("100", "10")
 	if r := look(0); r != "" {
@@ -176,29 +178,40 @@ func TestACaptureThatGetsNothingSaysSo(t *testing.T) {
 		t.Errorf("on a quiet interface: %s", r)
 	}
 	count("150", "15")
-	if r := look(time.Second); !strings.Contains(r, "55 packets") || !strings.Contains(r, "none reached") {
+	if r := look(time.Second); !strings.Contains(r, "55 packets") || !strings.Contains(r, "none of them came") {
 		t.Errorf("nothing came: %q", r)
 	}
-	if r := h.look(root, []string{"eth0"}, st, now.Add(time.Millisecond)); r == "" {
+	if r := look(time.Millisecond); r == "" {
 		t.Error("forgotten between two looks")
 	}
+	a.cfg.Capture.Dedicated = map[string]int{"eth0": 0}
+	count("110", "900")
+	if r := look(time.Second); r != "" {
+		t.Errorf("what the host sends does not come to a dedicated port: %s", r)
+	}
+	a.cfg.Capture.Dedicated = nil
 	count("5", "5") // the device was there anew
 	if r := look(time.Second); r != "" {
 		t.Errorf("a new device: %s", r)
 	}
-	st.Ledger.Filtered, st.Ledger.Seen = 5000, 5000
+	acc = ledger.Account{Filtered: 5000, Seen: 5000}
 	if r := look(2 * time.Minute); !strings.Contains(r, "none passed the filter") {
 		t.Errorf("all refused: %q", r)
 	}
-	st.Ledger.Captured = 1
+	acc.Captured, acc.Seen = 1, 5001
 	if r := look(time.Second); r != "" {
 		t.Errorf("fed: %s", r)
 	}
-	if r := h.look(root, []string{"gone"}, &want.Status{}, now); r != "" {
-		t.Errorf("fed once is fed: %s", r)
+	count("50", "50")
+	if r := look(emptyAfter); !strings.Contains(r, "90 packets in 10s") {
+		t.Errorf("nothing comes any more: %q", r)
+	}
+	h.rest()
+	if r := look(time.Minute); r != "" {
+		t.Errorf("after a rest: %s", r)
 	}
 	var other hunger
-	if r := other.look(root, []string{"gone"}, &want.Status{}, now); r != "" {
+	if r := other.look(a, []string{"gone"}, &acc, now); r != "" {
 		t.Errorf("no counters: %s", r)
 	}
 }

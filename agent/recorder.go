@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"opentap/capture"
 	"opentap/capture/segment"
 	"opentap/filter"
 	"opentap/packet"
@@ -50,6 +51,7 @@ type recording struct {
 	held    int64      // octets on disk, as the guard saw them
 	gaps    []want.Gap // of earlier runs
 	problem string     // why it does not record; "" = it does
+	hungry  string     // why it should record more than it does; "" = nothing speaks for it
 	full    string     // why nothing may be recorded now; "" = it may
 }
 
@@ -144,9 +146,14 @@ func (r *recording) record(ctx context.Context) error {
 	r.trouble("")
 	r.a.link.InventoryChanged()
 	full := ""
+	var h hunger
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
 	for full == "" && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
+		case <-look.C:
+			r.worry(&h, s.att.Progress())
 		case <-s.att.Done():
 			full = "it ended"
 		case <-p.fail:
@@ -158,7 +165,7 @@ func (r *recording) record(ctx context.Context) error {
 	err = s.att.Detach(context.WithoutCancel(ctx))
 	pr := s.att.Progress()
 	r.mu.Lock()
-	r.s = nil
+	r.s, r.hungry = nil, ""
 	r.mu.Unlock()
 	r.keepGaps(gapsOf(pr.Gaps, r.cfg.Point))
 	total := s.base
@@ -167,6 +174,25 @@ func (r *recording) record(ctx context.Context) error {
 		return err
 	}
 	return errors.New(full)
+}
+
+// worry notes when the interface counts packets that do not come here. A filter that refuses all is no worry: a recorder waits for
+// what is rare.
+func (r *recording) worry(h *hunger, pr capture.Progress) {
+	h.fed = true
+	reason := ""
+	if n := len(pr.Gaps); n > 0 && pr.Gaps[n-1].To.IsZero() || r.a.restraint() != "" {
+		h.rest()
+	} else {
+		reason = h.look(r.a, []string{r.cfg.Point}, &pr.Account, time.Now())
+	}
+	r.mu.Lock()
+	same := (r.hungry == "") == (reason == "")
+	r.hungry = reason
+	r.mu.Unlock()
+	if !same {
+		r.a.link.InventoryChanged()
+	}
 }
 
 // halt says why nothing more may be recorded; with "" it may again.

@@ -172,8 +172,10 @@ func (r *recording) status() want.RecorderStatus {
 				st.State, st.Reason = want.Degraded, g.Reason
 			}
 		}
-		if reason := r.a.restraint(); reason != "" && st.State == want.Running {
-			st.State, st.Reason = want.Degraded, reason
+		for _, reason := range []string{r.a.restraint(), r.hungry} {
+			if reason != "" && st.State == want.Running {
+				st.State, st.Reason = want.Degraded, reason
+			}
 		}
 	case r.problem != "":
 		st.State, st.Reason = want.Failed, r.problem

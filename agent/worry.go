@@ -8,82 +8,93 @@ import (
 	"strings"
 	"time"
 
+	"opentap/ledger"
 	"opentap/want"
 )
 
-// When a capture that has taken nothing is worth a word: so long, and so many packets at its interfaces.
+// When packets that do not come here are worth a word: so long, and so many packets at the interfaces.
 const (
-	emptyAfter   = 10 * time.Second // nothing at all came here
+	emptyAfter   = 10 * time.Second // none at all came here
 	emptyPackets = 20
 	barrenAfter  = time.Minute // packets came, and the filter refused every one
 	barrenMet    = 1000
 )
 
-// hunger watches a capture that has taken no packet yet. It belongs to the job's goroutine.
+// hunger watches what comes to a capture or a recorder beside the counters of its interfaces. It belongs to one goroutine.
 type hunger struct {
-	fed    bool // it has: there is no more to watch
-	began  time.Time
+	fed    bool      // a packet was taken once: a filter that refuses all is no news any more
+	since  time.Time // the first look
 	looked time.Time
-	first  uint64 // of the interfaces' counters
+	began  time.Time // when a packet came last; zero = nothing is known yet
+	met    uint64    // packets that had come by then
+	first  uint64    // of the interfaces' counters at that time
 	reason string
 }
 
 // worry has a running capture of packets say what is wrong with it although it runs.
 func (j *job) worry(st *want.Status) {
 	c := j.get()
-	if st.State != want.Running || c.Past() || c.Kind != want.Packets && c.Kind != want.Flows {
+	if c.Past() || c.Kind != want.Packets && c.Kind != want.Flows {
+		return
+	}
+	if st.State != want.Running { // a device that is down or gone is told already
+		j.hunger.rest()
 		return
 	}
 	if reason := j.a.restraint(); reason != "" {
+		j.hunger.rest()
 		st.State, st.Reason = want.Degraded, reason
 		return
 	}
-	if reason := j.hunger.look(j.a.cfg.SysfsRoot, c.Query.Points, st, time.Now()); reason != "" {
+	if reason := j.hunger.look(j.a, c.Query.Points, &st.Ledger, time.Now()); reason != "" {
 		st.State, st.Reason = want.Degraded, reason
 	}
 }
 
-// look returns why a capture that has taken nothing should have; "" = it has, or nothing speaks for it.
-func (h *hunger) look(sysfs string, points []string, st *want.Status, now time.Time) string {
-	if h.fed || st.Ledger.Captured+st.Ledger.DroppedTotal()+st.Ledger.SampledOut+st.Ledger.RateLimited > 0 {
-		h.fed, h.reason = true, ""
-		return ""
-	}
+// rest forgets what was counted: for a while nothing was to be expected.
+func (h *hunger) rest() { h.began, h.reason = time.Time{}, "" }
+
+// look returns why one that has the account should have got more; "" = nothing speaks for it.
+func (h *hunger) look(a *Agent, points []string, acc *ledger.Account, now time.Time) string {
+	h.fed = h.fed || acc.Seen > acc.Filtered
 	if now.Sub(h.looked) < time.Second {
 		return h.reason
 	}
-	h.looked = now
-	n, ok := carried(sysfs, points)
+	if h.looked = now; h.since.IsZero() {
+		h.since = now
+	}
+	n, ok := a.carried(points)
 	if !ok {
-		h.began, h.reason = time.Time{}, ""
+		h.rest()
 		return ""
 	}
-	if h.began.IsZero() || n < h.first { // the first look, or a device that is there again
-		h.began, h.first = now, n
+	if h.began.IsZero() || n < h.first || acc.Seen != h.met { // the first look, a device that is there again, or all is well
+		h.began, h.first, h.met = now, n, acc.Seen
 	}
-	h.reason = hungry(st.Ledger.Filtered, n-h.first, now.Sub(h.began))
+	h.reason = ""
+	switch quiet, watched := now.Sub(h.began), now.Sub(h.since); {
+	case n-h.first >= emptyPackets && quiet >= emptyAfter:
+		h.reason = fmt.Sprintf("its interfaces counted %d packets in %s, and none of them came here", n-h.first, quiet.Round(time.Second))
+	case !h.fed && acc.Filtered >= barrenMet && watched >= barrenAfter:
+		h.reason = fmt.Sprintf("%d packets came in %s, and none passed the filter", acc.Filtered, watched.Round(time.Second))
+	}
 	return h.reason
 }
 
-// hungry puts it in words.
-func hungry(refused, carried uint64, d time.Duration) string {
-	switch {
-	case refused == 0 && carried >= emptyPackets && d >= emptyAfter:
-		return fmt.Sprintf("its interfaces counted %d packets in %s, and none reached this capture", carried, d.Round(time.Second))
-	case refused >= barrenMet && d >= barrenAfter:
-		return fmt.Sprintf("%d packets came in %s, and none passed the filter", refused, d.Round(time.Second))
-	}
-	return ""
-}
-
-// carried is how many packets the interfaces have received and sent since they exist. false: it cannot be known.
-func carried(sysfs string, points []string) (uint64, bool) {
+// carried is how many packets the interfaces have received, and sent unless they are dedicated, since they exist. false: it
+// cannot be known.
+func (a *Agent) carried(points []string) (uint64, bool) {
+	sysfs := a.cfg.SysfsRoot
 	if sysfs == "" {
 		sysfs = "/sys"
 	}
 	var n uint64
 	for _, p := range points {
-		for _, counter := range []string{"rx_packets", "tx_packets"} {
+		counters := []string{"rx_packets", "tx_packets"}
+		if _, ok := a.cfg.Capture.Dedicated[p]; ok { // what the host sends is not seen there
+			counters = counters[:1]
+		}
+		for _, counter := range counters {
 			b, err := os.ReadFile(filepath.Join(sysfs, "class/net", filepath.Base(p), "statistics", counter))
 			if err != nil {
 				return 0, false
