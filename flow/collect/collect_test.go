@@ -1,7 +1,6 @@
 package collect
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -20,8 +18,9 @@ import (
 	"time"
 
 	"opentap/flow"
+	"opentap/internal/await"
+	"opentap/internal/nettest"
 	"opentap/packet"
-	"opentap/pcap"
 	"opentap/wire/netflow"
 	"opentap/wire/sflow"
 )
@@ -57,32 +56,6 @@ func (s *sink) count(a netip.Addr) int {
 	return len(s.records[a])
 }
 
-// datagrams returns the UDP payloads of a capture file.
-func datagrams(t testing.TB, path string) (out [][]byte) {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := pcap.NewReader(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var p pcap.Packet
-	for {
-		err := r.Next(&p)
-		if errors.Is(err, io.EOF) {
-			return out
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		var parsed packet.Parsed
-		parsed.Decode(packet.LinkEthernet, p.Data, p.OrigLen)
-		out = append(out, slices.Clone(p.Data[parsed.Payload:]))
-	}
-}
-
 func newCollector(t testing.TB, cfg Config, s Sink, templates map[string]netflow.State) *Collector {
 	t.Helper()
 	if cfg.Address == "" {
@@ -115,7 +88,7 @@ func TestRealExporters(t *testing.T) {
 	c := newCollector(t, Config{}, s, nil)
 	now := began
 	for _, file := range []string{"../../wire/netflow/testdata/netflow5-ovs.pcap", "../../wire/netflow/testdata/ipfix-ovs.pcap", "../../wire/sflow/testdata/sflow-ovs.pcap"} {
-		for _, m := range datagrams(t, file) {
+		for _, m := range nettest.Datagrams(t, file) {
 			c.give(exporterA, m, now)
 			now = now.Add(10 * time.Millisecond)
 		}
@@ -222,16 +195,6 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-// await polls until ok, or the test fails.
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s did not come to be", what)
-		}
-	}
-}
-
 // TestTLS takes IPFIX of exporters that trust our certificate, and nothing of those that do not speak TLS.
 func TestTLS(t *testing.T) {
 	web := httptest.NewTLSServer(http.NotFoundHandler()) // for its certificate
@@ -241,7 +204,7 @@ func TestTLS(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- c.Run(ctx) }()
-	await(t, "the socket", func() bool { return c.Address() != "" })
+	await.Until(t, "the socket", func() bool { return c.Address() != "" })
 	plain, err := net.Dial("tcp", c.Address())
 	if err != nil {
 		t.Fatal(err)
@@ -262,7 +225,7 @@ func TestTLS(t *testing.T) {
 	if _, err := conn.Write(m); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the record", func() bool { return s.count(netip.MustParseAddr("127.0.0.1")) == 1 })
+	await.Until(t, "the record", func() bool { return s.count(netip.MustParseAddr("127.0.0.1")) == 1 })
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
@@ -278,7 +241,7 @@ func TestSockets(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- c.Run(ctx) }()
-		await(t, "the socket", func() bool { return c.Address() != "" })
+		await.Until(t, "the socket", func() bool { return c.Address() != "" })
 		conn, err := net.Dial(transport, c.Address())
 		if err != nil {
 			t.Fatal(err)
@@ -296,7 +259,7 @@ func TestSockets(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		await(t, "100 records", func() bool { return s.count(netip.MustParseAddr("127.0.0.1")) == 100 })
+		await.Until(t, "100 records", func() bool { return s.count(netip.MustParseAddr("127.0.0.1")) == 100 })
 		if transport == "tcp" {
 			if _, err := conn.Write([]byte("GET / HTTP/1.1\r\n\r\n")); err != nil {
 				t.Fatal(err)
@@ -331,7 +294,7 @@ func TestDatagramsWithoutRoom(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- c.Run(ctx) }()
-	await(t, "the socket", func() bool { return c.Address() != "" })
+	await.Until(t, "the socket", func() bool { return c.Address() != "" })
 	conn, err := net.Dial("udp", c.Address())
 	if err != nil {
 		t.Fatal(err)
@@ -349,7 +312,7 @@ func TestDatagramsWithoutRoom(t *testing.T) {
 		send()
 	}
 	c.mu.Unlock()
-	await(t, "all are accounted for", func() bool {
+	await.Until(t, "all are accounted for", func() bool {
 		st := c.Stats()
 		if st.Messages+st.Dropped == sent {
 			return true
@@ -381,7 +344,7 @@ func TestTakingDoesNotAllocate(t *testing.T) {
 	first, _ := enc.Append(nil, packet.TimestampOf(began), []netflow.Flow{flowOf(1)}, true, nil)
 	c.give(exporterA, first, began)
 	second, _ := enc.Append(nil, packet.TimestampOf(began), []netflow.Flow{flowOf(2)}, false, nil)
-	samples := datagrams(t, "../../wire/sflow/testdata/sflow-ovs.pcap")
+	samples := nettest.Datagrams(t, "../../wire/sflow/testdata/sflow-ovs.pcap")
 	for _, m := range samples {
 		c.give(exporterA, m, began)
 	}

@@ -82,7 +82,7 @@ var Rooms = map[string]Room{
 
 	"tap":              {Layer: Pipe, MayImport: []string{"filter", "point"}},
 	"tap/reconcile":    {Layer: Pipe, MayImport: []string{"tap"}},
-	"tap/taptest":      {Layer: Aid, MayImport: []string{"tap"}},
+	"tap/taptest":      {Layer: Aid, MayImport: []string{"internal/nettest", "tap"}},
 	"tap/bpftap":       {Layer: Pipe, MayImport: []string{"tap", "filter/...", "filter"}, Unix: true, Driver: true},
 	"tap/ovstap":       {Layer: Pipe, MayImport: []string{"tap", "filter/...", "filter", "wire/ovsdb"}, Unix: true, Driver: true},
 	"tap/oftap":        {Layer: Pipe, MayImport: []string{"tap", "filter/...", "filter", "fabric"}, Driver: true},
@@ -135,7 +135,7 @@ var Rooms = map[string]Room{
 	"cmd/opentap":          {Layer: Main, MayImport: []string{"report", "lab", "detect", "wire/sflow", "client", "cert", "tap", "filter", "filter/...", "pcap", "point", "capture/query", "capture/segment", "capture/index", "flow", "flow/..."}},
 
 	"internal/metrics":  {Layer: Aid},
-	"internal/nettest":  {Layer: Aid, Unix: true},
+	"internal/nettest":  {Layer: Aid, MayImport: []string{"pcap"}, Unix: true},
 	"internal/archtest": {Layer: Aid},
 	"internal/await":    {Layer: Aid},
 	"scripts/testsum":   {Layer: Aid},

@@ -1,44 +1,14 @@
 package netflow
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
-	"os"
 	"reflect"
 	"slices"
 	"testing"
 
+	"opentap/internal/nettest"
 	"opentap/packet"
-	"opentap/pcap"
 )
-
-// datagrams returns the UDP payloads of a capture file.
-func datagrams(t testing.TB, path string) (out [][]byte) {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := pcap.NewReader(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var p pcap.Packet
-	for {
-		err := r.Next(&p)
-		if errors.Is(err, io.EOF) {
-			return out
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		var parsed packet.Parsed
-		parsed.Decode(packet.LinkEthernet, p.Data, p.OrigLen)
-		out = append(out, slices.Clone(p.Data[parsed.Payload:]))
-	}
-}
 
 // TestRealExporters reads what Open vSwitch sent. The numbers are tshark's.
 func TestRealExporters(t *testing.T) {
@@ -48,7 +18,7 @@ func TestRealExporters(t *testing.T) {
 	}{{"testdata/netflow5-ovs.pcap", 9, 112, 0}, {"testdata/ipfix-ovs.pcap", 228, 168, 0}} {
 		d := NewDecoder(DecoderConfig{})
 		var octets uint64
-		for i, m := range datagrams(t, c.file) {
+		for i, m := range nettest.Datagrams(t, c.file) {
 			if err := d.Decode(m, func(f *Flow) {
 				octets += f.Octets
 				if f.Packets == 0 || f.First == 0 || f.Last < f.First || f.IP != 4 && f.IP != 6 && f.SrcMAC == (packet.MAC{}) {
@@ -378,7 +348,7 @@ func FuzzDecode(f *testing.F) {
 		f.Add(m[0], m[1])
 	}
 	for _, file := range []string{"testdata/netflow5-ovs.pcap", "testdata/ipfix-ovs.pcap"} {
-		m := datagrams(f, file)
+		m := nettest.Datagrams(f, file)
 		f.Add(m[0], m[len(m)-1])
 	}
 	f.Add(message(set(3, 300, 3, 1, 302, 2, 305, 2, 306, 2)), message(set(300, 1, 1, 99)))

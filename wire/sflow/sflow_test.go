@@ -2,42 +2,12 @@ package sflow
 
 import (
 	"bytes"
-	"errors"
-	"io"
 	"net/netip"
-	"os"
-	"slices"
 	"testing"
 
+	"opentap/internal/nettest"
 	"opentap/packet"
-	"opentap/pcap"
 )
-
-// datagrams returns the UDP payloads of a capture file.
-func datagrams(t testing.TB, path string) (out [][]byte) {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := pcap.NewReader(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var p pcap.Packet
-	for {
-		err := r.Next(&p)
-		if errors.Is(err, io.EOF) {
-			return out
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		var parsed packet.Parsed
-		parsed.Decode(packet.LinkEthernet, p.Data, p.OrigLen)
-		out = append(out, slices.Clone(p.Data[parsed.Payload:]))
-	}
-}
 
 // TestRealSwitch reads what Open vSwitch sent: three bridges of one agent, with the OpenFlow port of each interface.
 func TestRealSwitch(t *testing.T) {
@@ -46,7 +16,7 @@ func TestRealSwitch(t *testing.T) {
 	n, flows, mirrored, tcp := 0, 0, 0, 0
 	ports := make(map[OpenFlowPort]string)
 	subs := make(map[uint32]bool)
-	for i, m := range datagrams(t, "testdata/sflow-ovs.pcap") {
+	for i, m := range nettest.Datagrams(t, "testdata/sflow-ovs.pcap") {
 		n++
 		err := d.Decode(m, func(s *FlowSample) {
 			flows++
@@ -229,7 +199,7 @@ func TestDecodeDoesNotAllocate(t *testing.T) {
 	n := 0
 	flow := func(s *FlowSample) { s.Parse(&p); n++ }
 	counters := func(*CounterSample) { n++ }
-	for _, m := range datagrams(t, "testdata/sflow-ovs.pcap")[:20] {
+	for _, m := range nettest.Datagrams(t, "testdata/sflow-ovs.pcap")[:20] {
 		if got := testing.AllocsPerRun(20, func() { _ = d.Decode(m, flow, counters) }); got != 0 {
 			t.Fatalf("%v allocations", got)
 		}
@@ -237,7 +207,7 @@ func TestDecodeDoesNotAllocate(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, m := range datagrams(f, "testdata/sflow-ovs.pcap")[:30] {
+	for _, m := range nettest.Datagrams(f, "testdata/sflow-ovs.pcap")[:30] {
 		f.Add(m)
 	}
 	f.Add(datagram(1, xdr{}.opaque(1, xdr{}.u(1, 9, 512, 1000, 0, 4, 5, 1).opaque(1003, xdr{}.u(1, 1, 1, 1, 1, 1<<31, 1, 1<<31)))))
@@ -262,7 +232,7 @@ func FuzzDecode(f *testing.F) {
 
 // BenchmarkSamples is decoding and following flow samples and the packets in them.
 func BenchmarkSamples(b *testing.B) {
-	m := datagrams(b, "testdata/sflow-ovs.pcap")
+	m := nettest.Datagrams(b, "testdata/sflow-ovs.pcap")
 	var d Datagram
 	var p packet.Parsed
 	var tr Tracker
