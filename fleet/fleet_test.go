@@ -25,6 +25,7 @@ import (
 	"opentap/auth"
 	"opentap/cert"
 	"opentap/fault"
+	"opentap/internal/await"
 	"opentap/member"
 	"opentap/store"
 	"opentap/store/mem"
@@ -159,15 +160,6 @@ func session(t *testing.T, m *member.Member) (end func() error) {
 	}
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 func TestAHostJoinsAndIsKnownEverywhere(t *testing.T) {
 	st := newStore(t)
 	a, b := newHall(t, st, "a"), newHall(t, st, "b")
@@ -179,18 +171,18 @@ func TestAHostJoinsAndIsKnownEverywhere(t *testing.T) {
 	if !ok || who != (cert.Member{Kind: cert.AgentMember, ID: idA, Name: "virgo"}) {
 		t.Errorf("it is %+v", who)
 	}
-	eventually(t, "the other controller knows it", func() bool { return len(b.Members()) == 1 })
-	eventually(t, "each knows the other", func() bool { return len(a.Others()) == 1 && len(b.Others()) == 1 })
+	await.Until(t, "the other controller knows it", func() bool { return len(b.Members()) == 1 })
+	await.Until(t, "each knows the other", func() bool { return len(a.Others()) == 1 && len(b.Others()) == 1 })
 	end := session(t, m)
 	sessions := func() int32 { return a.hub.now.Load() + b.hub.now.Load() }
-	eventually(t, "it has a session", func() bool { return sessions() == 1 })
+	await.Until(t, "it has a session", func() bool { return sessions() == 1 })
 	if _, err := b.Revoke(t.Context(), "virgo"); err != nil {
 		t.Fatal(err)
 	}
 	if err := end(); err == nil {
 		t.Error("the session of a revoked node goes on")
 	}
-	eventually(t, "its session is over", func() bool { return sessions() == 0 })
+	await.Until(t, "its session is over", func() bool { return sessions() == 0 })
 	if err := session(t, m)(); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "was revoked on") {
 		t.Errorf("a revoked node hears %v", err)
 	}
@@ -336,7 +328,7 @@ func TestARevokedCertificateDoesNotComeBack(t *testing.T) {
 		t.Errorf("the old certificate hears %v", err)
 	}
 	session(t, again)
-	eventually(t, "the new one has a session", func() bool { return h.hub.now.Load() == 1 })
+	await.Until(t, "the new one has a session", func() bool { return h.hub.now.Load() == 1 })
 }
 
 // A controller that was away hears of a revocation and of the host's joining again at once: the connection of the revoked
@@ -345,7 +337,7 @@ func TestARevokedConnectionDoesNotSurviveItsNodesReturn(t *testing.T) {
 	h := newHall(t, newStore(t), "a")
 	stolen := h.joined(idA, "virgo")
 	end := session(t, stolen)
-	eventually(t, "it has a session", func() bool { return h.hub.now.Load() == 1 })
+	await.Until(t, "it has a session", func() bool { return h.hub.now.Load() == 1 })
 	h.mu.Lock()
 	n := h.nodes[idA]
 	n.Enrolled = n.Enrolled.Add(time.Minute) // it was revoked and has joined again
@@ -371,7 +363,7 @@ func TestSilentConnectionsKeepNobodyOut(t *testing.T) {
 		t.Cleanup(func() { _ = c.Close() })
 	}
 	session(t, m) // before those give up, which takes them longer than eventually waits
-	eventually(t, "an agent has a session", func() bool { return h.hub.now.Load() == 1 })
+	await.Until(t, "an agent has a session", func() bool { return h.hub.now.Load() == 1 })
 }
 
 // One node does not fill a controller with connections, and who has no certificate not with words.
@@ -381,7 +373,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	for range 3 * connectionsOfNode {
 		session(t, m)
 	}
-	eventually(t, "the oldest have ended", func() bool {
+	await.Until(t, "the oldest have ended", func() bool {
 		h.conns.mu.Lock()
 		defer h.conns.mu.Unlock()
 		return len(h.conns.all[idA]) == connectionsOfNode && h.hub.now.Load() == connectionsOfNode
@@ -428,7 +420,7 @@ func TestCertificatesEndAndAreRenewed(t *testing.T) {
 	h := newHall(t, newStore(t), "a")
 	m := h.joined(idA, "virgo")
 	end := session(t, m)
-	eventually(t, "it has a session", func() bool { return h.hub.now.Load() == 1 })
+	await.Until(t, "it has a session", func() bool { return h.hub.now.Load() == 1 })
 	who, _, _ := m.Who()
 	_, request, _ := cert.Request()
 	h.skew.Store(int64(30 * time.Minute))
@@ -462,7 +454,7 @@ func TestCallsByKind(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer agentCC.Close()
-	eventually(t, "each knows the other", func() bool { return len(other.Others()) == 1 })
+	await.Until(t, "each knows the other", func() bool { return len(other.Others()) == 1 })
 	ctlCC, err := other.Dial(other.Others()[0])
 	if err != nil {
 		t.Fatal(err)
@@ -506,7 +498,7 @@ func TestTheStoreIsAccepted(t *testing.T) {
 		t.Fatalf("%+v, %v", e, err)
 	}
 	<-changed
-	eventually(t, "the other controller knows it", func() bool { return b.Epoch().ID == e.ID })
+	await.Until(t, "the other controller knows it", func() bool { return b.Epoch().ID == e.ID })
 	for i := range 2 * maxReplaced {
 		if e, err = a.AcceptStore(t.Context(), admin, []string{fmt.Sprint(i)}); err != nil || len(e.Replaces) > maxReplaced {
 			t.Fatalf("%d, %v", len(e.Replaces), err)
@@ -545,7 +537,7 @@ func TestWhatCannotBeReadIsLeftAlone(t *testing.T) {
 func TestAControllerThatIsNotGone(t *testing.T) {
 	st := newStore(t)
 	a, b := newHall(t, st, "a"), newHall(t, st, "b")
-	eventually(t, "each knows the other", func() bool { return len(a.Others()) == 1 && len(b.Others()) == 1 })
+	await.Until(t, "each knows the other", func() bool { return len(a.Others()) == 1 && len(b.Others()) == 1 })
 	before, err := st.Get(t.Context(), controllerKeys+"b")
 	if err != nil {
 		t.Fatal(err)
@@ -553,9 +545,9 @@ func TestAControllerThatIsNotGone(t *testing.T) {
 	if err := a.DropController(t.Context(), "b"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is back", func() bool {
+	await.Until(t, "it is back", func() bool {
 		now, err := st.Get(t.Context(), controllerKeys+"b")
 		return err == nil && now.CreateRevision > before.CreateRevision
 	})
-	eventually(t, "it is known", func() bool { return len(a.Others()) == 1 })
+	await.Until(t, "it is known", func() bool { return len(a.Others()) == 1 })
 }

@@ -12,6 +12,7 @@ import (
 
 	"opentap/fabric"
 	"opentap/fabric/session"
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/want"
 )
@@ -148,21 +149,11 @@ func layout(t *testing.T, f want.Fabric) *fabric.Layout {
 	return l
 }
 
-// until waits for a condition.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out: %s", what)
-		}
-	}
-}
-
 // active waits until all policies are.
 func (c *controller) active(t *testing.T) want.FabricView {
 	t.Helper()
 	var v want.FabricView
-	until(t, "policies active", func() bool {
+	await.Until(t, "policies active", func() bool {
 		v, _ = c.View(context.Background(), false)
 		for _, p := range v.Policies {
 			if p.State != want.PolicyActive {

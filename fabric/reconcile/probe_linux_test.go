@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"opentap/fault"
+	"opentap/internal/await"
 	"opentap/want"
 )
 
@@ -80,7 +81,7 @@ func TestNetnsProbe(t *testing.T) {
 	d.ovs.Ofctl("--strict", "del-flows", "s1", "priority=65535,in_port=5")
 	// The tool is unplugged.
 	d.hosts.Down("h11")
-	until(t, "lost at a port that is down", func() bool {
+	await.Until(t, "lost at a port that is down", func() bool {
 		r := probe()["s1/5>far"]
 		return r.Result == "lost" && strings.Contains(r.Detail, "s3/11 is down")
 	})
@@ -100,13 +101,13 @@ func TestNetnsProbesByThemselves(t *testing.T) {
 		v, _ := c.View(context.Background(), false)
 		return v.Policies[0]
 	}
-	until(t, "probed", func() bool {
+	await.Until(t, "probed", func() bool {
 		p := policy()
 		return p.Probed != nil && p.Probed.Result == want.ProbeDelivered && p.State == want.PolicyActive
 	})
 	// Somebody drops at s3 what comes from s1. No rule of ours is gone.
 	d.ovs.Ofctl("add-flow", "s3", "priority=65535,actions=drop")
-	until(t, "the loss is told", func() bool {
+	await.Until(t, "the loss is told", func() bool {
 		p := policy()
 		return p.State == want.PolicyDegraded && strings.Contains(p.Reason, "a probe was lost: s1/5 to far: after s1")
 	})
@@ -114,5 +115,5 @@ func TestNetnsProbesByThemselves(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 	d.ovs.Ofctl("--strict", "del-flows", "s3", "priority=65535")
-	until(t, "it is whole again", func() bool { return policy().State == want.PolicyActive })
+	await.Until(t, "it is whole again", func() bool { return policy().State == want.PolicyActive })
 }

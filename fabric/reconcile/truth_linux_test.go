@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"opentap/fabric"
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/want"
 )
@@ -38,7 +39,7 @@ func (c *controller) turn1(t *testing.T) {
 func (c *controller) quiet(t *testing.T) {
 	t.Helper()
 	last, since := uint64(0), time.Now()
-	until(t, "quiet", func() bool {
+	await.Until(t, "quiet", func() bool {
 		c.mu.Lock()
 		n := c.turns
 		c.mu.Unlock()
@@ -120,15 +121,15 @@ func TestNetnsVerifyFindsEachKindOfDrift(t *testing.T) {
 		{"a foreign rule in the way", want.FindingForeign, "cookie 0x99", func() { d.ovs.Ofctl("add-flow", "s1", foreign[0]) }, false},
 		{"a port is down", want.FindingPort, "s3/11 is down", func() {
 			d.hosts.Down("h11")
-			until(t, "port down", func() bool { return finds(c.verify(t), want.FindingPort, "s3/11 is down") })
+			await.Until(t, "port down", func() bool { return finds(c.verify(t), want.FindingPort, "s3/11 is down") })
 		}, false},
 		{"a cable is cut", want.FindingLink, "s1/8 – s3/3 is down", func() {
 			d.switches.Down("s1-eth8")
-			until(t, "link down", func() bool { return finds(c.verify(t), want.FindingLink, "s1/8") })
+			await.Until(t, "link down", func() bool { return finds(c.verify(t), want.FindingLink, "s1/8") })
 		}, false},
 		{"a switch is gone", want.FindingUnreachable, "not connected", func() {
 			d.ovs.Controller("s2")
-			until(t, "switch gone", func() bool { return finds(c.verify(t), want.FindingUnreachable, "not connected") })
+			await.Until(t, "switch gone", func() bool { return finds(c.verify(t), want.FindingUnreachable, "not connected") })
 		}, false},
 	} {
 		before := len(c.Drift())
@@ -270,7 +271,7 @@ func TestNetnsNobodyIsBelievedBlindly(t *testing.T) {
 	genuine := (fabric.Seal{Key: []byte("test")}).Discovery(e, time.Now())
 	s := nettest.NewSender(t, d.hosts, "h1")
 	s.Send(forged, genuine)
-	until(t, "spoofs are reported", func() bool {
+	await.Until(t, "spoofs are reported", func() bool {
 		r := c.verify(t)
 		return finds(r, want.FindingSpoof, "somebody made it up") && finds(r, want.FindingSpoof, "s1/1, where no switch can be")
 	})
@@ -280,7 +281,7 @@ func TestNetnsNobodyIsBelievedBlindly(t *testing.T) {
 	// A second switch with the datapath id of the first.
 	d.ovs.Bridge("s4", 1)
 	d.ovs.Controller("s4", "tcp:"+c.addr)
-	until(t, "the duplicate is reported", func() bool { return finds(c.verify(t), want.FindingDuplicate, "0000000000000001") })
+	await.Until(t, "the duplicate is reported", func() bool { return finds(c.verify(t), want.FindingDuplicate, "0000000000000001") })
 	if v, _ := c.View(context.Background(), false); !v.Switches[0].Connected || len(v.Switches[0].Ports) < 10 {
 		t.Errorf("the first was not kept: %+v", v.Switches[0])
 	}
@@ -289,7 +290,7 @@ func TestNetnsNobodyIsBelievedBlindly(t *testing.T) {
 	d.ovs.Bridge("s5", 5)
 	d.ovs.Protocols("s5", "OpenFlow10")
 	d.ovs.Controller("s5", "tcp:"+c.addr)
-	until(t, "the old version is refused", func() bool {
+	await.Until(t, "the old version is refused", func() bool {
 		return finds(c.verify(t), want.FindingUnreachable, "OpenFlow 1.0; OpenFlow 1.3 is needed")
 	})
 	// Somebody who speaks no OpenFlow.
@@ -321,7 +322,7 @@ func TestNetnsFullTableRefusesThePolicyAlone(t *testing.T) {
 	c.Want(layout(t, f))
 	c.turn1(t)
 	states := make(map[string]string)
-	until(t, "judged", func() bool {
+	await.Until(t, "judged", func() bool {
 		v, _ := c.View(context.Background(), false)
 		for _, p := range v.Policies {
 			states[p.Name] = policyText(p)
@@ -333,7 +334,7 @@ func TestNetnsFullTableRefusesThePolicyAlone(t *testing.T) {
 	}
 	// There is room again, and nobody says so: it is tried again by itself.
 	d.ovs.Ctl("clear", "bridge", "s1", "flow_tables")
-	until(t, "tried again", func() bool {
+	await.Until(t, "tried again", func() bool {
 		v, _ := c.View(context.Background(), false)
 		return v.Policies[2].State == want.PolicyActive
 	})
@@ -343,7 +344,7 @@ func TestNetnsFullTableRefusesThePolicyAlone(t *testing.T) {
 	// The same by the description's own limit.
 	f.Switches["s1"] = want.FabricSwitch{DPID: 1, TableLimit: 20}
 	c.Want(layout(t, f))
-	until(t, "limit", func() bool {
+	await.Until(t, "limit", func() bool {
 		v, _ := c.View(context.Background(), false)
 		return strings.Contains(policyText(v.Policies[2]), "table_limit: s1 would need")
 	})
@@ -368,7 +369,7 @@ func TestNetnsControllersTakeOver(t *testing.T) {
 		d.ovs.Controller(s, "tcp:"+a.addr, "tcp:"+b.addr)
 	}
 	a.active(t)
-	until(t, "the one that follows sees what the other does", func() bool {
+	await.Until(t, "the one that follows sees what the other does", func() bool {
 		v, err := b.View(context.Background(), true)
 		return err == nil && v.Policies[0].State == want.PolicyActive && v.Policies[1].State == want.PolicyActive
 	})
@@ -383,7 +384,7 @@ func TestNetnsControllersTakeOver(t *testing.T) {
 	if ra, rb := roles(a), roles(b); ra != "master master master " || rb != "slave slave slave " {
 		t.Errorf("%s and %s", ra, rb)
 	}
-	until(t, "the one that follows finds nothing wrong", func() bool { return b.verify(t).OK })
+	await.Until(t, "the one that follows finds nothing wrong", func() bool { return b.verify(t).OK })
 	if _, err := b.Probe(context.Background(), "mirror-h1"); err == nil {
 		t.Error("the one that follows probes")
 	}
@@ -391,18 +392,18 @@ func TestNetnsControllersTakeOver(t *testing.T) {
 	peer, tool := nettest.NewEar(t, d.hosts, "h2"), nettest.NewEar(t, d.hosts, "h11")
 	stop := d.stream("h1", time.Millisecond)
 	b.Lead(2)
-	until(t, "the second is master", func() bool { return roles(b) == "master master master " })
+	await.Until(t, "the second is master", func() bool { return roles(b) == "master master master " })
 	f := seed()
 	f.Policies = f.Policies[:1]
 	a.Want(layout(t, f))
-	until(t, "the first is told", func() bool {
+	await.Until(t, "the first is told", func() bool {
 		return finds(a.verify(t), want.FindingUnreachable, "another controller")
 	})
 	if !strings.Contains(d.ovs.Ofctl("dump-flows", "s2"), "group:") {
 		t.Error("the one that was overtaken has changed a switch")
 	}
 	b.Want(layout(t, f))
-	until(t, "the second changes it", func() bool { return !strings.Contains(d.ovs.Ofctl("dump-flows", "s2"), "group:") })
+	await.Until(t, "the second changes it", func() bool { return !strings.Contains(d.ovs.Ofctl("dump-flows", "s2"), "group:") })
 	a.stop()
 	b.turn1(t)
 	sent := stop()
@@ -421,7 +422,7 @@ func TestNetnsPortThatIsNotThere(t *testing.T) {
 	c := d.control(&memory{}, "")
 	c.Want(layout(t, f))
 	d.connect(c)
-	until(t, "the port is told about", func() bool {
+	await.Until(t, "the port is told about", func() bool {
 		v, _ := c.View(context.Background(), false)
 		return v.Policies[0].State == want.PolicyDegraded && strings.Contains(v.Policies[0].Reason, "s3/40 does not exist") && v.Policies[1].State == want.PolicyActive
 	})

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/wire/of13"
 )
 
@@ -16,15 +17,6 @@ type listener struct {
 }
 
 func (l *listener) PacketIn(*Session, *of13.PacketIn) { l.frames.Add(1) }
-
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out: %s", what)
-		}
-	}
-}
 
 // open connects a good switch to a session of its own, whose handler is h.
 func open(t *testing.T, cfg Config, h Handler, up chan *Session) (*fake, *Session) {
@@ -47,7 +39,7 @@ func TestFloodOfFramesIsCutOff(t *testing.T) {
 	for range frames {
 		f.send(9, &of13.PacketIn{Total: 60, Match: of13.Uint(of13.InPort, 1), Data: make([]byte, 60)})
 	}
-	await(t, "all have come", func() bool { came, _ := s.PacketIns(); return came == frames })
+	await.Until(t, "all have come", func() bool { came, _ := s.PacketIns(); return came == frames })
 	came, dropped := s.PacketIns()
 	if looked := uint64(h.frames.Load()); looked+dropped != came || looked < 10 || dropped == 0 {
 		t.Errorf("%d came, %d were looked at and %d dropped", came, looked, dropped)
@@ -72,7 +64,7 @@ func TestSwitchThatInventsPorts(t *testing.T) {
 	// A port that is there changes all the same, and the one that was said before is gone when it says so.
 	f.send(1, &of13.PortStatus{Reason: of13.PortModified, Port: of13.Port{Number: 1, Name: "again"}})
 	f.send(1, &of13.PortStatus{Reason: of13.PortDeleted, Port: of13.Port{Number: 2}})
-	await(t, "all were heard", func() bool { return heard.Load() == maxPorts+1000+2 })
+	await.Until(t, "all were heard", func() bool { return heard.Load() == maxPorts+1000+2 })
 	ports := s.Ports()
 	if _, there := ports[2]; there {
 		t.Error("port 2 is there")
