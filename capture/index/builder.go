@@ -8,21 +8,26 @@ type Builder struct {
 	head     partHead
 	coarsest uint8
 
-	octets int
-	chunks []chunkEntry
-	blocks []Mark
-	keys   []Key    // of the blocks, one after the other
-	ends   []uint32 // of each block: where its keys end
-	sorted []uint32
-	starts []uint32
-	values [1 << maxValue]uint32 // of a bucket
-	sieve  sieve
+	octets        int
+	chunks        []chunkEntry
+	blocks        []Mark
+	keys          []Key                  // of the blocks, one after the other
+	ends          []uint32               // of each block: where its keys end
+	counts        [1 << countBits]uint32 // of the keys, by their first bits
+	sorted        []uint32
+	starts        []uint32
+	looked, twice int                   // entries among which ones that are there twice were looked for, and found
+	values        [1 << maxValue]uint32 // of a bucket
+	sieve         sieve
 
 	// For chunks that come without their keys.
 	scanner *Scanner
 	own     Keys
 	touched byte
 }
+
+// countBits number the buckets of the largest part that is usual.
+const countBits = 11
 
 // chunkEntry is what a part keeps of a chunk.
 type chunkEntry struct {
@@ -47,6 +52,7 @@ func (b *Builder) Segment(recordID uint64, segment uint32) {
 func (b *Builder) reset(first uint32) {
 	b.head.first = first
 	b.octets, b.chunks, b.blocks, b.keys, b.ends = 0, b.chunks[:0], b.blocks[:0], b.keys[:0], b.ends[:0]
+	clear(b.counts[:])
 }
 
 // Pending reports whether chunks have been added that are in no part yet.
@@ -70,14 +76,21 @@ func (b *Builder) Add(k *Keys, octets int, headerCRC uint32, marks []Mark) {
 		b.keys = make([]Key, 0, partKeys+2*firstKeys) // of which little is touched by a recording that is slow
 	}
 	base := uint32(len(b.keys))
-	b.keys = append(b.keys, k.list()...)
+	b.append(k.list()...)
 	for _, end := range k.ends {
 		b.ends = append(b.ends, base+end)
 	}
 	b.ends = append(b.ends, uint32(len(b.keys)))
 	for len(b.ends) < len(b.blocks) { // a writer's bug: what is there is read always
-		b.keys = append(b.keys, keyOpaque())
+		b.append(keyOpaque())
 		b.ends = append(b.ends, uint32(len(b.keys)))
+	}
+}
+
+func (b *Builder) append(keys ...Key) {
+	b.keys = append(b.keys, keys...)
+	for _, k := range keys {
+		b.counts[k>>(32-countBits)]++
 	}
 }
 

@@ -104,8 +104,14 @@ func (b *Builder) sort() {
 	b.starts = append(b.starts[:0], make([]uint32, h.buckets+1)...)
 	next := b.starts[1:] // of each bucket where its next entry goes: in the end where it ends
 	shift := 32 - h.bucketBits()
-	for _, k := range keys {
-		next[k>>shift]++
+	if fold := countBits - int(h.bucketBits()); fold >= 0 {
+		for i, n := range b.counts {
+			next[i>>fold] += n
+		}
+	} else {
+		for _, k := range keys {
+			next[k>>shift]++
+		}
 	}
 	sum := uint32(0)
 	for i, n := range next {
@@ -117,9 +123,10 @@ func (b *Builder) sort() {
 	for block, end := range b.ends {
 		group := uint32(block) >> h.groupBits << maxValue
 		for _, k := range keys[begin:end] {
-			at := &next[k>>(shift&63)]
-			sorted[*at] = group | uint32(k>>(drop&63)&mask)
-			*at++
+			i := uint64(k) >> (shift & 63)
+			at := next[i]
+			next[i] = at + 1
+			sorted[at] = group | uint32(k>>(drop&31)&mask)
 		}
 		begin = end
 	}
@@ -160,17 +167,19 @@ func (b *Builder) bucket(dst []byte, bucket uint32, frequent []uint32, maps int)
 	if len(entries) == 0 {
 		return dst
 	}
-	b.sieve.bucket(h, bucket, entries)
 	if len(entries) > skewed {
 		entries = b.sift(dst[maps:], entries, frequent)
-	} else if h.groupBits > 0 {
+	} else if h.groupBits > 0 && b.twice >= b.looked/64 { // else it is not worth the time
+		b.looked += len(entries)
+		n := len(entries)
 		entries = distinct(entries)
+		b.twice += n - len(entries)
 	}
 	if len(entries) == 0 {
 		return dst
 	}
 	dst = slices.Grow(dst, (len(entries)*int(1+h.rice+h.valueBits())+int(h.groups()>>h.rice))/8+32)
-	end := len(dst) + pack(dst[len(dst):cap(dst)], entries, uint(h.rice), uint(h.valueBits()))
+	end := len(dst) + h.pack(dst[len(dst):cap(dst)], entries, b.sieve.of(h, bucket))
 	return le.AppendUint32(dst[:end], uint32(len(entries)))
 }
 
@@ -182,6 +191,7 @@ func (b *Builder) sift(maps []byte, entries []uint32, frequent []uint32) []uint3
 	const some = 1 << 31 // values: the rest numbers a frequent prefix of the bucket
 	clear(b.values[:])
 	for i, prefix := range frequent {
+		b.sieve.prefix(&b.head, prefix)
 		b.values[prefix&(1<<b.head.valueBits()-1)] = some | uint32(i)
 	}
 	n, size := 0, b.head.bitmapSize()
@@ -216,9 +226,9 @@ next:
 }
 
 // pack writes the entries as a string of bits, the first ones lowest, and returns how many octets it takes. dst must have
-// room for eight octets more.
-func pack(dst []byte, entries []uint32, rice, low uint) int {
-	rice, low = rice&15, low&15 // as they are anyway: shifts by less than 64 need no care
+// room for eight octets more. It notes their keys in their part of the sieve.
+func (h *partHead) pack(dst []byte, entries []uint32, noted []uint64) int {
+	rice, low, drop := uint(h.rice&15), uint(h.valueBits()&15), (h.prefixBits-sieveBits)&31
 	at, acc, n := 0, uint64(0), uint(0)
 	previous := uint32(0)
 	for _, e := range entries {
@@ -233,6 +243,9 @@ func pack(dst []byte, entries []uint32, rice, low uint) int {
 		acc |= (1 | rest<<1) << ((q + n) & 63)
 		n += q + 1 + rice + low
 		le.PutUint64(dst[at:], acc)
+		if bit := (e & valued) >> drop; int(bit>>6) < len(noted) {
+			noted[bit>>6] |= 1 << (bit & 63)
+		}
 		at += int(n >> 3)
 		acc >>= n & 56
 		n &= 7

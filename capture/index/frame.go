@@ -12,6 +12,26 @@ func isTag(t uint16) bool { return t == 0x8100 || t == 0x88a8 || t == 0x9100 }
 // Frame adds the keys of one frame. It looks where the programs of filter/cbpf can look, in any mode, and as they do
 // minds only whether the octets are there: no version, length or checksum. It does not keep f.
 func (s *Scanner) Frame(f []byte) {
+	// Most frames, in short: no tag, IPv4 without options or IPv6 without extensions, ports.
+	if len(f) >= 38 && !s.raw {
+		switch le.Uint32(f[12:]) & 0xffffff {
+		case 0x450008:
+			if be.Uint16(f[20:])&0x1fff == 0 && hasPorts(f[23]) {
+				s.flow4(be.Uint32(f[26:]), be.Uint32(f[30:]), be.Uint32(f[34:]), f[23])
+				return
+			}
+		case 0x60dd86:
+			if len(f) >= 58 && hasPorts(f[20]) {
+				s.flow6(f[22:54], be.Uint32(f[54:]), f[20])
+				return
+			}
+		}
+	}
+	s.any(f)
+}
+
+// any is Frame for a frame of any sort.
+func (s *Scanner) any(f []byte) {
 	s.out.reserve()
 	if s.raw {
 		if len(f) > 0 {
@@ -21,17 +41,6 @@ func (s *Scanner) Frame(f []byte) {
 	}
 	if len(f) < 14 {
 		return // no condition that is indexed can hold
-	}
-	// What follows for most frames, in short: no tag, IPv4 without options, ports.
-	if len(f) >= 38 && le.Uint32(f[12:])&0xffffff == 0x450008 && be.Uint16(f[20:])&0x1fff == 0 && hasPorts(f[23]) {
-		src, dst, ports := be.Uint32(f[26:]), be.Uint32(f[30:]), be.Uint32(f[34:])
-		if s.seen4(src, dst, ports, f[23]) {
-			return // whichever way the other came, its type and protocol have been added too
-		}
-		s.etherType(0x0800)
-		s.proto(f[23])
-		s.ends(KeyIPv4(src), KeyIPv4(dst), KeyPort(uint16(ports>>16)), KeyPort(uint16(ports)))
-		return
 	}
 	typ, off := be.Uint16(f[12:]), 14
 	for n := 0; isTag(typ); n++ {
@@ -126,15 +135,13 @@ func (s *Scanner) ipv4(h []byte) {
 		return
 	}
 	proto := h[9]
-	s.proto(proto)
 	ported := hasPorts(proto) && be.Uint16(h[6:])&0x1fff == 0
 	at := 4 * int(h[0]&15)
 	if ported && len(h) >= 20 && len(h) >= at+4 {
-		if src, dst, ports := be.Uint32(h[12:]), be.Uint32(h[16:]), be.Uint32(h[at:]); !s.seen4(src, dst, ports, proto) {
-			s.ends(KeyIPv4(src), KeyIPv4(dst), KeyPort(uint16(ports>>16)), KeyPort(uint16(ports)))
-		}
+		s.flow4(be.Uint32(h[12:]), be.Uint32(h[16:]), be.Uint32(h[at:]), proto)
 		return
 	}
+	s.proto(proto)
 	if len(h) >= 16 {
 		s.add(KeyIPv4(be.Uint32(h[12:])))
 	}
@@ -167,13 +174,11 @@ func (s *Scanner) ipv6(h []byte) {
 		return
 	}
 	next := h[6]
-	s.proto(next)
 	if hasPorts(next) && len(h) >= 44 {
-		if ports := be.Uint32(h[40:]); !s.seen6(h[8:40], ports, next) {
-			s.ends(KeyIPv6(h[8:]), KeyIPv6(h[24:]), KeyPort(uint16(ports>>16)), KeyPort(uint16(ports)))
-		}
+		s.flow6(h[8:40], be.Uint32(h[40:]), next)
 		return
 	}
+	s.proto(next)
 	if len(h) >= 24 {
 		s.add(KeyIPv6(h[8:]))
 	}

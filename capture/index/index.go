@@ -64,7 +64,10 @@ func KeyIPv4(a uint32) Key { return key(kindIPv4, uint64(a)) }
 
 // KeyIPv6 is an IPv6 address, as source or destination. a holds at least 16 octets.
 func KeyIPv6(a []byte) Key {
-	hi, lo := be.Uint64(a), be.Uint64(a[8:])
+	return key6(be.Uint64(a), be.Uint64(a[8:]))
+}
+
+func key6(hi, lo uint64) Key {
 	return mix(hi*0xa0761d6478bd642f + bits.RotateLeft64(lo, 32)*0xe7037ed1a0b428db + 0x8ebc6af09c88c6e3)
 }
 

@@ -25,10 +25,14 @@ const (
 // reserve makes room for the keys of a frame.
 func (k *Keys) reserve() {
 	if len(k.room)-k.n < frameKeys {
-		room := make([]Key, max(firstKeys, 2*len(k.room)))
-		copy(room, k.list())
-		k.room = room
+		k.grow()
 	}
+}
+
+func (k *Keys) grow() {
+	room := make([]Key, max(firstKeys, 2*len(k.room)))
+	copy(room, k.list())
+	k.room = room
 }
 
 // Scanner finds the keys of frames, block for block. It remembers keys and flows that it has seen in the block, exactly,
@@ -44,6 +48,7 @@ type Scanner struct {
 	protos   [4]uint64
 	lastType uint32 // 1<<16: none
 	lastTag  uint32
+	carried  uint8 // protocols with ports whose keys, and those of IPv4 or IPv6 below them, have been added
 	raw      bool
 }
 
@@ -89,7 +94,7 @@ func (s *Scanner) begin() {
 		clear(s.flows4[:])
 		clear(s.flows6[:])
 	}
-	s.protos, s.lastType, s.lastTag = [4]uint64{}, 1<<16, 1<<16
+	s.protos, s.lastType, s.lastTag, s.carried = [4]uint64{}, 1<<16, 1<<16, 0
 }
 
 // add notes that the block has a packet with the key. There must be room.
@@ -105,61 +110,28 @@ func (s *Scanner) add(k Key) {
 	*r, o.n = p, n
 }
 
-// ends notes the keys of the two ends of a flow.
-func (s *Scanner) ends(a, b, c, d Key) {
-	o := s.out
-	room, n := o.room[o.n:][:4], 0
-	stamp := s.stamp << keyRest
-
-	room[0] = a
-	r, p := &s.recent[a>>keyRest], stamp|uint32(a)&(1<<keyRest-1)
-	if *r != p {
-		n = 1
-	}
-	*r = p
-
-	room[n&3] = b
-	r, p = &s.recent[b>>keyRest], stamp|uint32(b)&(1<<keyRest-1)
-	m := n + 1
-	if *r != p {
-		n = m
-	}
-	*r = p
-
-	room[n&3] = c
-	r, p = &s.recent[c>>keyRest], stamp|uint32(c)&(1<<keyRest-1)
-	m = n + 1
-	if *r != p {
-		n = m
-	}
-	*r = p
-
-	room[n&3] = d
-	r, p = &s.recent[d>>keyRest], stamp|uint32(d)&(1<<keyRest-1)
-	m = n + 1
-	if *r != p {
-		n = m
-	}
-	*r = p
-	o.n += n
-}
-
-// seen4 reports whether the block has had a packet between the two ends, either way, and remembers this one.
-func (s *Scanner) seen4(src, dst uint32, ports uint32, proto uint8) bool {
+// flow4 notes the keys of a packet with ports over IPv4, if it is not of a flow that the block has had, either way.
+func (s *Scanner) flow4(src, dst uint32, ports uint32, proto uint8) {
 	a, b := uint64(src)<<16|uint64(ports>>16), uint64(dst)<<16|uint64(ports&0xffff)
 	low, high := min(a, b), max(a, b)
 	f := &s.flows4[(low*0x9e3779b97f4a7c15+high*0xd6e8feb86659fd93)>>57]
 	low |= uint64(proto) << 48
 	high |= uint64(s.stamp) << 48
 	if f.low == low && f.high == high {
-		return true
+		return
 	}
 	f.low, f.high = low, high
-	return false
+	s.out.reserve()
+	if bit := uint8(1) << (proto & 3); s.carried&bit == 0 { // it differs for TCP, UDP and SCTP
+		s.carried |= bit
+		s.add(KeyType(0x0800))
+		s.proto(proto)
+	}
+	s.ends(KeyIPv4(src), KeyIPv4(dst), ports)
 }
 
-// seen6 is seen4 for the 32 octets of the addresses.
-func (s *Scanner) seen6(h []byte, ports uint32, proto uint8) bool {
+// flow6 is flow4 for the 32 octets of the addresses.
+func (s *Scanner) flow6(h []byte, ports uint32, proto uint8) {
 	_ = h[31]
 	src0, src1, dst0, dst1 := be.Uint64(h), be.Uint64(h[8:]), be.Uint64(h[16:]), be.Uint64(h[24:])
 	rest := uint64(s.stamp)<<40 | uint64(proto)<<32
@@ -167,8 +139,56 @@ func (s *Scanner) seen6(h []byte, ports uint32, proto uint8) bool {
 	same := f.src[0] ^ src0 | f.src[1] ^ src1 | f.dst[0] ^ dst0 | f.dst[1] ^ dst1 | f.rest ^ (rest | uint64(ports))
 	back := f.src[0] ^ dst0 | f.src[1] ^ dst1 | f.dst[0] ^ src0 | f.dst[1] ^ src1 | f.rest ^ (rest | uint64(ports<<16|ports>>16))
 	if same == 0 || back == 0 {
-		return true
+		return
 	}
 	f.src[0], f.src[1], f.dst[0], f.dst[1], f.rest = src0, src1, dst0, dst1, rest|uint64(ports)
-	return false
+	s.out.reserve()
+	if bit := uint8(16) << (proto & 3); s.carried&bit == 0 {
+		s.carried |= bit
+		s.add(KeyType(0x86dd))
+		s.proto(proto)
+	}
+	s.ends(key6(src0, src1), key6(dst0, dst1), ports)
+}
+
+// ends notes the keys of the two ends of a flow. What is new is hard to foretell, so nothing branches.
+func (s *Scanner) ends(src, dst Key, ports uint32) {
+	o := s.out
+	room, n := o.room[o.n:][:4], 0
+	stamp := s.stamp << keyRest
+	const rest = 1<<keyRest - 1
+
+	room[0] = src
+	r, p := &s.recent[src>>keyRest], stamp|uint32(src)&rest
+	if *r != p {
+		n = 1
+	}
+	*r = p
+
+	room[n&3] = dst
+	r, p = &s.recent[dst>>keyRest], stamp|uint32(dst)&rest
+	m := n + 1
+	if *r != p {
+		n = m
+	}
+	*r = p
+
+	k := KeyPort(uint16(ports >> 16))
+	room[n&3] = k
+	r, p = &s.recent[k>>keyRest], stamp|uint32(k)&rest
+	m = n + 1
+	if *r != p {
+		n = m
+	}
+	*r = p
+
+	k = KeyPort(uint16(ports))
+	room[n&3] = k
+	r, p = &s.recent[k>>keyRest], stamp|uint32(k)&rest
+	m = n + 1
+	if *r != p {
+		n = m
+	}
+	*r = p
+	o.n += n
 }

@@ -54,21 +54,32 @@ func (s *sieve) part(h *partHead, chunks []chunkEntry) {
 	}
 }
 
-// bucket notes the keys of a bucket, given as the entries of the part. Going through the sieve in order keeps it in the cache.
-func (s *sieve) bucket(h *partHead, bucket uint32, entries []uint32) {
-	if h.prefixBits < sieveBits {
-		return // noted by small
+// Keys are noted bucket by bucket as a part is encoded: going through the sieve in order keeps it in the cache. That
+// takes buckets that are whole words of the sieve, and prefixes that are as long as it wants them: small parts are noted key by key.
+func (h *partHead) noted() bool {
+	return h.prefixBits >= sieveBits && h.bucketBits() <= sieveBits-6
+}
+
+// of returns the bucket's words, in which the bits of its values are noted; nil if they are not to be.
+func (s *sieve) of(h *partHead, bucket uint32) []uint64 {
+	if !h.noted() {
+		return nil
 	}
-	base, drop := bucket<<h.valueBits(), h.prefixBits-sieveBits
-	for _, e := range entries {
-		bit := (base | e&valued) >> (drop & 31)
+	n := uint32(1) << (sieveBits - 6 - h.bucketBits())
+	return s.bits[bucket*n:][:n]
+}
+
+// prefix notes a prefix that is in no bucket.
+func (s *sieve) prefix(h *partHead, prefix uint32) {
+	if h.noted() {
+		bit := prefix >> (h.prefixBits - sieveBits)
 		s.bits[bit>>6] |= 1 << (bit & 63)
 	}
 }
 
-// small notes the keys of a part whose entries do not say enough of them.
+// small notes the keys of a part of which buckets do not say enough.
 func (s *sieve) small(h *partHead, keys []Key) {
-	if h.prefixBits >= sieveBits {
+	if h.noted() {
 		return
 	}
 	for _, k := range keys {
