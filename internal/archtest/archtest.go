@@ -57,7 +57,7 @@ var Rooms = map[string]Room{
 	"capture/index":     {Layer: Engine, MayImport: []string{"filter"}},
 	"capture/query":     {Layer: Engine, MayImport: []string{"filter", "pcap", "capture/segment", "capture/index"}},
 	"capture":           {Layer: Engine, MayImport: []string{"capture/...", "filter", "filter/cbpf", "point", "pcap"}},
-	"flow":              {Layer: Engine, MayImport: []string{"point", "wire/netflow"}},
+	"flow":              {Layer: Engine, MayImport: []string{"point", "wire/netflow"}, Unix: true},
 	"flow/csvout":       {Layer: Engine, MayImport: []string{"flow"}},
 	"flow/parquetout":   {Layer: Engine, MayImport: []string{"flow"}, Heavy: true},
 	"flow/arrowout":     {Layer: Engine, MayImport: []string{"flow"}, Heavy: true},

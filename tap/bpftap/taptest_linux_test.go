@@ -1,9 +1,9 @@
 package bpftap
 
 import (
-	"encoding/binary"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -33,37 +33,13 @@ func suiteLab(t *testing.T, hook Hook) *taptest.Lab {
 		}
 	})
 	l.d = nil
-	e := listen(t, l.tool, "t1")
-	sent := uint32(0)
-	seen := make(map[uint32]bool)
+	ear := nettest.NewEar(t, l.tool, "t1")
 	return &taptest.Lab{
 		Open: func() tap.Driver { return l.open(hook) },
 		Do:   l.host.Do, Source: "p0", Tool: "t0",
-		Send: func(n int) {
-			s := nettest.NewSender(t, l.owner, "p1")
-			for range n {
-				sent++
-				s.Send(nettest.Packet{DstPort: 4711, Payload: binary.BigEndian.AppendUint32(nil, sent)}.Bytes())
-			}
-		},
-		Hear: func() (heard, twice int) {
-			buf := make([]byte, 2048)
-			for {
-				n, _, err := unix.Recvfrom(e.fd, buf, 0)
-				if errors.Is(err, unix.EAGAIN) {
-					return heard, twice
-				}
-				if err != nil || n < 46 || binary.BigEndian.Uint16(buf[36:]) != 4711 {
-					continue
-				}
-				if i := binary.BigEndian.Uint32(buf[42:]); seen[i] {
-					twice++
-				} else {
-					seen[i] = true
-					heard++
-				}
-			}
-		},
+		Send:   func(frames ...[]byte) { nettest.NewSender(t, l.owner, "p1").Send(frames...) }, // the device may be another one each time
+		Hear:   func() [][]byte { return ear.All(200 * time.Millisecond) },
+		Far:    taptest.NewFar(t, l.host),
 		Vanish: func() { l.host.Delete("p0") },
 		Return: func() { nettest.Veth(t, l.host, "p0", l.owner, "p1") },
 		Strange: func() func() bool {

@@ -2,11 +2,11 @@ package ovstap
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -159,41 +159,24 @@ func suite(t *testing.T, feeds bool) {
 		owner, tool := nettest.NewNS(t), nettest.NewNS(t)
 		v.plug("p0", owner, "p1")
 		v.plug("t0", tool, "t1")
-		fd := listen(t, tool, "t1")
-		sent := uint32(0)
-		seen := make(map[uint32]bool)
+		ear := nettest.NewEar(t, tool, "t1")
 		v.run("ovs-ofctl", "del-flows", filepath.Join(v.dir, "br0.mgmt")) // nothing is forwarded: what the tool hears are copies
+		var far *taptest.Far
+		if feeds {
+			far = taptest.NewFar(t, v.ns)
+			far.NoSinks = true
+		}
 		return &taptest.Lab{
 			Open: v.open,
-			Do:   v.ns.Do, Source: "p0", Tool: "t0", Merges: !feeds,
-			Send: func(n int) {
+			Do:   v.ns.Do, Source: "p0", Tool: "t0", Merges: !feeds, NoFilter: !feeds, Far: far,
+			Send: func(frames ...[]byte) {
 				s := nettest.NewSender(t, owner, "p1")
-				for range n {
-					sent++
-					s.Send(nettest.Packet{DstPort: 4711, Payload: binary.BigEndian.AppendUint32(nil, sent)}.Bytes())
-					if sent%20 == 0 {
-						time.Sleep(5 * time.Millisecond) // the userspace datapath has a short queue
-					}
+				for some := range slices.Chunk(frames, 20) {
+					s.Send(some...)
+					time.Sleep(5 * time.Millisecond) // the userspace datapath has a short queue
 				}
 			},
-			Hear: func() (heard, twice int) {
-				buf := make([]byte, 2048)
-				for {
-					n, _, err := unix.Recvfrom(fd, buf, 0)
-					if errors.Is(err, unix.EAGAIN) {
-						return heard, twice
-					}
-					if err != nil || n < 46 || binary.BigEndian.Uint16(buf[36:]) != 4711 {
-						continue
-					}
-					if i := binary.BigEndian.Uint32(buf[42:]); seen[i] {
-						twice++
-					} else {
-						seen[i] = true
-						heard++
-					}
-				}
-			},
+			Hear:   func() [][]byte { return ear.All(quietFor) },
 			Vanish: func() { v.vsctl("del-port", "br0", "p0"); v.ns.Delete("p0") },
 			Return: func() { v.plug("p0", owner, "p1") },
 			Strange: func() func() bool {
@@ -206,29 +189,6 @@ func suite(t *testing.T, feeds bool) {
 			},
 		}
 	})
-}
-
-func listen(t *testing.T, ns *nettest.NS, dev string) int {
-	t.Helper()
-	index := ns.Link(dev).Attrs().Index
-	var fd int
-	var err error
-	ns.Do(func() {
-		const all = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all); err != nil {
-			return
-		}
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
-		if err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index}); err != nil {
-			return
-		}
-		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 700_000})
-	})
-	if err != nil {
-		t.Fatalf("listen on %s: %v", dev, err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	return fd
 }
 
 // TestWithoutOpenVSwitch: where there is none nothing is taken, and nothing fails.

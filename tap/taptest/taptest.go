@@ -1,15 +1,18 @@
-// Package taptest is what each driver of taps must pass: apply twice, change, crash, find what was left, undo.
+// Package taptest is what each driver of taps must pass: apply twice, change, crash, find what was left, undo; choose by a filter, reach other
+// hosts, or say that it cannot.
 //
 // Runs in: tools
 package taptest
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"slices"
 	"testing"
 	"time"
 
+	"opentap/internal/nettest"
 	"opentap/tap"
 )
 
@@ -21,15 +24,18 @@ type Lab struct {
 	Do func(fn func())
 	// Source and Tool are the devices.
 	Source, Tool string
-	// Send has the source's owner send so many packets. The next of them are numbered on.
-	Send func(n int)
-	// Hear returns how many different ones of those the tool has heard since it was last asked, and how many twice.
-	// It waits until it was quiet for a moment.
-	Hear func() (heard, twice int)
+	// Send has the source's owner send frames.
+	Send func(frames ...[]byte)
+	// Hear returns what the tool has heard since it was last asked. It waits until it was quiet for a moment.
+	Hear func() [][]byte
 	// Vanish takes the source's device away; Return makes one of that name again.
 	Vanish, Return func()
 	// Merges says that a packet which several taps copy to one device comes there once, and is counted by one of them.
 	Merges bool
+	// NoFilter says that the driver copies all packets of a port or none.
+	NoFilter bool
+	// Far is another host. nil = the driver reaches none.
+	Far *Far
 	// Strange makes something like a tap that is not ours; the function reports whether it is as it was.
 	Strange func() (untouched func() bool)
 }
@@ -47,11 +53,14 @@ func Driver(t *testing.T, lab func(t *testing.T) *Lab) {
 		{"prunes what was left", prunes},
 		{"finds a device again", again},
 		{"says what it lacks", lacks},
+		{"chooses by a filter", filters},
+		{"reaches another host", reaches},
+		{"takes copies out of tunnels", sinks},
 		{"leaves strangers alone", strangers},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			l := lab(t)
-			b := &bench{T: t, Lab: l, d: l.Open()}
+			b := &bench{T: t, Lab: l, d: l.Open(), from: 1}
 			defer func() {
 				b.Do(func() {
 					if _, err := b.d.Prune(context.Background(), func(string) bool { return false }); err != nil {
@@ -70,7 +79,8 @@ func Driver(t *testing.T, lab func(t *testing.T) *Lab) {
 type bench struct {
 	*testing.T
 	*Lab
-	d tap.Driver
+	d    tap.Driver
+	from uint32 // number of the packet that is sent next
 }
 
 // source asks for everything that the owner sends.
@@ -127,14 +137,41 @@ func (b *bench) crash() {
 // expect sends n packets and wants each to be heard so many times.
 func (b *bench) expect(n, times int) {
 	b.Helper()
-	b.Send(n)
-	heard, twice := b.Hear()
-	want := n
-	if times == 0 {
-		want = 0
+	frames := b.packets(n)
+	b.Send(frames...)
+	b.copied(b.Hear(), n, times)
+}
+
+// port is where packets are sent to.
+const port = 4711
+
+// packets makes n packets with the numbers that are next.
+func (b *bench) packets(n int) (frames [][]byte) {
+	for range n {
+		frames = append(frames, nettest.Packet{DstPort: port, Payload: binary.BigEndian.AppendUint32(nil, b.from)}.Bytes())
+		b.from++
 	}
-	if heard != want || times < 2 && twice != 0 || times > 1 && twice != n*(times-1) {
-		b.Fatalf("of %d packets the tool heard %d, and %d more than once; want each %d times", n, heard, twice, times)
+	return frames
+}
+
+// copied wants frames that were heard to have each of the n packets that were made last so many times.
+func (b *bench) copied(frames [][]byte, n, times int) {
+	b.Helper()
+	const ports, payload = 36, 42 // offsets of UDP's destination port and of what follows it
+	copies := make(map[uint32]int)
+	more := 0
+	for _, f := range frames {
+		if len(f) < payload+4 || binary.BigEndian.Uint16(f[ports:]) != port {
+			continue
+		}
+		if i := binary.BigEndian.Uint32(f[payload:]); i < b.from && i >= b.from-uint32(n) {
+			if copies[i]++; copies[i] > 1 {
+				more++
+			}
+		}
+	}
+	if len(copies) != n*min(times, 1) || more != n*max(times-1, 0) {
+		b.Fatalf("of %d packets %d were heard, and %d more than once; want each %d times", n, len(copies), more, times)
 	}
 }
 
