@@ -4,11 +4,11 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"opentap/internal/nettest"
 )
@@ -52,7 +52,7 @@ func send(from, to netip.AddrPort, payloads [][]byte) error {
 		return err
 	}
 	for _, p := range payloads {
-		if _, e := c.Write(p); e != nil && !errors.Is(e, unix.ECONNREFUSED) { // nobody listens for what no sink takes
+		if _, e := c.Write(p); e != nil && !errors.Is(e, syscall.ECONNREFUSED) { // nobody listens for what no sink takes
 			err = errors.Join(err, e)
 		}
 	}
