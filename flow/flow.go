@@ -45,9 +45,9 @@ func (r EndReason) String() string {
 // Config says how a Table meters. DefaultConfig is a good start.
 type Config struct {
 	IdleTimeout   time.Duration // a flow ends this long after its last packet
-	ActiveTimeout time.Duration // a flow is reported, and begins anew, this long after its first packet
+	ActiveTimeout time.Duration // a flow is reported, and begins anew, this long after its earliest packet
 	LingerTimeout time.Duration // a TCP flow that saw its end (FIN, RST) waits this long for trailing packets; at most IdleTimeout counts
-	MaxFlows      int           // most flows alive; memory is bounded by 128 octets each (144 when bidirectional)
+	MaxFlows      int           // most flows alive; memory is bounded by 128 octets each
 	Bidirectional bool          // both directions in one record, RFC 5103: the initiator is who sent the first packet seen
 	Sampling      uint32        // the packets are one in this many; records say so. 0 and 1: all of them
 	Inner         bool          // Meter and Parallel: of a tunnel's packet, meter what it carries (packet.Parsed.Inner)
@@ -68,8 +68,8 @@ func DefaultConfig() Config {
 	}
 }
 
-// maxMaxFlows keeps slot numbers inside 31 bits.
-const maxMaxFlows = 1 << 28
+// maxMaxFlows keeps a flow's number inside the 28 bits that a slot of the index has for it.
+const maxMaxFlows = 1 << 27
 
 // maxTimeout bounds the work of running the wheel ahead.
 const maxTimeout = 24 * time.Hour

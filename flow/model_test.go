@@ -27,7 +27,6 @@ type model struct {
 type modelFlow struct {
 	key   string
 	seq   int
-	start packet.Timestamp
 	ended bool
 	r     Record
 }
@@ -38,7 +37,7 @@ func (m *model) deadline(f *modelFlow) (packet.Timestamp, EndReason) {
 		quiet, why = min(m.cfg.LingerTimeout, m.cfg.IdleTimeout), EndOfFlow
 	}
 	d := f.r.Last.Add(quiet)
-	if a := f.start.Add(m.cfg.ActiveTimeout); a < d {
+	if a := f.r.First.Add(m.cfg.ActiveTimeout); a < d {
 		return a, EndActive
 	}
 	return d, why
@@ -148,7 +147,7 @@ func (m *model) add(p *packet.Parsed) {
 			m.give(m.flows[0], EndLack)
 		}
 		m.seq++
-		f = &modelFlow{key: k, seq: m.seq, start: p.Time, r: r}
+		f = &modelFlow{key: k, seq: m.seq, r: r}
 		m.flows = append(m.flows, f)
 	} else {
 		f = m.flows[at]

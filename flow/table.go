@@ -24,9 +24,7 @@ type Table struct {
 	sink   func(*Record)
 	secret secret
 
-	slots []uint64 // hash<<32 | number+1; 0 = empty. Length is a power of two, at most 13/16 full
-	mask  uint32
-	room  int // flows that may be alive before the slots grow
+	index index
 	arena arena
 	exp   expiry
 
@@ -43,110 +41,6 @@ type Table struct {
 	rec   Record // lent to the sink
 	batch [batchLen]digest
 	touch uint64 // keeps the early loads of a batch from being left out
-}
-
-// entry is the half of a live flow that each packet touches: one cache line.
-type entry struct {
-	src, dst [2]uint64
-	mid      uint64
-	last     int64
-	octets   uint64
-	packets  uint32 // low bits; the rest are life.packetsHigh
-	inner    uint16
-	tcpFlags uint8
-	state    uint8
-}
-
-// is compares without a call; the words that differ most often come first.
-func (e *entry) is(k *key) bool {
-	return (k.mid^e.mid)|(k.dst[1]^e.dst[1])|(k.src[1]^e.src[1])|(k.src[0]^e.src[0])|(k.dst[0]^e.dst[0])|uint64(k.inner^e.inner) == 0
-}
-
-func (e *entry) key() key { return key{src: e.src, dst: e.dst, mid: e.mid, inner: e.inner} }
-
-// life is the half of a live flow that few packets touch. Its fields are halves of numbers so that it is 44 octets long.
-type life struct {
-	startHigh, startLow uint32 // packet time at which the flow began: the active timeout runs from here
-	seqLow, aheadLow    uint32 // order of beginning; how much earlier than start the earliest packet was, nanoseconds
-	seqHigh, aheadHigh  uint16
-	prev, next          int32 // links of the wheel; in the heap prev is the position
-	srcMAC, dstMAC      packet.MAC
-	fragments           uint16 // from 65535 on, arena.many has the number
-	packetsHigh         uint8
-	tos                 uint8
-}
-
-func (l *life) start() int64  { return int64(uint64(l.startHigh)<<32 | uint64(l.startLow)) }
-func (l *life) seq() uint64   { return uint64(l.seqHigh)<<32 | uint64(l.seqLow) }
-func (l *life) first() int64  { return l.start() - int64(uint64(l.aheadHigh)<<32|uint64(l.aheadLow)) }
-func (l *life) ahead(d int64) { l.aheadHigh, l.aheadLow = uint16(d>>32), uint32(d) }
-
-// Bits of entry.state.
-const (
-	stateEnded   = 1 << 0 // FIN or RST seen: waits for trailing packets
-	stateSwapped = 1 << 1 // the initiator is the key's dst
-	stateWheel   = 1 << 2 // linked in the wheel
-	stateHeap    = 1 << 3 // in the heap
-	stateLive    = 1 << 4 // not in the list of free entries
-)
-
-// reverse is the other direction of a bidirectional flow.
-type reverse struct {
-	octets        uint64
-	packets       uint32
-	packetsHigh   uint8
-	tcpFlags, tos uint8
-	tosSet        bool
-}
-
-// chunkLen flows are in one piece of memory: 128 KiB of entries and 88 KiB of lives, whole pages both.
-const (
-	chunkBits = 11
-	chunkLen  = 1 << chunkBits
-)
-
-// arena numbers entries; chunks of them are added as needed and reused for ever.
-type arena struct {
-	chunks []*[chunkLen]entry
-	lives  []*[chunkLen]life
-	rev    []*[chunkLen]reverse // empty unless bidirectional
-	many   map[int32]uint32     // fragments of flows with 65535 and more
-	free   int32                // head of the list of free entries through next; -1 = none
-	used   int32                // entries ever used
-}
-
-func (a *arena) at(i int32) *entry { return &a.chunks[uint32(i)>>chunkBits][uint32(i)&(chunkLen-1)] }
-
-func (a *arena) life(i int32) *life { return &a.lives[uint32(i)>>chunkBits][uint32(i)&(chunkLen-1)] }
-
-func (a *arena) revAt(i int32) *reverse { return &a.rev[uint32(i)>>chunkBits][uint32(i)&(chunkLen-1)] }
-
-func (a *arena) take(bidirectional bool) int32 {
-	if a.free >= 0 {
-		i := a.free
-		a.free = a.life(i).next
-		return i
-	}
-	i := a.used
-	if int(i)>>chunkBits == len(a.chunks) {
-		a.chunks = append(a.chunks, new([chunkLen]entry))
-		a.lives = append(a.lives, new([chunkLen]life))
-		if bidirectional {
-			a.rev = append(a.rev, new([chunkLen]reverse))
-		}
-	}
-	a.used++
-	return i
-}
-
-func (a *arena) give(i int32) {
-	l := a.life(i)
-	l.next = a.free
-	if l.fragments == math.MaxUint16 {
-		delete(a.many, i)
-	}
-	a.at(i).state = 0
-	a.free = i
 }
 
 // New makes an empty table. sink is called on the goroutine of Add, Advance and Flush with a record that is borrowed: it
@@ -173,7 +67,7 @@ func newTable(cfg Config, sink func(*Record), s secret) *Table {
 		wake:   math.MinInt64,
 	}
 	t.arena.free = -1
-	t.resize(1024)
+	t.index.resize(1024)
 	t.exp.init()
 	return t
 }
@@ -224,28 +118,29 @@ func (t *Table) settle(ds []digest) {
 
 // warm reads what the packets of a batch will need, without using it. The loads do not wait for one another.
 func (t *Table) warm(ds []digest) {
-	x := t.touch
+	x, y := t.touch, uint32(0)
+	slots, mask, tag := t.index.slots, t.index.mask, t.index.tag
 	for i := range ds {
-		x ^= t.slots[ds[i].h&t.mask]
+		y ^= slots[ds[i].h&mask]
 	}
 	for i := range ds {
 		h := ds[i].h
-		for pos := h & t.mask; ; pos = (pos + 1) & t.mask {
-			slot := t.slots[pos]
+		for pos := h & mask; ; pos = (pos + 1) & mask {
+			slot := slots[pos]
 			if slot == 0 {
 				break
 			}
-			if uint32(slot>>32) == h {
-				n := int32(uint32(slot)) - 1
+			if (slot^h)&tag == 0 {
+				n := int32(slot&mask) - 1
 				x ^= t.arena.at(n).octets
 				if t.cfg.Bidirectional {
-					x ^= t.arena.revAt(n).octets
+					y ^= t.arena.revAt(n).octets
 				}
 				break
 			}
 		}
 	}
-	t.touch = x
+	t.touch = x ^ uint64(y)
 }
 
 // pass moves the time to that of the packet that comes next, and ends what is due then.
@@ -266,17 +161,17 @@ func (t *Table) meter(d *digest) {
 	if d.has(digestNoPorts) {
 		t.stats.PortsUnknown++
 	}
-	h := d.h
-	for pos := h & t.mask; ; pos = (pos + 1) & t.mask {
-		slot := t.slots[pos]
+	h, mask, tag := d.h, t.index.mask, t.index.tag
+	for pos := h & mask; ; pos = (pos + 1) & mask {
+		slot := t.index.slots[pos]
 		if slot == 0 {
 			t.begin(d)
 			return
 		}
-		if uint32(slot>>32) != h {
+		if (slot^h)&tag != 0 {
 			continue
 		}
-		i := int32(uint32(slot)) - 1
+		i := int32(slot&mask) - 1
 		e := t.arena.at(i)
 		if !e.is(&d.k) {
 			continue
@@ -316,11 +211,11 @@ func (t *Table) begin(d *digest) {
 		t.cause, t.due = causePacket, 0
 		t.evict()
 	}
-	if t.stats.Flows >= t.room {
+	if t.stats.Flows >= t.index.room {
 		t.grow()
 	}
 	i := t.arena.take(t.cfg.Bidirectional)
-	t.insert(d.h, i)
+	t.index.insert(d.h, i)
 	t.stats.Flows++
 	t.stats.FlowsBegun++
 	e := t.arena.at(i)
@@ -348,24 +243,14 @@ func (t *Table) count(i int32, e *entry, d *digest) {
 		e.last = now
 	}
 	if now < t.now { // late: it may be the flow's earliest
-		if l := t.arena.life(i); now < l.first() {
-			l.ahead(l.start() - now)
-		}
+		t.earlier(i, e, now)
 	}
 	if d.has(digestFragment) {
 		t.fragment(i)
 	}
 	flags := d.tcpFlags
 	if d.has(digestSwapped) != (e.state&stateSwapped != 0) {
-		r := t.arena.revAt(i)
-		if r.packets++; r.packets == 0 {
-			r.packetsHigh++
-		}
-		r.octets += uint64(d.octets)
-		r.tcpFlags |= flags
-		if !r.tosSet {
-			r.tos, r.tosSet = d.tos, true
-		}
+		t.arena.countBack(i, e, d)
 	} else {
 		if e.packets++; e.packets == 0 {
 			t.arena.life(i).packetsHigh++
@@ -380,6 +265,19 @@ func (t *Table) count(i int32, e *entry, d *digest) {
 			t.detach(e, l)
 			t.schedule(i, e, l)
 		}
+	}
+}
+
+// earlier notes that a flow that began at a later time has a packet of time now. Its active timeout comes earlier then.
+func (t *Table) earlier(i int32, e *entry, now int64) {
+	l := t.arena.life(i)
+	if now >= l.start() {
+		return
+	}
+	l.begins(now)
+	if e.state&(stateWheel|stateHeap) != 0 {
+		t.detach(e, l)
+		t.schedule(i, e, l)
 	}
 }
 
@@ -400,60 +298,6 @@ func (t *Table) fragment(i int32) {
 		a.many[i] = math.MaxUint16
 	} else if n := a.many[i]; n != math.MaxUint32 {
 		a.many[i] = n + 1
-	}
-}
-
-// insert puts an entry into the first free slot from its home.
-func (t *Table) insert(h uint32, i int32) {
-	pos := h & t.mask
-	for t.slots[pos] != 0 {
-		pos = (pos + 1) & t.mask
-	}
-	t.slots[pos] = uint64(h)<<32 | uint64(uint32(i+1))
-}
-
-// erase takes an entry out and closes the gap, so that no tombstones are left (Knuth, volume 3, 6.4, algorithm R).
-func (t *Table) erase(h uint32, i int32) {
-	want := uint64(h)<<32 | uint64(uint32(i+1))
-	pos := h & t.mask
-	for t.slots[pos] != want {
-		pos = (pos + 1) & t.mask
-	}
-	hole := pos
-	for {
-		pos = (pos + 1) & t.mask
-		slot := t.slots[pos]
-		if slot == 0 {
-			break
-		}
-		home := uint32(slot>>32) & t.mask
-		if (pos-home)&t.mask >= (pos-hole)&t.mask {
-			t.slots[hole] = slot
-			hole = pos
-		}
-	}
-	t.slots[hole] = 0
-}
-
-func (t *Table) resize(n int) {
-	t.slots = make([]uint64, n)
-	t.mask = uint32(n - 1)
-	t.room = n / 16 * 13
-}
-
-// grow doubles the slots. The pause is proportional to the flows alive: about 10 ms at the last step to a million.
-func (t *Table) grow() {
-	old := t.slots
-	t.resize(2 * len(old))
-	for _, slot := range old {
-		if slot == 0 {
-			continue
-		}
-		pos := uint32(slot>>32) & t.mask
-		for t.slots[pos] != 0 {
-			pos = (pos + 1) & t.mask
-		}
-		t.slots[pos] = slot
 	}
 }
 
@@ -487,7 +331,7 @@ func (t *Table) fill(r *Record, i int32, e *entry) {
 	k, l := e.key(), t.arena.life(i)
 	kind := k.kind()
 	*r = Record{
-		First: packet.Timestamp(l.first()), Last: packet.Timestamp(e.last),
+		First: packet.Timestamp(l.start()), Last: packet.Timestamp(e.last),
 		VLAN: uint16(k.mid), InnerVLAN: k.inner,
 		Proto: k.proto(), Version: 4,
 		TOS: l.tos, TCPFlags: e.tcpFlags,
@@ -518,7 +362,8 @@ func (t *Table) fill(r *Record, i int32, e *entry) {
 	}
 	if t.cfg.Bidirectional {
 		rev := t.arena.revAt(i)
-		r.RevPackets, r.RevOctets = uint64(rev.packetsHigh)<<32|uint64(rev.packets), rev.octets
+		r.RevPackets = uint64(l.revPacketsHigh)<<32 | uint64(rev.packets)
+		r.RevOctets = uint64(l.revOctetsTop)<<48 | uint64(rev.octetsHigh)<<32 | uint64(rev.octets)
 		r.RevTCPFlags, r.RevTOS = rev.tcpFlags, rev.tos
 	}
 }
@@ -534,9 +379,9 @@ func (t *Table) Flush(reason EndReason) {
 	list := t.bySeq()
 	// All leave, so many need not be taken out one by one; but few in a large table are, lest a clock that steps with
 	// every packet costs a sweep each time.
-	many := len(list) > (len(t.slots)+len(t.exp.heads))/32
+	many := len(list) > (len(t.index.slots)+len(t.exp.heads))/32
 	if many {
-		clear(t.slots)
+		clear(t.index.slots)
 		t.exp.empty()
 	}
 	for _, b := range list {
