@@ -36,6 +36,8 @@ type Client struct {
 	base string
 	cfg  Config
 	http *http.Client
+
+	limit int // see Limited
 }
 
 // New checks the URL. It connects to nothing.
@@ -105,11 +107,7 @@ func (c *Client) Version(ctx context.Context) (v Version, err error) {
 
 // Points lists the observation points.
 func (c *Client) Points(ctx context.Context) ([]point.Point, error) {
-	var a struct {
-		Points []point.Point `json:"points"`
-	}
-	_, err := c.do(ctx, "GET", "/v1/points", nil, &a)
-	return a.Points, err
+	return listOf[point.Point](ctx, c, "/v1/points", "points", nil)
 }
 
 // Point shows one observation point by its name, alias, or "node/name".
@@ -126,11 +124,7 @@ func (c *Client) Capabilities(ctx context.Context) (v want.Capabilities, err err
 
 // Nodes lists the hosts with an agent.
 func (c *Client) Nodes(ctx context.Context) ([]want.Node, error) {
-	var a struct {
-		Nodes []want.Node `json:"nodes"`
-	}
-	_, err := c.do(ctx, "GET", "/v1/nodes", nil, &a)
-	return a.Nodes, err
+	return listOf[want.Node](ctx, c, "/v1/nodes", "nodes", nil)
 }
 
 // Create starts or schedules a capture. created is false when the identical one was there already.
@@ -141,11 +135,7 @@ func (c *Client) Create(ctx context.Context, q want.Request) (v want.View, creat
 
 // Captures lists captures.
 func (c *Client) Captures(ctx context.Context) ([]want.View, error) {
-	var a struct {
-		Captures []want.View `json:"captures"`
-	}
-	_, err := c.do(ctx, "GET", "/v1/captures", nil, &a)
-	return a.Captures, err
+	return listOf[want.View](ctx, c, "/v1/captures", "captures", nil)
 }
 
 // Capture shows one capture.

@@ -15,11 +15,7 @@ import (
 
 // Rules lists the rules of detection.
 func (c *Client) Rules(ctx context.Context) ([]want.Rule, error) {
-	var a struct {
-		Rules []want.Rule `json:"rules"`
-	}
-	_, err := c.do(ctx, "GET", "/v1/detect/rules", nil, &a)
-	return a.Rules, err
+	return listOf[want.Rule](ctx, c, "/v1/detect/rules", "rules", nil)
 }
 
 // Rule shows one.
@@ -54,24 +50,16 @@ func (c *Client) TopDetect(ctx context.Context, rule string) (t want.DetectTop, 
 
 // Detections lists what rules found, the newest first; rule "" = of all.
 func (c *Client) Detections(ctx context.Context, rule string, active bool) ([]want.Detection, error) {
-	var a struct {
-		Events []want.Detection `json:"events"`
-	}
 	v := url.Values{"active": {strconv.FormatBool(active)}}
 	if rule != "" {
 		v.Set("rule", rule)
 	}
-	_, err := c.do(ctx, "GET", "/v1/detect/events?"+v.Encode(), nil, &a)
-	return a.Events, err
+	return listOf[want.Detection](ctx, c, "/v1/detect/events", "events", v)
 }
 
 // Webhooks shows how the targets fare that rules may tell.
 func (c *Client) Webhooks(ctx context.Context) ([]want.WebhookStatus, error) {
-	var a struct {
-		Webhooks []want.WebhookStatus `json:"webhooks"`
-	}
-	_, err := c.do(ctx, "GET", "/v1/detect/webhooks", nil, &a)
-	return a.Webhooks, err
+	return listOf[want.WebhookStatus](ctx, c, "/v1/detect/webhooks", "webhooks", nil)
 }
 
 // DecideDetection lets an action that waits be done, or not.

@@ -39,11 +39,7 @@ func (c *Client) VerifyFabric(ctx context.Context) (r want.FabricReport, err err
 
 // FabricDrift returns the drift log, oldest first.
 func (c *Client) FabricDrift(ctx context.Context) ([]want.FabricDrift, error) {
-	var a struct {
-		Drift []want.FabricDrift `json:"drift"`
-	}
-	_, err := c.do(ctx, "GET", "/v1/fabric/drift", nil, &a)
-	return a.Drift, err
+	return listOf[want.FabricDrift](ctx, c, "/v1/fabric/drift", "drift", nil)
 }
 
 // FabricPolicy shows a policy with counters read now.

@@ -32,11 +32,7 @@ func (c *Client) CreateJoinToken(ctx context.Context, r want.JoinTokenRequest) (
 
 // JoinTokens lists the join tokens.
 func (c *Client) JoinTokens(ctx context.Context) ([]want.JoinToken, error) {
-	var a struct {
-		JoinTokens []want.JoinToken `json:"join_tokens"`
-	}
-	_, err := c.do(ctx, "GET", "/v1/nodes/join-tokens", nil, &a)
-	return a.JoinTokens, err
+	return listOf[want.JoinToken](ctx, c, "/v1/nodes/join-tokens", "join_tokens", nil)
 }
 
 // DeleteJoinToken forgets a join token.

@@ -8,11 +8,7 @@ import (
 
 // Projects lists the projects that the caller may see.
 func (c *Client) Projects(ctx context.Context) ([]want.Project, error) {
-	var a struct {
-		Projects []want.Project `json:"projects"`
-	}
-	_, err := c.do(ctx, "GET", "/v1/projects", nil, &a)
-	return a.Projects, err
+	return listOf[want.Project](ctx, c, "/v1/projects", "projects", nil)
 }
 
 // Project shows a project.

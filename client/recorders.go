@@ -8,11 +8,7 @@ import (
 
 // Recorders lists the recorders.
 func (c *Client) Recorders(ctx context.Context) ([]want.RecorderView, error) {
-	var a struct {
-		Recorders []want.RecorderView `json:"recorders"`
-	}
-	_, err := c.do(ctx, "GET", "/v1/recorders", nil, &a)
-	return a.Recorders, err
+	return listOf[want.RecorderView](ctx, c, "/v1/recorders", "recorders", nil)
 }
 
 // SetRecorder has the newest packets of a point kept; of r it takes filter, snap length, octets, age, compression and fanout.

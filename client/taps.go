@@ -52,6 +52,21 @@ func (c *Client) Taps(ctx context.Context) (v Taps, err error) {
 	return v, err
 }
 
+// TapServices lists tap services, the oldest first.
+func (c *Client) TapServices(ctx context.Context) ([]tap.ServiceView, error) {
+	return listOf[tap.ServiceView](ctx, c, "/v1/taps/services", "services", nil)
+}
+
+// TapFlows lists tap flows, the oldest first.
+func (c *Client) TapFlows(ctx context.Context) ([]tap.FlowView, error) {
+	return listOf[tap.FlowView](ctx, c, "/v1/taps/flows", "flows", nil)
+}
+
+// TapMirrors lists tap mirrors, the oldest first.
+func (c *Client) TapMirrors(ctx context.Context) ([]tap.MirrorView, error) {
+	return listOf[tap.MirrorView](ctx, c, "/v1/taps/mirrors", "mirrors", nil)
+}
+
 // CreateTapService makes a tap service.
 func (c *Client) CreateTapService(ctx context.Context, q TapServiceWish) (v tap.ServiceView, err error) {
 	_, err = c.do(ctx, "POST", "/v1/taps/services", q, &v)
@@ -144,11 +159,7 @@ func (c *Client) DeleteTapMirror(ctx context.Context, name string) error {
 
 // Ports lists the ports that one may tap.
 func (c *Client) Ports(ctx context.Context) ([]tap.PortView, error) {
-	var a struct {
-		Ports []tap.PortView `json:"ports"`
-	}
-	_, err := c.do(ctx, "GET", "/v1/ports", nil, &a)
-	return a.Ports, err
+	return listOf[tap.PortView](ctx, c, "/v1/ports", "ports", nil)
 }
 
 // CreatePort declares a port.

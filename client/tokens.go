@@ -14,11 +14,7 @@ func (c *Client) CreateToken(ctx context.Context, r want.TokenRequest) (t want.T
 
 // Tokens lists the tokens.
 func (c *Client) Tokens(ctx context.Context) ([]want.Token, error) {
-	var a struct {
-		Tokens []want.Token `json:"tokens"`
-	}
-	_, err := c.do(ctx, "GET", "/v1/tokens", nil, &a)
-	return a.Tokens, err
+	return listOf[want.Token](ctx, c, "/v1/tokens", "tokens", nil)
 }
 
 // RevokeToken ends the token with this id or name.

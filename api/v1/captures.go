@@ -80,8 +80,10 @@ func EscapeID(id string) string {
 }
 
 func (s *server) captures(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
+	a := ask(r, "limit", "page_token")
+	p := a.page("captures")
+	if a.err != nil {
+		return a.err
 	}
 	list, err := s.ctl.Captures(r.Context(), httpapi.Identity(r.Context()))
 	if err != nil {
@@ -90,7 +92,7 @@ func (s *server) captures(w http.ResponseWriter, r *http.Request) error {
 	for i := range list {
 		list[i] = shown(list[i])
 	}
-	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"captures": notNil(list)})
+	return writePage(w, p, "captures", captureKey, list)
 }
 
 func (s *server) ledger(w http.ResponseWriter, r *http.Request) error {

@@ -4,11 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"strconv"
 
 	"opentap/api/httpapi"
 	"opentap/auth"
-	"opentap/fault"
 	"opentap/want"
 )
 
@@ -27,12 +25,12 @@ type Detector interface {
 
 func (s *server) detectRoutes() []httpapi.Route {
 	return []httpapi.Route{
-		{Method: "GET", Path: "/v1/detect/rules", Serve: list("rules", s.ctl.Rules)},
+		{Method: "GET", Path: "/v1/detect/rules", Serve: list("rules", ruleKey, s.ctl.Rules)},
 		{Method: "GET", Path: "/v1/detect/rules/{name}", Serve: show("name", s.ctl.Rule)},
 		{Method: "PUT", Path: "/v1/detect/rules/{name}", Serve: set("name", s.setRule)},
 		{Method: "DELETE", Path: "/v1/detect/rules/{name}", Serve: remove("name", s.ctl.DeleteRule)},
 		{Method: "GET", Path: "/v1/detect/rules/{name}/top", Serve: show("name", s.ctl.TopDetect)},
-		{Method: "GET", Path: "/v1/detect/webhooks", Serve: s.webhooks},
+		{Method: "GET", Path: "/v1/detect/webhooks", Serve: list("webhooks", webhookKey, s.ctl.Webhooks)},
 		{Method: "GET", Path: "/v1/detect/events", Serve: s.detections},
 		{Method: "GET", Path: "/v1/detect/events/stream", Serve: s.followDetections},
 		{Method: "POST", Path: "/v1/detect/events/{id}/confirm", Serve: s.decide(true)},
@@ -52,36 +50,17 @@ func (s *server) setRule(ctx context.Context, id auth.Identity, name string, b R
 	return s.ctl.SetRule(ctx, id, want.Rule{Name: name, Flow: b.Flow, Threshold: b.Threshold, Then: b.Then, Disabled: b.Disabled})
 }
 
-func (s *server) webhooks(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
-		return err
-	}
-	list, err := s.ctl.Webhooks(r.Context(), httpapi.Identity(r.Context()))
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"webhooks": notNil(list)})
-}
-
 func (s *server) detections(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r, "rule", "active"); err != nil {
-		return err
+	a := ask(r, "rule", "active", "limit", "page_token")
+	rule, active, p := a.text("rule"), a.bool("active"), a.page("events")
+	if a.err != nil {
+		return a.err
 	}
-	q, err := parseQuery(r)
+	list, err := s.ctl.Detections(r.Context(), httpapi.Identity(r.Context()), rule, active)
 	if err != nil {
 		return err
 	}
-	active := false
-	if v := q.Get("active"); v != "" {
-		if active, err = strconv.ParseBool(v); err != nil {
-			return fault.Field("active", "%q is neither true nor false", v)
-		}
-	}
-	list, err := s.ctl.Detections(r.Context(), httpapi.Identity(r.Context()), q.Get("rule"), active)
-	if err != nil {
-		return err
-	}
-	return httpapi.WriteJSON(w, http.StatusOK, map[string]any{"events": notNil(list)})
+	return writePage(w, p, "events", detectionKey, list)
 }
 
 func (s *server) followDetections(w http.ResponseWriter, r *http.Request) error {

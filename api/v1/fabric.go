@@ -33,7 +33,7 @@ func fabricRoutes(s *server) []httpapi.Route {
 		{Method: "DELETE", Path: "/v1/fabric", Serve: s.deleteFabric},
 		{Method: "POST", Path: "/v1/fabric/plan", Serve: s.planFabric},
 		{Method: "GET", Path: "/v1/fabric/verify", Serve: look(s.ctl.VerifyFabric)},
-		{Method: "GET", Path: "/v1/fabric/drift", Serve: list("drift", s.ctl.FabricDrift)},
+		{Method: "GET", Path: "/v1/fabric/drift", Serve: list("drift", driftKey, s.ctl.FabricDrift)},
 		{Method: "GET", Path: "/v1/fabric/policies/{name}", Serve: show("name", s.ctl.FabricPolicy)},
 		{Method: "PUT", Path: "/v1/fabric/policies/{name}", Serve: set("name", s.ctl.SetFabricPolicy)},
 		{Method: "DELETE", Path: "/v1/fabric/policies/{name}", Serve: remove("name", s.ctl.DeleteFabricPolicy)},

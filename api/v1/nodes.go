@@ -22,12 +22,12 @@ type Fleet interface {
 
 func fleetRoutes(s *server) []httpapi.Route {
 	return []httpapi.Route{
-		{Method: "GET", Path: "/v1/nodes", Serve: list("nodes", s.ctl.Nodes)},
+		{Method: "GET", Path: "/v1/nodes", Serve: list("nodes", nodeKey, s.ctl.Nodes)},
 		{Method: "GET", Path: "/v1/nodes/{name}", Serve: show("name", s.ctl.Node)},
 		{Method: "DELETE", Path: "/v1/nodes/{name}", Serve: remove("name", s.ctl.ForgetNode)},
 		{Method: "POST", Path: "/v1/nodes/{name}/revoke", Serve: show("name", s.ctl.RevokeNode)},
 		{Method: "POST", Path: "/v1/nodes/join-tokens", Serve: create(s.ctl.CreateJoinToken)},
-		{Method: "GET", Path: "/v1/nodes/join-tokens", Serve: list("join_tokens", s.ctl.JoinTokens)},
+		{Method: "GET", Path: "/v1/nodes/join-tokens", Serve: list("join_tokens", joinTokenKey, s.ctl.JoinTokens)},
 		{Method: "DELETE", Path: "/v1/nodes/join-tokens/{id}", Serve: remove("id", s.ctl.DeleteJoinToken)},
 		{Method: "POST", Path: "/v1/store/accept", Serve: look(s.ctl.AcceptStore)},
 	}

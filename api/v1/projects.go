@@ -18,7 +18,7 @@ type Tenants interface {
 
 func tenantRoutes(s *server) []httpapi.Route {
 	return []httpapi.Route{
-		{Method: "GET", Path: "/v1/projects", Serve: list("projects", s.ctl.Tenants)},
+		{Method: "GET", Path: "/v1/projects", Serve: list("projects", projectKey, s.ctl.Tenants)},
 		{Method: "GET", Path: "/v1/projects/{name}", Serve: show("name", s.ctl.Tenant)},
 		{Method: "PUT", Path: "/v1/projects/{name}", Serve: set("name", s.ctl.SetTenant)},
 		{Method: "DELETE", Path: "/v1/projects/{name}", Serve: remove("name", s.ctl.DeleteTenant)},

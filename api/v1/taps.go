@@ -83,18 +83,18 @@ func tapRoutes(s *server) []httpapi.Route {
 		{Method: "POST", Path: "/v1/ports", Serve: s.createPort},
 	}
 	c := s.ctl
-	routes = append(routes, things("/v1/taps/services", "services", c.TapServices, c.TapService, c.DeleteTapService, change("name", c.UpdateTapService))...)
-	routes = append(routes, things("/v1/taps/flows", "flows", c.TapFlows, c.TapFlow, c.DeleteTapFlow, change("name", c.UpdateTapFlow))...)
-	routes = append(routes, things("/v1/taps/mirrors", "mirrors", c.TapMirrors, c.TapMirror, c.DeleteTapMirror, change("name", c.UpdateTapMirror))...)
-	return append(routes, things("/v1/ports", "ports", c.Ports, c.Port, c.DeletePort, change("name", c.UpdatePort))...)
+	routes = append(routes, things("/v1/taps/services", "services", serviceKey, c.TapServices, c.TapService, c.DeleteTapService, change("name", c.UpdateTapService))...)
+	routes = append(routes, things("/v1/taps/flows", "flows", flowKey, c.TapFlows, c.TapFlow, c.DeleteTapFlow, change("name", c.UpdateTapFlow))...)
+	routes = append(routes, things("/v1/taps/mirrors", "mirrors", mirrorKey, c.TapMirrors, c.TapMirror, c.DeleteTapMirror, change("name", c.UpdateTapMirror))...)
+	return append(routes, things("/v1/ports", "ports", portKey, c.Ports, c.Port, c.DeletePort, change("name", c.UpdatePort))...)
 }
 
 // things are the routes that look at one sort of things, change and delete them. A name is one segment: node%2Fname.
-func things[V any](path, plural string, all func(context.Context, auth.Identity) ([]V, error),
+func things[V any](path, plural string, key func(*V) string, all func(context.Context, auth.Identity) ([]V, error),
 	one func(context.Context, auth.Identity, string) (V, error), end func(context.Context, auth.Identity, string) error, update serve,
 ) []httpapi.Route {
 	return []httpapi.Route{
-		{Method: "GET", Path: path, Serve: list(plural, all)},
+		{Method: "GET", Path: path, Serve: list(plural, key, all)},
 		{Method: "GET", Path: path + "/{name}", Serve: show("name", one)},
 		{Method: "DELETE", Path: path + "/{name}", Serve: remove("name", end)},
 		{Method: "PATCH", Path: path + "/{name}", Serve: update},
@@ -143,13 +143,18 @@ func (s *server) createTapService(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	ctx, id := r.Context(), httpapi.Identity(r.Context())
-	made, err := s.ctl.CreateTapServices(ctx, id, []tap.Service{{Name: b.Name, Description: b.Description, Project: b.Project, PortID: port, Options: b.Options}})
+	made, err := s.ctl.CreateTapServices(r.Context(), httpapi.Identity(r.Context()), []tap.Service{{Name: b.Name, Description: b.Description, Project: b.Project, PortID: port, Options: b.Options}})
+	return madeTap(s, w, r, made, err, func(v *tap.ServiceView) string { return v.ID }, s.ctl.TapService)
+}
+
+// madeTap answers with the one tap that was made, as it is once it is known what became of it.
+func madeTap[V any](s *server, w http.ResponseWriter, r *http.Request, made []V, err error, idOf func(*V) string, show func(context.Context, auth.Identity, string) (V, error)) error {
 	if err != nil {
 		return err
 	}
-	s.ctl.SettleTap(ctx, made[0].ID)
-	if v, err := s.ctl.TapService(ctx, id, made[0].ID); err == nil {
+	ctx, tapID := r.Context(), idOf(&made[0])
+	s.ctl.SettleTap(ctx, tapID)
+	if v, err := show(ctx, httpapi.Identity(ctx), tapID); err == nil {
 		made[0] = v
 	}
 	return httpapi.WriteJSON(w, http.StatusCreated, made[0])
@@ -184,16 +189,8 @@ func (s *server) createTapFlow(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, id := r.Context(), httpapi.Identity(r.Context())
-	made, err := s.ctl.CreateTapFlows(ctx, id, []tap.Flow{f})
-	if err != nil {
-		return err
-	}
-	s.ctl.SettleTap(ctx, made[0].ID)
-	if v, err := s.ctl.TapFlow(ctx, id, made[0].ID); err == nil {
-		made[0] = v
-	}
-	return httpapi.WriteJSON(w, http.StatusCreated, made[0])
+	made, err := s.ctl.CreateTapFlows(r.Context(), httpapi.Identity(r.Context()), []tap.Flow{f})
+	return madeTap(s, w, r, made, err, func(v *tap.FlowView) string { return v.ID }, s.ctl.TapFlow)
 }
 
 func (s *server) estimateTapFlow(w http.ResponseWriter, r *http.Request) error {
@@ -231,16 +228,8 @@ func (s *server) createTapMirror(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, id := r.Context(), httpapi.Identity(r.Context())
-	made, err := s.ctl.CreateTapMirrors(ctx, id, []tap.Mirror{m})
-	if err != nil {
-		return err
-	}
-	s.ctl.SettleTap(ctx, made[0].ID)
-	if v, err := s.ctl.TapMirror(ctx, id, made[0].ID); err == nil {
-		made[0] = v
-	}
-	return httpapi.WriteJSON(w, http.StatusCreated, made[0])
+	made, err := s.ctl.CreateTapMirrors(r.Context(), httpapi.Identity(r.Context()), []tap.Mirror{m})
+	return madeTap(s, w, r, made, err, func(v *tap.MirrorView) string { return v.ID }, s.ctl.TapMirror)
 }
 
 func (s *server) estimateTapMirror(w http.ResponseWriter, r *http.Request) error {

@@ -10,16 +10,8 @@ import (
 
 type serve = func(http.ResponseWriter, *http.Request) error
 
-// The plain verbs: what the door does where it only passes on. None takes a query parameter. param is the part of the path that
+// The plain verbs: what the door does where it only passes on. None takes a query parameter; lists do, see page. param is the part of the path that
 // names the thing.
-
-// list serves things of one sort, as an object with one field.
-func list[V any](plural string, ask func(context.Context, auth.Identity) ([]V, error)) serve {
-	return look(func(ctx context.Context, id auth.Identity) (map[string][]V, error) {
-		all, err := ask(ctx, id)
-		return map[string][]V{plural: notNil(all)}, err
-	})
-}
 
 // look serves what there is one of; also POST, where an act takes no body.
 func look[V any](ask func(context.Context, auth.Identity) (V, error)) serve {

@@ -140,7 +140,7 @@ shown when it begins, when its action changes, and when it is over, until Ctrl-C
 	cmd.Flags().BoolVar(&active, "active", false, "only what goes on")
 	cmd.Flags().BoolVar(&follow, "follow", false, "go on with what comes")
 	cmd.AddCommand(a.decideCmd("confirm", "Let actions that wait be done", true), a.decideCmd("refuse", "Have actions that wait not be done", false))
-	return cmd
+	return a.listing(cmd)
 }
 
 func eventRow(e *want.Detection) []string {

@@ -63,7 +63,7 @@ func (a *app) report(r want.FabricReport) error {
 }
 
 func (a *app) fabricDriftCmd() *cobra.Command {
-	return &cobra.Command{
+	return a.listing(&cobra.Command{
 		Use: "drift", Short: "Show the log of what was not as it should be, and what was done about it", Args: cobra.NoArgs,
 		Example: "  opentap fabric drift",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
@@ -77,7 +77,7 @@ func (a *app) fabricDriftCmd() *cobra.Command {
 			}
 			return a.table([]string{"TIME", "SWITCH", "KIND", "DONE", "WHAT"}, rows, map[string]any{"drift": list})
 		}),
-	}
+	})
 }
 
 func (a *app) fabricProbeCmd() *cobra.Command {

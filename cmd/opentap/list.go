@@ -20,12 +20,21 @@ func (a *app) ask(fn func(ctx context.Context, c *client.Client, args []string) 
 			return err
 		}
 		defer c.Close()
-		return fn(ctx, c, args)
+		if a.limit < 0 {
+			return usagef("--limit cannot be negative")
+		}
+		return fn(ctx, c.Limited(a.limit), args)
 	})
 }
 
+// listing gives a command that lists the flag --limit.
+func (a *app) listing(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().IntVar(&a.limit, "limit", 0, "list `N` at most (default: all)")
+	return cmd
+}
+
 func (a *app) pointsCmd() *cobra.Command {
-	return &cobra.Command{
+	return a.listing(&cobra.Command{
 		Use: "points", Short: "List observation points", Args: cobra.NoArgs,
 		Example: "  opentap points\n  opentap points -o json",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
@@ -36,11 +45,11 @@ func (a *app) pointsCmd() *cobra.Command {
 			header, rows := report.Points(list)
 			return a.table(header, rows, map[string]any{"points": list})
 		}),
-	}
+	})
 }
 
 func (a *app) capturesCmd() *cobra.Command {
-	return &cobra.Command{
+	return a.listing(&cobra.Command{
 		Use: "captures", Short: "List captures", Args: cobra.NoArgs,
 		Example: "  opentap captures\n  opentap captures -o csv",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
@@ -51,7 +60,7 @@ func (a *app) capturesCmd() *cobra.Command {
 			header, rows := report.Captures(list, when)
 			return a.table(header, rows, map[string]any{"captures": list})
 		}),
-	}
+	})
 }
 
 func (a *app) showCmd() *cobra.Command {

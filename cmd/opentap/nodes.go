@@ -23,7 +23,7 @@ A host joins with a join token, which an administrator makes. The token is good 
 		Args:    cobra.NoArgs, RunE: list.RunE,
 	}
 	cmd.AddCommand(list, a.nodeShowCmd(), a.joinTokenCmd(), a.nodeRevokeCmd(), a.nodeForgetCmd())
-	return cmd
+	return a.listing(cmd)
 }
 
 // nodeState is what a list says of a host.
@@ -38,7 +38,7 @@ func nodeState(n want.Node) string {
 }
 
 func (a *app) nodeListCmd() *cobra.Command {
-	return &cobra.Command{
+	return a.listing(&cobra.Command{
 		Use: "list", Short: "List the hosts that capture", Args: cobra.NoArgs,
 		Example: "  opentap node list",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
@@ -52,7 +52,7 @@ func (a *app) nodeListCmd() *cobra.Command {
 			}
 			return a.table([]string{"NAME", "STATE", "SINCE", "VERSION", "USED", "FREE", "PROBLEMS"}, rows, map[string]any{"nodes": list})
 		}),
-	}
+	})
 }
 
 func (a *app) nodeShowCmd() *cobra.Command {
@@ -112,7 +112,7 @@ func (a *app) joinTokenCmd() *cobra.Command {
 	}
 	cmd.Flags().DurationVar(&life, "ttl", 0, "how long it is valid (default: an hour)")
 	cmd.Flags().StringVar(&r.Node, "node", "", "the only node that may join by it, also anew")
-	cmd.AddCommand(&cobra.Command{
+	cmd.AddCommand(a.listing(&cobra.Command{
 		Use: "list", Short: "List the join tokens", Args: cobra.NoArgs,
 		Example: "  opentap node join-token list",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
@@ -133,7 +133,7 @@ func (a *app) joinTokenCmd() *cobra.Command {
 			}
 			return a.table([]string{"ID", "STATE", "FOR NODE", "CREATED", "BY"}, rows, map[string]any{"join_tokens": list})
 		}),
-	}, &cobra.Command{
+	}), &cobra.Command{
 		Use: "delete ID...", Short: "Forget join tokens: nobody joins by them any more", Args: cobra.MinimumNArgs(1),
 		Example: "  opentap node join-token delete abcdefghijklmnop",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, args []string) error {

@@ -36,7 +36,7 @@ A port belongs to a project, which may tap it. What belongs to none is the admin
 		}),
 	}
 	cmd.AddCommand(a.portCreateCmd(), a.portSetCmd(), a.portDeleteCmd())
-	return cmd
+	return a.listing(cmd)
 }
 
 // portWish are the flags that say what a port is; the function tells what was given.

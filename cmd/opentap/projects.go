@@ -93,7 +93,7 @@ func (a *app) project(p want.Project) error {
 }
 
 func (a *app) projectListCmd() *cobra.Command {
-	return &cobra.Command{
+	return a.listing(&cobra.Command{
 		Use: "list", Short: "List the projects that you may see", Args: cobra.NoArgs,
 		Example: "  opentap project list",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
@@ -107,7 +107,7 @@ func (a *app) projectListCmd() *cobra.Command {
 			}
 			return a.table([]string{"NAME", "CAPTURES", "HOLDS", "DECLARED BY", "POINTS"}, rows, map[string]any{"projects": list})
 		}),
-	}
+	})
 }
 
 func (a *app) projectShowCmd() *cobra.Command {

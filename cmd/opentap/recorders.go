@@ -35,7 +35,7 @@ configuration file are listed too; they are changed there.`,
 		}),
 	}
 	cmd.AddCommand(a.recorderSetCmd(), a.recorderDeleteCmd())
-	return cmd
+	return a.listing(cmd)
 }
 
 func (a *app) recorderSetCmd() *cobra.Command {

@@ -38,6 +38,7 @@ type app struct {
 	fingerprint    string
 	output         string
 	quiet          bool
+	limit          int  // of a list; see listing
 	began          bool // the command's own function was reached: errors are no longer about its arguments
 	signals        chan os.Signal
 }

@@ -40,7 +40,7 @@ func (a *app) rulesCmd() *cobra.Command {
 		}),
 	}
 	cmd.AddCommand(a.ruleShowCmd(), a.rulesApplyCmd(), a.rulesDeleteCmd())
-	return cmd
+	return a.listing(cmd)
 }
 
 // ruleActs says what a rule does.

@@ -23,60 +23,60 @@ func named(id, name string) string {
 }
 
 func (a *app) tapServiceListCmd() *cobra.Command {
-	return &cobra.Command{
+	return a.listing(&cobra.Command{
 		Use: "list", Short: "List tap services", Args: cobra.NoArgs, Example: "  opentap tap service list",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
-			all, err := c.Taps(ctx)
+			list, err := c.TapServices(ctx)
 			if err != nil {
 				return err
 			}
-			rows := make([][]string, 0, len(all.Services))
-			for _, v := range all.Services {
+			rows := make([][]string, 0, len(list))
+			for _, v := range list {
 				rows = append(rows, []string{v.ID, v.Name, named(v.PortID, v.Port), strconv.Itoa(v.Flows), v.Project, string(v.Status), v.Reason})
 			}
-			return a.table([]string{"ID", "NAME", "PORT", "FLOWS", "PROJECT", "STATUS", "REASON"}, rows, map[string]any{"services": all.Services})
+			return a.table([]string{"ID", "NAME", "PORT", "FLOWS", "PROJECT", "STATUS", "REASON"}, rows, map[string]any{"services": list})
 		}),
-	}
+	})
 }
 
 func (a *app) tapFlowListCmd() *cobra.Command {
-	return &cobra.Command{
+	return a.listing(&cobra.Command{
 		Use: "list", Short: "List tap flows", Args: cobra.NoArgs, Example: "  opentap tap flow list -o json",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
-			all, err := c.Taps(ctx)
+			list, err := c.TapFlows(ctx)
 			if err != nil {
 				return err
 			}
-			rows := make([][]string, 0, len(all.Flows))
-			for _, v := range all.Flows {
+			rows := make([][]string, 0, len(list))
+			for _, v := range list {
 				rows = append(rows, []string{
 					v.ID, v.Name, named(v.PortID, v.Port), string(v.Direction), named(v.ServiceID, v.Service), v.Options.Filter, v.Project,
 					strconv.FormatUint(v.Counts.Seen, 10), strconv.FormatUint(v.Counts.Mirrored, 10), string(v.Status), v.Reason,
 				})
 			}
-			return a.table([]string{"ID", "NAME", "PORT", "DIRECTION", "SERVICE", "FILTER", "PROJECT", "SEEN", "MIRRORED", "STATUS", "REASON"}, rows, map[string]any{"flows": all.Flows})
+			return a.table([]string{"ID", "NAME", "PORT", "DIRECTION", "SERVICE", "FILTER", "PROJECT", "SEEN", "MIRRORED", "STATUS", "REASON"}, rows, map[string]any{"flows": list})
 		}),
-	}
+	})
 }
 
 func (a *app) tapMirrorListCmd() *cobra.Command {
-	return &cobra.Command{
+	return a.listing(&cobra.Command{
 		Use: "list", Short: "List tap mirrors", Args: cobra.NoArgs, Example: "  opentap tap mirror list",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
-			all, err := c.Taps(ctx)
+			list, err := c.TapMirrors(ctx)
 			if err != nil {
 				return err
 			}
-			rows := make([][]string, 0, len(all.Mirrors))
-			for _, v := range all.Mirrors {
+			rows := make([][]string, 0, len(list))
+			for _, v := range list {
 				rows = append(rows, []string{
 					v.ID, v.Name, named(v.PortID, v.Port), string(v.Type), v.Remote.String(), directionsText(v.Directions), v.Options.Filter, v.Project,
 					strconv.FormatUint(v.Counts.Mirrored, 10), string(v.Status), v.Reason,
 				})
 			}
-			return a.table([]string{"ID", "NAME", "PORT", "TYPE", "REMOTE", "DIRECTIONS", "FILTER", "PROJECT", "MIRRORED", "STATUS", "REASON"}, rows, map[string]any{"mirrors": all.Mirrors})
+			return a.table([]string{"ID", "NAME", "PORT", "TYPE", "REMOTE", "DIRECTIONS", "FILTER", "PROJECT", "MIRRORED", "STATUS", "REASON"}, rows, map[string]any{"mirrors": list})
 		}),
-	}
+	})
 }
 
 // tapShowCmd is the command that shows one service, flow or mirror.

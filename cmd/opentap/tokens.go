@@ -49,7 +49,7 @@ func (a *app) tokenCreateCmd() *cobra.Command {
 }
 
 func (a *app) tokenListCmd() *cobra.Command {
-	return &cobra.Command{
+	return a.listing(&cobra.Command{
 		Use: "list", Short: "List tokens", Args: cobra.NoArgs,
 		Example: "  opentap token list",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
@@ -72,7 +72,7 @@ func (a *app) tokenListCmd() *cobra.Command {
 			}
 			return a.table([]string{"NAME", "ROLE", "PROJECT", "STATE", "CREATED", "LAST USED", "ID"}, rows, map[string]any{"tokens": list})
 		}),
-	}
+	})
 }
 
 func (a *app) tokenRevokeCmd() *cobra.Command {
