@@ -107,7 +107,7 @@ type Agent struct {
 	jobs       map[string]*job // by UID
 	sensorPts  []point.Point
 	problems   map[string]string      // by what they concern
-	governed   atomic.Pointer[string] // what is given up of packets, and why; nil, "" = nothing
+	governed   atomic.Pointer[governed] // nil = it has not begun
 	missing    map[string]string      // kind → why
 	readBy     map[string]string      // by point: how its packets got here when they last did
 	used, free int64
@@ -407,7 +407,7 @@ func (a *Agent) Inventory() ([]point.Point, want.Node) {
 	}
 	n := want.Node{
 		Name: a.cfg.NodeName, ID: a.keep.nodeID, Version: a.cfg.Version, DiskFree: a.free, DiskUsed: a.used,
-		QuotaBytes: a.cfg.Quota.Bytes, Epoch: a.epoch, Missing: make(map[string]string), Recorders: make(map[string]time.Time),
+		QuotaBytes: a.cfg.Quota.Bytes, GovernorStage: a.governor().stage, Epoch: a.epoch, Missing: make(map[string]string), Recorders: make(map[string]time.Time),
 	}
 	for k, why := range a.missing {
 		n.Missing[k] = why

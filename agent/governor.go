@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -187,6 +188,9 @@ func (a *Agent) govern(ctx context.Context) {
 	if a.cfg.Budgets == (Budgets{}) {
 		return
 	}
+	if n := a.cfg.Budgets.Memory; n > 0 {
+		defer debug.SetMemoryLimit(debug.SetMemoryLimit(n)) // garbage is collected before packets are given up for it
+	}
 	g, m := newGovernor(a.cfg.Budgets), &gauge{}
 	t := time.NewTicker(governEvery)
 	defer t.Stop()
@@ -199,9 +203,11 @@ func (a *Agent) govern(ctx context.Context) {
 		a.trouble("meter", text)
 		if err == nil && ok && g.step(u) {
 			a.engine.Restrain(stages[g.stage].Restraint)
-			reason := g.reason()
-			a.governed.Store(&reason)
-			a.trouble("governor", reason)
+			a.governed.Store(&governed{g.stage, g.reason()})
+			a.trouble("governor", g.reason())
+			if g.stage > 0 && a.cfg.Budgets.Memory > 0 {
+				debug.FreeOSMemory() // what packets took before is not needed now
+			}
 			a.log.Warn("the governor changes its stage", "stage", g.stage, "of", len(stages)-1, "means", stages[g.stage].means,
 				"cores", u.cpu, "memory", u.memory, "written_per_second", u.disk)
 		}
@@ -213,10 +219,19 @@ func (a *Agent) govern(ctx context.Context) {
 	}
 }
 
+// governed is how far the governor has gone.
+type governed struct {
+	stage  int
+	reason string // what is given up of packets, and why; "" = nothing is
+}
+
 // restraint says what is given up of packets now, and why; "" = nothing is.
-func (a *Agent) restraint() string {
-	if r := a.governed.Load(); r != nil {
-		return *r
+func (a *Agent) restraint() string { return a.governor().reason }
+
+// governor is how far the governor has gone.
+func (a *Agent) governor() governed {
+	if g := a.governed.Load(); g != nil {
+		return *g
 	}
-	return ""
+	return governed{}
 }

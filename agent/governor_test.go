@@ -131,7 +131,7 @@ func TestNetnsRestraintShowsInCaptures(t *testing.T) {
 	out.send(20)
 	until(t, "20 are taken", func() bool { return h.state(pk.UID).Ledger.Captured == 20 })
 	reason := "one in 4"
-	h.governed.Store(&reason)
+	h.governed.Store(&governed{1, reason})
 	h.engine.Restrain(capture.Restraint{OneIn: 4})
 	if st := h.awaitState(pk.UID, want.Degraded); st.Reason != reason {
 		t.Errorf("%+v", st)
@@ -142,7 +142,7 @@ func TestNetnsRestraintShowsInCaptures(t *testing.T) {
 		return l.Captured == 30 && l.SampledOut == 30
 	})
 	reason2 := ""
-	h.governed.Store(&reason2)
+	h.governed.Store(&governed{2, reason2})
 	h.engine.Restrain(capture.Restraint{})
 	h.awaitState(pk.UID, want.Running)
 	out.send(5)

@@ -36,4 +36,5 @@ func (a *Agent) describeReading(p *point.Point) {
 	}
 	_, p.Dedicated = a.cfg.Capture.Dedicated[p.Name]
 	p.ReadBy = a.readBy[p.Name]
+	p.Restraint = a.restraint()
 }

@@ -46,7 +46,7 @@ func TestNetnsRecordedShowsItsProgress(t *testing.T) {
 
 	h.engine.Restrain(capture.Restraint{OneIn: 4})
 	reason := "the governor holds this host's budget"
-	h.governed.Store(&reason)
+	h.governed.Store(&governed{2, reason})
 	out.send(80)
 	until(t, "a quarter is recorded", recorded(func(a *ledger.Account) bool { return a.Captured == 50 && a.SampledOut == 60 }))
 	until(t, "the capture says so while it runs", func() bool {

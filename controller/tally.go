@@ -25,6 +25,11 @@ func (c *Controller) Tally() Tally {
 		Captures: make(map[want.Kind]map[want.State]int), Packets: c.packets, Records: maps.Clone(c.records),
 		Nodes: c.nodeList(), Revision: c.revision,
 	}
+	for i := range t.Nodes {
+		if n := c.nodes[t.Nodes[i].ID]; n != nil {
+			t.Nodes[i].Recordings = n.facts.Recordings
+		}
+	}
 	for uid, e := range c.captures {
 		state := want.Scheduled
 		if e.Final != nil {

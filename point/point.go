@@ -39,6 +39,8 @@ type Point struct {
 	Dedicated bool   `json:"dedicated,omitempty"` // receives only mirrored traffic: its packets are taken from the host while anybody captures
 	ReadBy    string `json:"read_by,omitempty"`   // how its packets got here when somebody last captured, in plain words
 
+	Restraint string `json:"restraint,omitempty"` // what of its packets the governor has given up now, and why; "" = nothing
+
 	// Sensor only.
 	Quantity string `json:"quantity,omitempty"` // temperature, motion, vibration, voltage …
 	Unit     string `json:"unit,omitempty"`     // UCUM: Cel, m/s2, V, 1 …

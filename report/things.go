@@ -33,6 +33,9 @@ func Points(list []point.Point) (header []string, rows [][]string) {
 		if p.ReadBy != "" {
 			notes = append(notes, "read by "+p.ReadBy)
 		}
+		if p.Restraint != "" {
+			notes = append(notes, p.Restraint)
+		}
 		if p.NoPcap != "" {
 			notes = append(notes, "no packets: "+p.NoPcap)
 		}

@@ -163,6 +163,9 @@ type Node struct {
 	DiskUsed   int64             `json:"disk_used"` // octets that captures hold
 	QuotaBytes int64             `json:"quota_bytes"`
 	Problems   []string          `json:"problems,omitempty"` // what an operator should mend, in plain words
+
+	GovernorStage int `json:"governor_stage,omitempty"` // 0 = the governor gives nothing up … 4 = no packets are taken
+
 	Missing    map[string]string `json:"missing,omitempty"`  // kind → why it cannot be had here
 
 	Underlay []netip.Addr `json:"underlay,omitempty"` // where other nodes reach this one with tapped packets, the best first

@@ -476,7 +476,7 @@ func (c *config) agent(version, node string) agent.Config {
 	out.Capture.Ring.Blocks, out.Capture.Ring.BlockSize = c.Ring.Blocks, int(c.Ring.BlockSize)
 	out.Segment.NoIndex = !c.Segments.Index
 	out.Capture.Dedicated = c.dedicated()
-	out.Budgets = agent.Budgets{CPU: c.Governor.CPU, Memory: int64(c.Governor.Memory), Disk: int64(c.Governor.Disk)}
+	out.Budgets = c.budgets()
 	out.Flow.IdleTimeout, out.Flow.ActiveTimeout = time.Duration(c.Flow.IdleTimeout), time.Duration(c.Flow.ActiveTimeout)
 	out.Flow.MaxFlows, out.Flow.Bidirectional = c.Flow.MaxFlows, c.Flow.Bidirectional
 	out.Quota = agent.Quota{Bytes: int64(c.Retention.Quota), MinFree: int64(c.Retention.MinFree)}

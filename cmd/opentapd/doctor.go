@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +33,7 @@ func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) contr
 			MinFree: int64(cfg.Retention.MinFree), Used: facts.DiskUsed, RingBytes: int64(cfg.Ring.Blocks) * int64(cfg.Ring.BlockSize), Known: known,
 		})
 		if ag != nil {
+			x.Findings = append(x.Findings, governorFinding(cfg.budgets(), facts.GovernorStage, facts.Problems), readerFinding(facts.Recordings, cfg.dedicated(), runtime.NumCPU()))
 			x.Findings = append(x.Findings, tapFinding(ag.LeftTaps()))
 			version, there, err := ag.OpenVSwitch(ctx)
 			x.Findings = append(x.Findings, switchFinding(version, there || cfg.Taps.OVSDB != "", err))
@@ -41,6 +43,9 @@ func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) contr
 			x.Findings = append(x.Findings, certificateFinding(shown.Expires(), time.Now()))
 		}
 		for _, p := range facts.Problems {
+			if governorSays(p) {
+				continue
+			}
 			x.Findings = append(x.Findings, want.Finding{Check: "agent", Severity: want.Warn, Text: p, Fix: "see the log of opentapd around the time when this began"})
 		}
 		return x, ctx.Err()

@@ -34,7 +34,7 @@ func TestTheDoctorLooksAtTheRunningHost(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	if severity["audit"] != want.Fine || severity["certificate"] != want.Fine || severity["leftovers"] != want.Warn || severity["disk_data"] == "" || severity["open_vswitch"] != want.Warn || x.Node != "here" {
+	if severity["audit"] != want.Fine || severity["governor"] != want.Fine || severity["readers"] != want.Fine || severity["certificate"] != want.Fine || severity["leftovers"] != want.Warn || severity["disk_data"] == "" || severity["open_vswitch"] != want.Warn || x.Node != "here" {
 		t.Errorf("%+v", x)
 	}
 	origin := make(map[string]string)

@@ -9,6 +9,7 @@ package metrics
 import (
 	"net/http"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -101,6 +102,7 @@ var (
 	behind    = metric("node_behind", "1 when the node's agent has not yet taken the newest of what is wanted from it.", "node")
 	taken     = metric("node_desired_revision", "Revision of what is wanted that the node's agent has taken.", "node")
 	problems  = metric("node_problems", "Problems that the node reports; opentap nodes tells them.", "node")
+	governor  = metric("node_governor_stage", "How far the node's governor has gone: 0 gives nothing up, 1 cuts packets, 2 takes one in 4, 3 one in 16, 4 none.", "node")
 	diskUsed  = metric("disk_used_bytes", "Octets that captures and recordings hold.", "node")
 	diskFree  = metric("disk_free_bytes", "Octets free on the captures' disk.", "node")
 	diskQuota = metric("disk_quota_bytes", "Octets that captures and recordings may hold; 0 = any.", "node")
@@ -125,9 +127,9 @@ type pulled struct {
 func (p *pulled) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range append([]*prometheus.Desc{
 		buildInfo, captures, seen, captured, filtered, sampledOut, rateLimited, dropped, wireOctets, keptOctets, records,
-		desired, connected, behind, taken, problems, diskUsed, diskFree, diskQuota, expRecords, expDropped, expWaiting, expConnected, expReconnects,
+		desired, connected, behind, taken, problems, governor, diskUsed, diskFree, diskQuota, expRecords, expDropped, expWaiting, expConnected, expReconnects,
 		auditEntries, certExpiry,
-	}, append(collectorDescs, fabricDescs...)...) {
+	}, slices.Concat(recorderDescs, collectorDescs, fabricDescs)...) {
 		ch <- d
 	}
 }
@@ -176,6 +178,7 @@ func (p *pulled) Collect(ch chan<- prometheus.Metric) {
 		gauge(behind, bit(n.Behind), name)
 		gauge(taken, float64(n.Revision), name)
 		gauge(problems, float64(len(n.Problems)), name)
+		gauge(governor, float64(n.GovernorStage), name)
 		gauge(diskUsed, float64(n.DiskUsed), name)
 		gauge(diskFree, float64(n.DiskFree), name)
 		gauge(diskQuota, float64(n.QuotaBytes), name)
@@ -189,6 +192,7 @@ func (p *pulled) Collect(ch chan<- prometheus.Metric) {
 			gauge(expConnected, bit(e.Connected), name, e.Name)
 			counter(expReconnects, e.Reconnects, name, e.Name)
 		}
+		showRecorders(n, name, gauge, counter)
 		showCollectors(n, name, gauge, counter)
 	}
 	showFabric(s.Fabric, gauge, counter)

@@ -28,7 +28,11 @@ func full() *Metrics {
 		Records:  map[want.Kind]uint64{want.Flows: 7}, Revision: 12, Audit: 34, Expires: time.Unix(1800000000, 0),
 		Nodes: []want.Node{
 			{
-				Name: "a", ID: "1", Connected: true, Revision: 11, Behind: true, DiskFree: 5, Problems: []string{"x"},
+				Name: "a", ID: "1", Connected: true, Revision: 11, Behind: true, DiskFree: 5, Problems: []string{"x"}, GovernorStage: 2,
+				Recordings: []want.RecorderView{{
+					Recorder: want.Recorder{Point: "eth0"},
+					Status:   want.RecorderStatus{State: want.Degraded, Bytes: 77, Ledger: ledger.Account{Seen: 30, Captured: 20, SampledOut: 6, Dropped: [ledger.NumReasons]uint64{ledger.Ring: 4}}},
+				}},
 				Exporters:  []want.Exporter{{Name: "x", Records: 3, Dropped: map[string]uint64{"queue_full": 2}}},
 				Collectors: []want.Collector{{Name: "c", Messages: 4, Exporters: []want.Collected{{Point: "192.0.2.1", Records: 9, Lost: map[string]uint64{"records": 2}}}}},
 				FlowStores: []want.FlowStore{{Point: "192.0.2.1", Held: 5, Records: 6, Lost: 7}},
@@ -72,6 +76,9 @@ func TestValues(t *testing.T) {
 		`opentap_build_info{goversion="go`, `opentap_captures{kind="pcap",state="running"} 2`, "opentap_packets_seen_total 100",
 		`opentap_packets_dropped_total{reason="disk"} 10`, `opentap_packets_dropped_total{reason="kernel_ring"} 0`, `opentap_records_total{kind="netflow"} 7`,
 		`opentap_node_connected{node="a"} 1`, `opentap_node_connected{node="a/2"} 0`, `opentap_node_behind{node="a"} 1`, "opentap_audit_entries_total 34",
+		`opentap_node_governor_stage{node="a"} 2`, `opentap_recorder_running{node="a",point="eth0"} 1`, `opentap_recorder_held_bytes{node="a",point="eth0"} 77`,
+		`opentap_recorder_packets_seen_total{node="a",point="eth0"} 30`, `opentap_recorder_packets_captured_total{node="a",point="eth0"} 20`,
+		`opentap_recorder_packets_sampled_out_total{node="a",point="eth0"} 6`, `opentap_recorder_packets_dropped_total{node="a",point="eth0",reason="kernel_ring"} 4`,
 		`opentap_exporter_dropped_records_total{exporter="x",node="a",reason="queue_full"} 2`, "opentap_certificate_expiry_timestamp_seconds 1.8e+09",
 		`opentap_http_requests_total{code="200",method="GET",route="/v1/points"} 1`, `opentap_http_response_bytes_total{route="none"} 10`, "go_goroutines ",
 		`opentap_fabric_rules_intended{switch="s1"} 20`, `opentap_fabric_rules{switch="s1"} 19`, `opentap_fabric_echo_seconds{switch="s1"} 0.001`, "opentap_fabric_drift_total 3",
