@@ -382,8 +382,13 @@ class TheTaps(Base):
         c.tap_flows.test("f")
         c.taps()
         self.assertEqual([s[:2] for s in self.server.seen], [
-            ("GET", "/v1/taps/services"), ("POST", "/v1/taps/flows"), ("GET", "/v1/taps/flows/a%2Fb"), ("PATCH", "/v1/taps/mirrors/m"),
+            ("GET", "/v1/taps/services?limit=5000"), ("POST", "/v1/taps/flows"), ("GET", "/v1/taps/flows/a%2Fb"), ("PATCH", "/v1/taps/mirrors/m"),
             ("DELETE", "/v1/taps/flows/f"), ("POST", "/v1/taps/flows/estimate"), ("POST", "/v1/taps/flows/f/test"), ("GET", "/v1/taps")])
+
+    def test_a_list_is_whole_however_many_pages_it_has(self):
+        pages = {"": {"flows": [{"name": "a"}, {"name": "b"}], "next": "x"}, "&page_token=x": {"flows": [{"name": "c"}]}}
+        self.answers(lambda h: h.send(200, pages[h.path.partition("limit=5000")[2]]))
+        self.assertEqual([f["name"] for f in self.client().tap_flows.list()], ["a", "b", "c"])
 
 
 class Types(unittest.TestCase):

@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from .errors import ConnectionFailed, OpenTapError, UnavailableError, error_of
 
 DEFAULT_URL = "http://127.0.0.1:2020"
+PAGE = 5000  # things of a list that are asked for at a time
 MAX_JSON = 64 << 20  # octets of an answer that is read whole
 
 
@@ -280,6 +281,16 @@ class Transport:
             if wait is None or tries > self.retries or time.monotonic() + wait > deadline:
                 raise err
             time.sleep(wait)
+
+    def list(self, path: str, plural: str) -> List[Any]:
+        """A whole list, fetched page by page: one answer has a bound, and a list has none."""
+        found: List[Any] = []
+        page: Dict[str, Any] = {"next": ""}
+        while "next" in page:
+            query = {"limit": PAGE, **({"page_token": page["next"]} if page["next"] else {})}
+            page = self.json("GET", path + "?" + urllib.parse.urlencode(query))
+            found += page[plural]
+        return found
 
     def json(self, method: str, path: str, body: Any = None, *, repeatable: Optional[bool] = None) -> Any:
         with self.open(method, path, body, repeatable=repeatable) as resp:

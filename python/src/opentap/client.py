@@ -99,7 +99,7 @@ class Client:
 
     def points(self) -> List[Dict[str, Any]]:
         """The observation points: name, node, kind, aliases, up, present, … (docs/reference/rest.md)."""
-        return cast(List[Dict[str, Any]], self._http.json("GET", "/v1/points")["points"])
+        return cast(List[Dict[str, Any]], self._http.list("/v1/points", "points"))
 
     def point(self, name: str) -> Dict[str, Any]:
         """One observation point by name, alias or node/name."""
@@ -111,7 +111,7 @@ class Client:
 
     def nodes(self) -> List[Dict[str, Any]]:
         """The hosts with an agent, and how they fare."""
-        return cast(List[Dict[str, Any]], self._http.json("GET", "/v1/nodes")["nodes"])
+        return cast(List[Dict[str, Any]], self._http.list("/v1/nodes", "nodes"))
 
     def check_filter(self, filter: str, strict: bool = False) -> Dict[str, Any]:
         """Whether a filter is understood, and what it means; InvalidError with the position otherwise."""
@@ -167,7 +167,7 @@ class Client:
 
     def captures(self) -> List["Capture"]:
         """All captures that one may see."""
-        return [Capture(self, v) for v in self._http.json("GET", "/v1/captures")["captures"]]
+        return [Capture(self, v) for v in self._http.list("/v1/captures", "captures")]
 
     def get(self, id: str) -> "Capture":
         """One capture by its id."""

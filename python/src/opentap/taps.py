@@ -31,8 +31,7 @@ class Taps:
 
     def list(self) -> List[Tap]:
         """Those that one may see."""
-        found: List[Tap] = self._client._http.json("GET", self._path())[self._kind]
-        return found
+        return self._client._http.list(self._path(), self._kind)
 
     def show(self, name: str) -> Tap:
         """One of them with its status, reason and counts."""
