@@ -22,9 +22,15 @@ import (
 // hosts writes a recording of n UDP packets between random hosts and ports, 100 µs apart, several chunks and segments.
 func hosts(t testing.TB, dir string, n int, seed uint64) {
 	t.Helper()
+	hostsIn(t, dir, n, seed, 2<<20)
+}
+
+// hostsIn is hosts in segments of another size.
+func hostsIn(t testing.TB, dir string, n int, seed uint64, segmentBytes int64) {
+	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 5))
 	cfg := segment.DefaultConfig(dir)
-	cfg.ChunkBytes, cfg.SegmentBytes, cfg.FlushEvery, cfg.NoSync, cfg.Direct = 256<<10, 2<<20, 0, true, false
+	cfg.ChunkBytes, cfg.SegmentBytes, cfg.FlushEvery, cfg.NoSync, cfg.Direct = 256<<10, segmentBytes, 0, true, false
 	cfg.Interface = iface(0)
 	w, err := segment.Create(cfg)
 	if err != nil {

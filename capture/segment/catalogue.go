@@ -2,10 +2,13 @@ package segment
 
 import (
 	"hash/crc32"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"opentap/capture/index"
 	"opentap/packet"
 )
 
@@ -88,10 +91,15 @@ func (e *entry) append(dst []byte) []byte {
 	return dst
 }
 
-// parse reads an entry of entrySize octets and reports whether it is one.
+// wholeEntry reports whether b is an entry of a kind, in the version that is read here.
+func wholeEntry(b []byte, magic string) bool {
+	return len(b) == entrySize && string(b[:4]) == magic && le.Uint16(b[8:]) == entryFormat &&
+		crc32.Checksum(b[8:], castagnoli) == le.Uint32(b[4:])
+}
+
+// parse reads an entry of entrySize octets and reports whether it is a segment's.
 func (e *entry) parse(b []byte) bool {
-	if len(b) != entrySize || string(b[:4]) != magicEntry || le.Uint16(b[8:]) != entryFormat ||
-		crc32.Checksum(b[8:], castagnoli) != le.Uint32(b[4:]) {
+	if !wholeEntry(b, magicEntry) {
 		return false
 	}
 	flags := le.Uint16(b[10:])
@@ -117,11 +125,15 @@ func (e *entry) parse(b []byte) bool {
 	return in.start >= Page && in.end >= in.start && in.end%Page == 0 && in.limit >= Page && in.limit <= MaxChunkBytes && in.lanes <= MaxLanes
 }
 
-// catalogue is what is noted about the segments of a recording, by number.
-type catalogue map[uint32]entry
+// catalogue is what is noted about the segments of a recording, by number, and about runs of them, by their first number. nil
+// is that of a recording without one.
+type catalogue struct {
+	segments map[uint32]entry
+	runs     map[uint32]run
+}
 
-// readCatalogue reads what is whole of the catalogue of dir. Without one there is nothing in it.
-func readCatalogue(dir string) catalogue {
+// readCatalogue reads what is whole of the catalogue of dir.
+func readCatalogue(dir string) *catalogue {
 	path := filepath.Join(dir, catalogueName)
 	if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() || st.Size() > maxCatalogue {
 		return nil
@@ -133,21 +145,28 @@ func readCatalogue(dir string) catalogue {
 	return parseCatalogue(b)
 }
 
-// parseCatalogue returns the newest whole entry of each segment.
-func parseCatalogue(b []byte) catalogue {
-	c := make(catalogue, len(b)/entrySize)
+// parseCatalogue takes the newest whole entry of each segment and run.
+func parseCatalogue(b []byte) *catalogue {
+	c := &catalogue{segments: make(map[uint32]entry, len(b)/entrySize), runs: make(map[uint32]run)}
 	var e entry
+	var r run
 	for ; len(b) >= entrySize; b = b[entrySize:] {
-		if e.parse(b[:entrySize]) {
-			c[e.info.Number] = e
+		switch one := b[:entrySize]; {
+		case e.parse(one):
+			c.segments[e.info.Number] = e
+		case r.parse(one):
+			c.runs[r.first] = r
 		}
 	}
 	return c
 }
 
 // info returns what is noted about a segment, if its file is still the one that was noted.
-func (c catalogue) info(dir string, n uint32) (Info, bool) {
-	e, ok := c[n]
+func (c *catalogue) info(dir string, n uint32) (Info, bool) {
+	if c == nil {
+		return Info{}, false
+	}
+	e, ok := c.segments[n]
 	if !ok {
 		return Info{}, false
 	}
@@ -192,25 +211,39 @@ func refreshCatalogue(dir string, anew bool) int {
 	if err != nil {
 		return 0
 	}
-	var old catalogue
+	var old *catalogue
 	if !anew {
 		old = readCatalogue(dir)
 	}
+	now := catalogue{segments: make(map[uint32]entry), runs: make(map[uint32]run)}
 	var b []byte
 	for _, n := range numbers {
-		e := old[n]
-		if _, ok := old.info(dir, n); !ok {
-			if e, ok = newEntry(dir, n); !ok {
-				continue
+		var e entry
+		if in, ok := old.info(dir, n); ok {
+			e = old.segments[n]
+			if r, ok := old.runs[sievesOf(n)]; ok {
+				if _, ok := r.bit(&in); ok {
+					now.runs[r.first] = r
+				}
 			}
+		} else if e, ok = newEntry(dir, n); !ok {
+			continue
 		}
+		now.segments[n] = e
 		b = e.append(b)
 	}
+	for _, r := range newRuns(dir, &now) {
+		now.runs[r.first] = r
+	}
+	for _, first := range slices.Sorted(maps.Keys(now.runs)) {
+		r := now.runs[first]
+		b = r.append(b)
+	}
 	path := filepath.Join(dir, catalogueName)
-	switch now, err := os.ReadFile(path); {
+	switch is, err := os.ReadFile(path); {
 	case len(b) == 0:
 		os.Remove(path)
-	case err == nil && string(now) == string(b):
+	case err == nil && string(is) == string(b):
 	default:
 		writeCatalogue(dir, b)
 	}
@@ -233,45 +266,48 @@ type cataloguer struct {
 	live    int      // of those, when it was written anew; 0 = it was not
 }
 
+// mostWaiting is how many segments may be too new: who is not noted by then is left to who writes the catalogue anew.
+const mostWaiting = 8
+
 // add notes a segment that was sealed, or when the next one is.
 func (c *cataloguer) add(n uint32) {
 	c.waiting = append(c.waiting, n)
 	if c.live == 0 || c.entries > 2*c.live+64 { // so that those of segments that expired go as well
 		c.live = refreshCatalogue(c.dir, false)
 		c.entries = c.live
-		noted := readCatalogue(c.dir)
-		c.keep(func(n uint32) bool { _, ok := noted[n]; return ok })
-		return
+		if noted := readCatalogue(c.dir); noted != nil {
+			c.waiting = slices.DeleteFunc(c.waiting, func(n uint32) bool { _, ok := noted.segments[n]; return ok })
+		}
 	}
-	c.keep(func(n uint32) bool {
+	complete := false
+	c.waiting = slices.DeleteFunc(c.waiting, func(n uint32) bool {
 		e, ok := newEntry(c.dir, n)
 		if ok {
-			c.entries++
-			appendCatalogue(c.dir, &e)
+			c.append(e.append(nil))
+			complete = complete || n%index.SievesSegments == 0
 		}
 		return ok
 	})
-}
-
-// keep tries those that wait, and forgets who was noted, and who never will be.
-func (c *cataloguer) keep(noted func(n uint32) bool) {
-	var left []uint32
-	for _, n := range c.waiting {
-		if !noted(n) {
-			left = append(left, n)
+	c.waiting = c.waiting[max(0, len(c.waiting)-mostWaiting):]
+	if !complete {
+		return
+	}
+	if noted := readCatalogue(c.dir); noted != nil {
+		for _, r := range newRuns(c.dir, noted) {
+			c.append(r.append(nil))
 		}
 	}
-	c.waiting = left[max(0, len(left)-4):]
 }
 
-// appendCatalogue adds an entry behind the last whole one. Two that do so at a time may lose one of theirs.
-func appendCatalogue(dir string, e *entry) {
-	f, err := os.OpenFile(filepath.Join(dir, catalogueName), os.O_WRONLY|os.O_CREATE, 0o640)
+// append adds an entry behind the last whole one. Two that do so at a time may lose one of theirs.
+func (c *cataloguer) append(e []byte) {
+	c.entries++
+	f, err := os.OpenFile(filepath.Join(c.dir, catalogueName), os.O_WRONLY|os.O_CREATE, 0o640)
 	if err != nil {
 		return
 	}
 	defer f.Close()
 	if st, err := f.Stat(); err == nil {
-		_, _ = f.WriteAt(e.append(nil), st.Size()/entrySize*entrySize)
+		_, _ = f.WriteAt(e, st.Size()/entrySize*entrySize)
 	}
 }

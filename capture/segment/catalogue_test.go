@@ -285,7 +285,7 @@ func TestWriterNotes(t *testing.T) {
 		if err := w.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		if known = len(readCatalogue(dir)); time.Now().After(deadline) {
+		if known = agree(t, dir); time.Now().After(deadline) {
 			t.Fatalf("%d segments noted after 30 s", known)
 		}
 		time.Sleep(settled / 5) // segments grow old enough
@@ -304,9 +304,9 @@ func TestCatalogueLies(t *testing.T) {
 	recorded(t, dir, 7, 400)
 	refreshCatalogue(dir, false)
 	c := readCatalogue(dir)
-	e := c[2]
+	e := c.segments[2]
 	e.info.Latest = e.info.Earliest
-	appendCatalogue(dir, &e)
+	(&cataloguer{dir: dir}).append(e.append(nil))
 	v, err := Verify(context.Background(), dir, nil)
 	if err != nil || len(v.Problems) != 1 || !v.Problems[0].Index {
 		t.Fatalf("%+v, %v", v, err)
@@ -317,8 +317,8 @@ func TestCatalogueLies(t *testing.T) {
 	if v, err = Verify(context.Background(), dir, nil); err != nil || len(v.Problems) != 0 {
 		t.Fatalf("%+v, %v", v, err)
 	}
-	if known := agree(t, dir); known != len(c) {
-		t.Errorf("%d of %d segments are known", known, len(c))
+	if known := agree(t, dir); known != len(c.segments) {
+		t.Errorf("%d of %d segments are known", known, len(c.segments))
 	}
 }
 
@@ -362,10 +362,16 @@ func FuzzCatalogue(f *testing.F) {
 		for at := 0; at+entrySize <= len(b); at += entrySize { // so that what is fuzzed is not only the checksum
 			le.PutUint32(b[at+4:], crc32.Checksum(b[at+8:at+entrySize], castagnoli))
 		}
-		for n, e := range parseCatalogue(b) {
+		for n, e := range parseCatalogue(b).segments {
 			var again entry
 			if n != e.info.Number || !again.parse(e.append(nil)) || again != e {
 				t.Fatalf("%+v becomes %+v", e, again)
+			}
+		}
+		for first, r := range parseCatalogue(b).runs {
+			var again run
+			if first != r.first || !again.parse(r.append(nil)) || again != r {
+				t.Fatalf("%+v becomes %+v", r, again)
 			}
 		}
 	})

@@ -186,11 +186,14 @@ func eachPart(path string, in *Info, fn func(*index.Part) error) error {
 	return partsFrom(f, st.Size(), in, fn)
 }
 
+// partRead is how much of a part is read at first: most fronts are shorter, and the table of blocks is behind.
+const partRead = 24 << 10
+
 // partsFrom is eachPart for an open file.
 func partsFrom(f *os.File, size int64, in *Info, fn func(*index.Part) error) error {
 	var p index.Part
 	next := uint32(0)
-	buf := make([]byte, 48<<10) // most fronts are shorter: one read
+	buf := make([]byte, partRead)
 	for at := int64(0); at < size; {
 		n, err := readFull(f, buf, at)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 
+	"opentap/capture/index"
 	"opentap/capture/zseek"
 	"opentap/ledger"
 	"opentap/packet"
@@ -84,12 +85,15 @@ func inspect(dir string, n uint32) (Info, error) {
 	return in, err
 }
 
-// indexBytes is the size of the index of a segment; 0 = there is none.
-func indexBytes(dir string, n uint32) int64 {
-	if st, err := os.Stat(indexPath(dir, n)); err == nil {
-		return st.Size()
+// indexBytes is the size of the index of a segment, and of what goes with the segment; 0 = there is none.
+func indexBytes(dir string, n uint32) (octets int64) {
+	if n%index.SievesSegments == 0 {
+		octets = sievesSize(dir, sievesOf(n))
 	}
-	return 0
+	if st, err := os.Stat(indexPath(dir, n)); err == nil {
+		octets += st.Size()
+	}
+	return octets
 }
 
 func inspectFile(f io.ReaderAt, size int64, n uint32, path string) (Info, error) {

@@ -19,7 +19,8 @@ import (
 type Recording struct {
 	dir      string
 	segments []Info
-	files    []openFile // the last used ones, newest last
+	runs     map[uint32]run // of segments whose sieves are beside one another; not changed
+	files    []openFile     // the last used ones, newest last
 	page     []byte
 }
 
@@ -39,12 +40,15 @@ func OpenUpto(dir string, upto Position) (*Recording, error) {
 }
 
 // openUpto is OpenUpto with what was read of a catalogue; nil: each segment is looked at.
-func openUpto(dir string, upto Position, known catalogue) (*Recording, error) {
+func openUpto(dir string, upto Position, known *catalogue) (*Recording, error) {
 	numbers, err := list(dir)
 	if err != nil {
 		return nil, err
 	}
 	r := &Recording{dir: dir, page: make([]byte, Page)}
+	if known != nil {
+		r.runs = known.runs
+	}
 	if upto != (Position{}) {
 		for len(numbers) > 0 && numbers[len(numbers)-1] > upto.Segment {
 			numbers = numbers[:len(numbers)-1]
@@ -76,7 +80,7 @@ func openUpto(dir string, upto Position, known catalogue) (*Recording, error) {
 }
 
 // inspectAll inspects those segments that are not known, several at once: on a cold disk it is the waiting that takes time.
-func inspectAll(dir string, numbers []uint32, known catalogue) ([]Info, []error) {
+func inspectAll(dir string, numbers []uint32, known *catalogue) ([]Info, []error) {
 	infos, errs := make([]Info, len(numbers)), make([]error, len(numbers))
 	var next atomic.Int64
 	var wg sync.WaitGroup
@@ -326,7 +330,7 @@ func (r *Recording) Close() error {
 
 // Clone returns a Recording of the same snapshot that can be used beside r. It has open files of its own to Close.
 func (r *Recording) Clone() *Recording {
-	return &Recording{dir: r.dir, segments: slices.Clone(r.segments), page: make([]byte, Page)}
+	return &Recording{dir: r.dir, segments: slices.Clone(r.segments), runs: r.runs, page: make([]byte, Page)}
 }
 
 // AccountBefore returns the cumulative account as it was before the chunk h: that of the chunk before it.

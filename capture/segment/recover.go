@@ -106,8 +106,10 @@ func Recover(dir string) (Report, error) {
 	unfinished, err := filepath.Glob(filepath.Join(dir, "*"+newSuffix))
 	for _, path := range unfinished {
 		_, ok := parseName(filepath.Base(path), newSuffix)
-		if !ok {
-			_, ok = parseName(filepath.Base(path), packingSuffix)
+		for _, suffix := range []string{packingSuffix, newSievesSuffix} {
+			if _, is := parseName(filepath.Base(path), suffix); is {
+				ok = true
+			}
 		}
 		if ok {
 			os.Remove(path)

@@ -17,6 +17,7 @@ func (r *Recording) DropOldest() (Info, error) {
 	in := r.segments[0]
 	os.Remove(tablePath(r.dir, in.Number))
 	removeIndex(r.dir, in.Number)
+	removeSieves(r.dir, in.Number)
 	// Both files: one may be taking the other's place just now.
 	for _, path := range []string{segmentPath(r.dir, in.Number), packedPath(r.dir, in.Number)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {

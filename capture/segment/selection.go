@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"math"
 	"os"
 	"sync"
@@ -38,13 +39,58 @@ type Selection struct {
 	workers  sync.WaitGroup
 }
 
+// selected is what is said about a segment. A worker asks; what it learns part by part may be read before it is through.
 type selected struct {
-	place   int           // in todo
-	done    chan struct{} // closed when the rest is there
-	info    *Info
-	nothing bool     // no packet of the segment is wanted
-	headers []uint32 // header checksums by chunk number
+	place int // in todo
+	info  *Info
+	run   *sifted // nil = its sieve is beside no others
+	bit   int     // of the segment in the run
+
+	decided chan struct{} // closed when nothing is there
+	nothing bool          // no packet of the segment is wanted
+	closed  bool          // decided is, for the worker
+
+	mu      sync.Mutex
+	grown   sync.Cond // headers or over changed
+	over    bool      // nothing more will be said
+	headers []uint32  // header checksums by chunk number
 	spans   map[uint32][]Span
+}
+
+func newSelected(place int, in *Info) *selected {
+	x := &selected{place: place, info: in, decided: make(chan struct{}), spans: make(map[uint32][]Span)}
+	x.grown.L = &x.mu
+	return x
+}
+
+// decide says whether any packet may be wanted.
+func (x *selected) decide(nothing bool) {
+	x.nothing, x.closed = nothing, true
+	close(x.decided)
+}
+
+// finish says that there is no more to say.
+func (x *selected) finish() {
+	if !x.closed {
+		x.decide(false)
+	}
+	x.mu.Lock()
+	x.over = true
+	x.grown.Broadcast()
+	x.mu.Unlock()
+}
+
+// chunk waits for what is said about a chunk. known is false where nothing is, or about another.
+func (x *selected) chunk(sequence, headerCRC uint32) (spans []Span, known bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for !x.over && int64(sequence) >= int64(len(x.headers)) {
+		x.grown.Wait()
+	}
+	if int64(sequence) >= int64(len(x.headers)) || x.headers[sequence] != headerCRC {
+		return nil, false
+	}
+	return x.spans[sequence], true
 }
 
 // Select begins to ask the indexes which parts of the chunks that can hold packets of from <= time < to may hold what c
@@ -59,13 +105,23 @@ func (r *Recording) Select(ctx context.Context, c *index.Cond, from, to packet.T
 	if c == nil {
 		return s
 	}
+	var runs []*sifted
 	for i := range r.segments {
 		if in := &r.segments[i]; in.Packets > 0 && in.Latest >= from && in.Earliest < to {
-			x := &selected{place: len(s.todo), done: make(chan struct{}), info: in, spans: make(map[uint32][]Span)}
+			x := newSelected(len(s.todo), in)
 			s.todo = append(s.todo, x)
 			s.segments[in.Number] = x
+			if u, ok := r.runs[sievesOf(in.Number)]; ok {
+				if bit, ok := u.bit(in); ok {
+					if n := len(runs); n == 0 || runs[n-1].first != u.first {
+						runs = append(runs, &sifted{run: u, done: make(chan struct{})})
+					}
+					x.run, x.bit = runs[len(runs)-1], bit
+				}
+			}
 		}
 	}
+	s.sift(ctx, r.dir, c, runs)
 	s.ahead = make(chan struct{}, len(s.todo)+selectorsAtMost)
 	for range selectorsAtFirst {
 		s.ahead <- struct{}{}
@@ -92,7 +148,7 @@ func (r *Recording) Select(ctx context.Context, c *index.Cond, from, to packet.T
 				if more.Add(-1) >= 0 {
 					s.ahead <- struct{}{}
 				}
-				close(x.done)
+				x.finish()
 			}
 		})
 	}
@@ -107,11 +163,14 @@ func (s *Selection) Close() {
 
 // ask reads the index of a segment. What it cannot say is read.
 func (x *selected) ask(dir string, c *index.Cond) {
-	defer func() {
-		if x.info.Sealed && !x.nothing {
-			readTable(tablePath(dir, x.info.Number), x.info) // which Chunks reads next, one after the other
-		}
-	}()
+	nothing, opaque, sifted := x.passed()
+	if nothing {
+		x.decide(true)
+		return
+	}
+	if x.info.Sealed {
+		defer readTable(tablePath(dir, x.info.Number), x.info) // which Chunks reads next, one after the other
+	}
 	f, err := os.Open(indexPath(dir, x.info.Number))
 	if err != nil {
 		return
@@ -123,18 +182,27 @@ func (x *selected) ask(dir string, c *index.Cond) {
 	}
 	readsAnywhere(f)
 	if s := summaryOf(f, st.Size(), x.info); s != nil {
-		if may, err := s.MayHold(c); err == nil && !may {
-			x.nothing = true
-			return
+		if !sifted {
+			if may, err := s.MayHold(c); err == nil && !may {
+				x.decide(true)
+				return
+			}
+			opaque = s.Opaque()
 		}
 		// All fronts are needed now: the disk may bring them at once.
 		at := int64(0)
 		for _, p := range s.Parts {
-			willRead(f, at, int64(p.Front))
+			willRead(f, at, min(int64(p.Length), max(int64(p.Front), partRead)))
 			at += int64(p.Length)
 		}
 	}
-	_ = partsFrom(f, st.Size(), x.info, func(p *index.Part) error { return x.add(p, c) })
+	x.decide(false)
+	_ = partsFrom(f, st.Size(), x.info, func(p *index.Part) error {
+		if !opaque {
+			p.NoOpaque()
+		}
+		return x.add(p, c)
+	})
 }
 
 // summaryOf reads the summary at the end of an index file, or returns nil where there is none of just this segment as its
@@ -153,7 +221,8 @@ func summaryOf(f *os.File, size int64, in *Info) *index.Summary {
 	return s
 }
 
-// of waits for what is said about a segment; nil if nothing is. Those it has passed make room for others to be asked.
+// of returns what is said about a segment, when it is known whether there is anything in it; nil if nothing is said. Those it
+// has passed make room for others to be asked.
 func (s *Selection) of(number uint32) *selected {
 	x := s.segments[number]
 	if x == nil {
@@ -162,7 +231,7 @@ func (s *Selection) of(number uint32) *selected {
 	for ; s.asked <= x.place; s.asked++ {
 		s.ahead <- struct{}{}
 	}
-	<-x.done
+	<-x.decided
 	return x
 }
 
@@ -173,6 +242,8 @@ func (x *selected) add(p *index.Part, c *index.Cond) error {
 		return err
 	}
 	_, _, first, chunks := p.Of()
+	var headers []uint32
+	all := make(map[uint32][]Span)
 	if !found.Empty() {
 		if err := p.Marks(); err != nil {
 			return err
@@ -198,11 +269,16 @@ func (x *selected) add(p *index.Part, c *index.Cond) error {
 			}
 		}
 		if spans != nil {
-			x.spans[first+uint32(i)] = spans
+			all[first+uint32(i)] = spans
 		}
-		x.headers = append(x.headers, crc)
+		headers = append(headers, crc)
 		block += n
 	}
+	x.mu.Lock()
+	maps.Copy(x.spans, all)
+	x.headers = append(x.headers, headers...)
+	x.grown.Broadcast()
+	x.mu.Unlock()
 	return nil
 }
 
@@ -213,16 +289,18 @@ func (s *Selection) Nothing(number uint32) bool {
 }
 
 // Chunk returns what must be read of a chunk; none of it if spans is empty. known is false where no index speaks of just
-// this chunk: then it must be read whole. It waits for the index of the chunk's segment, and is for one goroutine.
+// this chunk: then it must be read whole. It waits for the part of the index that speaks of the chunk, and is for one goroutine.
 func (s *Selection) Chunk(h *ChunkHeader) (spans []Span, known bool) {
 	x := s.of(h.Segment)
-	if x != nil && x.nothing {
+	switch {
+	case x == nil:
+		return nil, false
+	case x.nothing:
 		return nil, true
 	}
-	if x == nil || int64(h.Sequence) >= int64(len(x.headers)) || x.headers[h.Sequence] != h.HeaderCRC {
+	if spans, known = x.chunk(h.Sequence, h.HeaderCRC); !known {
 		return nil, false
 	}
-	spans = x.spans[h.Sequence]
 	for i := range spans {
 		p := &spans[i]
 		if p.To == 0 { // the chunk's end, which the index does not know

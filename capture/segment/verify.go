@@ -82,6 +82,11 @@ func (v *Verification) catalogue(dir string, segments []Info) {
 			v.Problems = append(v.Problems, Problem{Path: in.Path, Index: true, Msg: "the catalogue says something else about it; repair makes it anew"})
 		}
 	}
+	if known != nil {
+		for _, path := range checkRuns(dir, known, segments) {
+			v.Problems = append(v.Problems, Problem{Path: path, Index: true, Msg: "it is not what the indexes make; repair makes it anew"})
+		}
+	}
 }
 
 // checker verifies one segment.
