@@ -106,10 +106,10 @@ type Agent struct {
 	epoch      string          // of the store that counts revision; "" = not known
 	jobs       map[string]*job // by UID
 	sensorPts  []point.Point
-	problems   map[string]string      // by what they concern
+	problems   map[string]string        // by what they concern
 	governed   atomic.Pointer[governed] // nil = it has not begun
-	missing    map[string]string      // kind → why
-	readBy     map[string]string      // by point: how its packets got here when they last did
+	missing    map[string]string        // kind → why
+	readBy     map[string]string        // by point: how its packets got here when they last did
 	used, free int64
 	running    sync.WaitGroup // added to with mu held, and not once it is stopped
 }

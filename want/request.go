@@ -152,21 +152,21 @@ type Capabilities struct {
 
 // Node is a host with an agent, and how it fares.
 type Node struct {
-	Name       string            `json:"name"`
-	ID         string            `json:"id"`
-	Version    string            `json:"version"`
-	Connected  bool              `json:"connected"`
-	Since      time.Time         `json:"since"`     // connected, or gone, since
-	Revision   int64             `json:"revision"`  // desired revision it has taken
-	Behind     bool              `json:"behind"`    // true while it has not taken the newest
-	DiskFree   int64             `json:"disk_free"` // octets free for captures
-	DiskUsed   int64             `json:"disk_used"` // octets that captures hold
-	QuotaBytes int64             `json:"quota_bytes"`
-	Problems   []string          `json:"problems,omitempty"` // what an operator should mend, in plain words
+	Name       string    `json:"name"`
+	ID         string    `json:"id"`
+	Version    string    `json:"version"`
+	Connected  bool      `json:"connected"`
+	Since      time.Time `json:"since"`     // connected, or gone, since
+	Revision   int64     `json:"revision"`  // desired revision it has taken
+	Behind     bool      `json:"behind"`    // true while it has not taken the newest
+	DiskFree   int64     `json:"disk_free"` // octets free for captures
+	DiskUsed   int64     `json:"disk_used"` // octets that captures hold
+	QuotaBytes int64     `json:"quota_bytes"`
+	Problems   []string  `json:"problems,omitempty"` // what an operator should mend, in plain words
 
 	GovernorStage int `json:"governor_stage,omitempty"` // 0 = the governor gives nothing up … 4 = no packets are taken
 
-	Missing    map[string]string `json:"missing,omitempty"`  // kind → why it cannot be had here
+	Missing map[string]string `json:"missing,omitempty"` // kind → why it cannot be had here
 
 	Underlay []netip.Addr `json:"underlay,omitempty"` // where other nodes reach this one with tapped packets, the best first
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"opentap/client"
 	"opentap/fault"
+	"opentap/filter"
 	"opentap/ledger"
 	"opentap/report"
 	"opentap/want"
@@ -31,32 +33,36 @@ type captureFlags struct {
 func (a *app) captureCmd() *cobra.Command {
 	var f captureFlags
 	cmd := &cobra.Command{
-		Use:   "capture KIND",
+		Use:   "capture [KIND] [FILTER]",
 		Short: "Capture, wait, and retrieve what was captured",
-		Long: `capture starts a capture of a KIND (pcap, netflow, ethernet or sensor; also temperature, motion or vibration),
-shows how it goes, waits for its end and retrieves the data.
+		Long: `capture starts a capture of a KIND (pcap unless another is named: netflow, ethernet or sensor; also temperature, motion
+or vibration), of the packets that a FILTER takes if one is given, here or with --filter; shows how it goes, waits for its end and retrieves the data.
 
 Without --duration, --to, --packets or --bytes it goes on until Ctrl-C. Ctrl-C stops the capture and retrieves what
 there is; a second Ctrl-C leaves at once, and the data stays on the server until it expires.
 
 Times are RFC 3339, Unix seconds, now, a distance from now (-10m, +5m), or a time of today (15:04, 15:04:05).
 A file written with -w can be read by its owner alone.`,
-		Args:      cobra.ExactArgs(1),
-		ValidArgs: []cobra.Completion{"pcap", "netflow", "ethernet", "sensor"},
+		Args:      cobra.MaximumNArgs(2),
+		ValidArgs: captureKinds,
 		Example: `  opentap capture pcap --point eth0 --duration 10s -w eth0.pcapng
   opentap capture pcap --filter 'host 10.0.0.1 and tcp' --packets 1000 --snap 96 -w host.pcap
-  opentap capture pcap --from -5m --to now -w last-five-minutes.pcapng
+  opentap capture --from -10m --to +5m 'host 10.0.0.7' -w past-and-future.pcapng
   opentap capture netflow --from +10s --to +70s --id netflow_net_1 --detach
   opentap capture ethernet --period 500ms --duration 1m -w counters.csv
   opentap capture pcap --duration 30s -w - | tcpdump -r -`,
 		RunE: func(_ *cobra.Command, args []string) error {
+			kind, err := f.words(args)
+			if err != nil {
+				return err
+			}
 			a.began = true
 			c, err := a.connect()
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			return a.capture(c, args[0], &f) // it takes the signals itself
+			return a.capture(c, kind, &f) // it takes the signals itself
 		},
 	}
 	fl := cmd.Flags()
@@ -79,10 +85,36 @@ A file written with -w can be read by its owner alone.`,
 	return cmd
 }
 
+// captureKinds are the words for what is captured.
+var captureKinds = []string{"pcap", "netflow", "ethernet", "sensor", "temperature", "motion", "vibration"}
+
+// words takes KIND and FILTER as they are given: what is no kind is a filter.
+func (f *captureFlags) words(args []string) (kind want.Kind, err error) {
+	kind = want.Packets
+	if len(args) > 0 && slices.Contains(captureKinds, args[0]) {
+		kind, args = want.Kind(args[0]), args[1:]
+	}
+	switch {
+	case len(args) > 1:
+		return "", usagef("unknown kind %q; it is one of %s, and a FILTER of several words is to be quoted", args[0], strings.Join(captureKinds, ", "))
+	case len(args) == 1 && !strings.ContainsAny(args[0], " \t\n"):
+		if _, err := filter.Parse(args[0]); err != nil {
+			return "", usagef("%q is no kind (%s) and no filter: %w", args[0], strings.Join(captureKinds, ", "), err)
+		}
+	}
+	switch {
+	case len(args) == 1 && f.filter != "":
+		return "", usagef("give the filter once: %q or --filter", args[0])
+	case len(args) == 1:
+		f.filter = args[0]
+	}
+	return kind, nil
+}
+
 // request turns the flags into the request, and refuses what cannot be meant before anything is started.
-func (f *captureFlags) request(kind string, now time.Time) (q want.Request, err error) {
+func (f *captureFlags) request(kind want.Kind, now time.Time) (q want.Request, err error) {
 	q = want.Request{
-		ID: f.id, Kind: want.Kind(kind), Points: f.points, Filter: f.filter, Strict: f.strict, Snap: f.snap,
+		ID: f.id, Kind: kind, Points: f.points, Filter: f.filter, Strict: f.strict, Snap: f.snap,
 		Duration: want.Duration(f.duration), Period: want.Duration(f.period), Retain: want.Duration(f.retain),
 	}
 	q.Limits.Packets = f.packets
@@ -111,7 +143,7 @@ func (f *captureFlags) request(kind string, now time.Time) (q want.Request, err 
 }
 
 // capture runs one capture. It listens to signals itself: the first one only stops the capture.
-func (a *app) capture(c *client.Client, kind string, f *captureFlags) error {
+func (a *app) capture(c *client.Client, kind want.Kind, f *captureFlags) error {
 	q, err := f.request(kind, time.Now())
 	if err != nil {
 		return err
