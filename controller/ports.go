@@ -420,39 +420,52 @@ func (c *Controller) Networks(ctx context.Context, id auth.Identity) ([]tap.Netw
 	return out, nil
 }
 
-// CreateNetwork makes a network.
-func (c *Controller) CreateNetwork(ctx context.Context, id auth.Identity, n tap.Network) (tap.Network, error) {
+// CreateNetworks makes networks, all of them or none.
+func (c *Controller) CreateNetworks(ctx context.Context, id auth.Identity, list []tap.Network) ([]tap.Network, error) {
 	if !id.May(auth.Start) {
-		return n, c.deny(ctx, id, "network.create", "", auth.Start)
+		return nil, c.deny(ctx, id, "network.create", "", auth.Start)
 	}
 	if err := c.refusedForRoom(); err != nil {
-		return n, err
+		return nil, err
 	}
-	project, err := projectFor(id, n.Project)
-	if err != nil {
-		return n, err
+	made := slices.Clone(list)
+	var compares []store.Compare
+	var ops []store.Op
+	now := time.Now().UTC().Round(0)
+	for i := range made {
+		n := &made[i]
+		var err error
+		if n.Project, err = projectFor(id, n.Project); err != nil {
+			return nil, err
+		}
+		check := tap.Service{PortID: newUUID(), Name: n.Name, Description: n.Description}
+		if err := wrong(check.Check()); err != nil {
+			return nil, err
+		}
+		n.ID, n.Created = newUUID(), now.Add(time.Duration(i))
+		value, err := json.Marshal(n)
+		if err != nil {
+			return nil, err
+		}
+		compares, ops = append(compares, store.Absent(networkPrefix+n.ID)), append(ops, store.Put(networkPrefix+n.ID, value))
 	}
-	check := tap.Service{PortID: newUUID(), Name: n.Name, Description: n.Description}
-	if err := wrong(check.Check()); err != nil {
-		return n, err
+	if err := bulkFits(compares, ops); err != nil {
+		return nil, err
 	}
 	have, err := c.Networks(ctx, id)
 	if err != nil {
-		return n, err
+		return nil, err
 	}
-	if err := quota("network", len(have), 1, c.cfg.Taps.Ports); err != nil {
-		return n, err
+	if err := quota("network", len(have), len(made), c.cfg.Taps.Ports); err != nil {
+		return nil, err
 	}
-	n.ID, n.Project, n.Created = newUUID(), project, time.Now().UTC().Round(0)
-	if err := c.record(ctx, id, "network.create", n.ID, n.Project, map[string]string{"name": n.Name}); err != nil {
-		return n, err
+	for i := range made {
+		if err := c.record(ctx, id, "network.create", made[i].ID, made[i].Project, map[string]string{"name": made[i].Name}); err != nil {
+			return nil, err
+		}
 	}
-	value, err := json.Marshal(n)
-	if err != nil {
-		return n, err
-	}
-	_, err = c.store.Txn(ctx, []store.Compare{store.Absent(networkPrefix + n.ID)}, []store.Op{store.Put(networkPrefix+n.ID, value)})
-	return n, storeFault(err)
+	_, err = c.store.Txn(ctx, compares, ops)
+	return made, storeFault(err)
 }
 
 // DeleteNetwork deletes a network. Its ports stay.

@@ -317,6 +317,38 @@ func TestBulkIsAllOrNothing(t *testing.T) {
 	}
 }
 
+// Networks and ports too: what is wrong with the last leaves nothing of the first.
+func TestBulkOfNetworksAndPorts(t *testing.T) {
+	b := newBench(t)
+	for _, c := range []struct{ plural, good, bad string }{
+		{"networks", `{"name":"a"},{"name":"b"},{"network":{"name":"c"}}`, `{"name":"d"},{"name":"` + strings.Repeat("x", 300) + `"}`},
+		{"ports", `{"name":"a"},{"name":"b"},{"port":{"name":"c"}}`, `{"name":"d"},{"name":"` + strings.Repeat("x", 300) + `"}`},
+	} {
+		path := "/v2.0/" + c.plural
+		count := func() int {
+			all, _ := b.do("alice", "GET", path, "").at(c.plural).([]any)
+			return len(all)
+		}
+		had := count()
+		if a := b.do("alice", "POST", path, `{"`+c.plural+`":[`+c.bad+`]}`); a.status != 400 || count() != had {
+			t.Errorf("%s with a wrong one: %d %s, left are %d", c.plural, a.status, a.text, count()-had)
+		}
+		a := b.do("alice", "POST", path, `{"`+c.plural+`":[`+c.good+`]}`)
+		made, _ := a.at(c.plural).([]any)
+		if a.status != 201 || len(made) != 3 || count() != had+3 {
+			t.Fatalf("%s: %d %s, made are %d", c.plural, a.status, a.text, count()-had)
+		}
+		for i, name := range []string{"a", "b", "c"} {
+			if o, _ := made[i].(map[string]any); o["name"] != name || o["id"] == "" || o["project_id"] != "red" {
+				t.Errorf("%s: %d is %v", c.plural, i, made[i])
+			}
+		}
+	}
+	if a := b.do("alice", "POST", "/v2.0/subnets", `{"subnets":[{"name":"a"}]}`); a.status != 404 && a.status != 405 {
+		t.Errorf("subnets are not kept, and one was made: %d %s", a.status, a.text)
+	}
+}
+
 func TestAdministratorForATenant(t *testing.T) {
 	b := newBench(t)
 	sid := b.make("admin", services, `{"tap_service":{"port_id":"PORT:r1","tenant_id":"red"}}`).id("tap_service")

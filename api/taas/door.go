@@ -42,7 +42,7 @@ type Controller interface {
 	UpdatePort(ctx context.Context, id auth.Identity, name string, wish tap.PortWish) (tap.PortView, error)
 	DeletePort(ctx context.Context, id auth.Identity, name string) error
 	Networks(ctx context.Context, id auth.Identity) ([]tap.Network, error)
-	CreateNetwork(ctx context.Context, id auth.Identity, n tap.Network) (tap.Network, error)
+	CreateNetworks(ctx context.Context, id auth.Identity, list []tap.Network) ([]tap.Network, error)
 	DeleteNetwork(ctx context.Context, id auth.Identity, id2 string) error
 	Projects(ctx context.Context, id auth.Identity) ([]string, error)
 }

@@ -186,15 +186,12 @@ func (s *server) networks() kind {
 			return nil, err
 		},
 		create: func(ctx context.Context, id auth.Identity, list []object) ([]object, error) {
-			var out []object
-			for _, o := range list {
-				n, err := s.ctl.CreateNetwork(ctx, id, tap.Network{Name: text(o, "name"), Description: text(o, "description"), Project: text(o, "project_id"), MTU: number(o["mtu"])})
-				if err != nil {
-					return nil, err
-				}
-				out = append(out, showNetwork(&n))
+			wishes := make([]tap.Network, len(list))
+			for i, o := range list {
+				wishes[i] = tap.Network{Name: text(o, "name"), Description: text(o, "description"), Project: text(o, "project_id"), MTU: number(o["mtu"])}
 			}
-			return out, nil
+			made, err := s.ctl.CreateNetworks(ctx, id, wishes)
+			return each(made, showNetwork), err
 		},
 		remove: func(ctx context.Context, id auth.Identity, key string) error {
 			_, err := byID(key, tap.NoNetwork, func() (any, error) { return nil, s.ctl.DeleteNetwork(ctx, id, key) })
