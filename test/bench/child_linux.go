@@ -24,6 +24,7 @@ const (
 	childPrefix   = "child-"
 	childCapture  = childPrefix + "capture"
 	childFlow     = childPrefix + "flow"
+	childIdeal    = childPrefix + "ideal"
 	childRetrieve = childPrefix + "retrieve"
 	childQuery    = childPrefix + "query"
 	childServe    = childPrefix + "serve"
@@ -50,6 +51,8 @@ func runChild(kind string, args []string) error {
 		return runCapture(args[0], args[1], args[2] == "index", args[3] == "dedicated")
 	case kind == childFlow && len(args) == 2:
 		return runFlow(args[0], args[1])
+	case kind == childIdeal && len(args) == 1:
+		return runIdeal(args[0])
 	case kind == childQuery && len(args) == 4:
 		return runQuery(args[0], args[1], args[2], args[3], began)
 	case kind == childServe && len(args) == 2:

@@ -58,9 +58,9 @@ func (b *bench) flowCase(ctx context.Context, c flowCase) error {
 	r := row{task: task, unit: "CPU s per M packets", better: lower, digits: 3}
 	wall := row{task: task, unit: "M packets/s, whole command", better: higher, digits: 2}
 	memory := row{task: task, unit: "octets per flow, whole process", better: lower}
-	ours := func(jobs string) func(ctx context.Context) (metered, usage, error) {
+	self := func(kind string, args ...string) func(ctx context.Context) (metered, usage, error) {
 		return func(ctx context.Context) (m metered, u usage, err error) {
-			p, u, err := runSelf(ctx, childFlow, path, jobs)
+			p, u, err := runSelf(ctx, kind, args...)
 			if err == nil {
 				err = json.Unmarshal(p.out.Bytes(), &m)
 			}
@@ -71,8 +71,9 @@ func (b *bench) flowCase(ctx context.Context, c flowCase) error {
 		name  string
 		meter func(context.Context) (metered, usage, error)
 	}{
-		{"opentap", ours("1")},
-		{"opentap --jobs 2", ours("2")},
+		{"opentap", self(childFlow, path, "1")},
+		{"opentap --jobs 2", self(childFlow, path, "2")},
+		{"idealised loop", self(childIdeal, path)},
 		{"softflowd", func(ctx context.Context) (m metered, u usage, err error) {
 			p, u, err := runTool(ctx, "softflowd", "-d", "-6", "-r", path, "-m", strconv.Itoa(4*c.flows), "-c", "none", "-p", b.file("softflowd.pid"))
 			if err != nil {
@@ -113,12 +114,12 @@ func (b *bench) flowCase(ctx context.Context, c flowCase) error {
 		}
 		for i, m := range meters {
 			s := r.series[i]
-			if s.extra == "failed" || i > 1 && (b.quick && m.name == "nfpcapd" || !b.has(m.name)) {
+			if s.extra == "failed" || i > 2 && (b.quick && m.name == "nfpcapd" || !b.has(m.name)) {
 				continue
 			}
 			got, u, err := m.meter(ctx)
 			if err != nil {
-				if i <= 1 || ctx.Err() != nil {
+				if i <= 2 || ctx.Err() != nil {
 					return err
 				}
 				s.extra = "failed"
@@ -131,7 +132,7 @@ func (b *bench) flowCase(ctx context.Context, c flowCase) error {
 			s.extra = compare(got, truth)
 			wall.series[i].add(float64(c.packets) / 1e6 / u.wall.Seconds())
 			memory.series[i].add(float64(u.rss) / float64(c.flows))
-			if i <= 1 && s.extra != exact(truth) {
+			if i <= 2 && s.extra != exact(truth) {
 				return fmt.Errorf("our totals are wrong: %+v, the file has %+v", got, truth)
 			}
 		}
