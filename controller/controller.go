@@ -79,7 +79,7 @@ type Controller struct {
 	members   Membership // nil = no fleet
 	providers []Provider // where people sign in
 	doctor    Doctor
-	looking   atomic.Bool            // the doctor is at work
+	looks     looks
 	full      atomic.Pointer[string] // why nothing new is taken; nil = it is
 	log       *slog.Logger
 

@@ -176,7 +176,9 @@ func (c *Controller) nodeList() []want.Node {
 	return out
 }
 
-func byName(a, b want.Node) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) }
+func byName(a, b want.Node) int {
+	return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID))
+}
 
 // points returns all points of all nodes. c.mu is held.
 func (c *Controller) points() []point.Point {
