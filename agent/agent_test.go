@@ -340,6 +340,9 @@ func TestNetnsRecordedCapture(t *testing.T) {
 	if err := st.Ledger.Check(); st.Ledger.Captured != 60 || err != nil { // others may use lo too: their packets are filtered
 		t.Errorf("account %+v (%v), want 60 captured", st.Ledger, err)
 	}
+	if s := st.Search; s == nil || s.Segments == 0 || s.Read == 0 || s.Chunks < s.Read || s.Packets < 60 || s.OctetsRead == 0 {
+		t.Errorf("what was looked at: %+v", s)
+	}
 	if st := h.awaitState(fl.UID, want.Done); st.Ledger.Captured != 60 {
 		t.Errorf("account %+v, want 60 captured", st.Ledger)
 	}

@@ -28,7 +28,8 @@ type recorded struct {
 	ended  chan struct{}
 	once   sync.Once
 	left   string // what the recordings left out of the window
-	enough bool   // its limits were reached
+	search *want.Search
+	enough bool // its limits were reached
 
 	progress *progress // from begin on
 }
@@ -125,7 +126,7 @@ func (r *recorded) end(m *memo) (want.State, string) {
 	if found != nil { // it is what whoever asks for the data will want
 		r.j.a.shelf.put(found)
 	}
-	m.Status.Ledger = acc
+	m.Status.Ledger, m.Status.Search = acc, r.search
 	e, err := r.extent(m.Status.Ended)
 	if err != nil {
 		return want.Done, ""
@@ -161,6 +162,8 @@ func (r *recorded) account(ctx context.Context, gaps []want.Gap) (a ledger.Accou
 		found = &shelved{r.j.uid, r.prefix(want.PcapNG, gaps) + e.String(), want.PcapNG, gaps, plan}
 	}
 	res := plan.p.Result()
+	search := want.Search(res.Explain)
+	r.search = &search
 	lost := ledgerOf(plan.p)
 	a = lost
 	a.Captured, a.Octets, a.StoredOctets = res.Packets, res.Octets, res.Octets

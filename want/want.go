@@ -84,5 +84,19 @@ type Status struct {
 	Records uint64         `json:"records,omitempty"` // flow records or samples kept
 	Bytes   uint64         `json:"bytes"`             // what it holds on disk
 	Gaps    []Gap          `json:"gaps,omitempty"`
+	Search  *Search        `json:"search,omitempty"` // of a capture from recordings that has ended
 	Updated time.Time      `json:"updated"`
+}
+
+// Search is what was looked at to find the packets of a capture in recordings: query.Explain, as it is told.
+type Search struct {
+	Segments       uint64 `json:"segments"`         // of the recordings
+	Catalogued     uint64 `json:"catalogued"`       // of those: known without reading them
+	Chunks         uint64 `json:"chunks"`           // in the segments
+	SkippedByTime  uint64 `json:"skipped_by_time"`  // of those: outside of the window
+	SkippedByIndex uint64 `json:"skipped_by_index"` // without a match, as their index says
+	NotIndexed     uint64 `json:"not_indexed"`      // that no index speaks of
+	Read           uint64 `json:"read"`             // wholly or in part
+	OctetsRead     uint64 `json:"octets_read"`
+	Packets        uint64 `json:"packets"` // that were looked at
 }

@@ -72,7 +72,7 @@ type Result struct {
 	Explain        Explain
 }
 
-// Explain says what a Plan looked at.
+// Explain says what a Plan looked at. want.Search has the same fields.
 type Explain struct {
 	Segments       uint64 // in the recordings
 	Catalogued     uint64 // of those: known without reading their heads and seals

@@ -25,6 +25,7 @@ type captureFlags struct {
 	from, to, id, filter, bytes string
 	duration, period, retain    time.Duration
 	strict, detach, failOnLoss  bool
+	explain                     bool
 	snap                        int
 	packets                     uint64
 	file, format                string
@@ -81,6 +82,7 @@ A file written with -w can be read by its owner alone.`,
 	fl.StringVar(&f.format, "format", "", "pcapng, pcap, csv, classic, ndjson, parquet or arrow (default: as the file's name ends)")
 	fl.StringVarP(&f.file, "write", "w", "", "file to write; - is standard output")
 	fl.BoolVar(&f.detach, "detach", false, "only start it, and print its id")
+	fl.BoolVar(&f.explain, "explain", false, "of a capture from a recording: tell what was read and what was skipped")
 	fl.BoolVar(&f.failOnLoss, "fail-on-loss", false, "exit with 6 when packets were lost or the window has gaps")
 	return cmd
 }
@@ -202,6 +204,9 @@ func (a *app) capture(c *client.Client, kind want.Kind, f *captureFlags) error {
 			a.say("the data stays on the server: %s", target.again(v.ID))
 		}
 		return err
+	}
+	if f.explain {
+		a.explainSearch(&v)
 	}
 	return a.conclude(&v, target, f.failOnLoss)
 }

@@ -322,11 +322,7 @@ func (q *queryRun) tell(took time.Duration) {
 	if !q.explain {
 		return
 	}
-	e := &q.looked
 	a.say("filter:  %s", q.expr.Explain())
-	a.say("segments: %d; %d known from the catalogue, %d looked at", e.Segments, e.Catalogued, e.Segments-e.Catalogued)
-	a.say("chunks:  %d; %d outside of the window, %d without a match by their index, %d read (%d not indexed)",
-		e.Chunks, e.SkippedByTime, e.SkippedByIndex, e.Read, e.NotIndexed)
-	a.say("read:    %s, %d packets looked at, %d matched", octets(e.OctetsRead), e.Packets, q.written+q.dropped)
+	a.searched(want.Search(q.looked), q.written+q.dropped)
 	a.say("time:    %s", took.Round(10*time.Microsecond))
 }

@@ -12,7 +12,7 @@ import (
 
 func (a *app) retrieveCmd() *cobra.Command {
 	var file, format string
-	var failOnLoss bool
+	var failOnLoss, explain bool
 	cmd := &cobra.Command{
 		Use:   "retrieve ID",
 		Short: "Retrieve a capture's data",
@@ -50,12 +50,16 @@ FILE.part, and FILE.part.json says what it is. When the server no longer has tha
 			if !t.part.Final {
 				a.say("note: the capture has not ended; this is what it had until now")
 			}
+			if explain {
+				a.explainSearch(&v)
+			}
 			return a.conclude(&v, t, failOnLoss)
 		}),
 	}
 	fl := cmd.Flags()
 	fl.StringVarP(&file, "write", "w", "", "file to write; - is standard output")
 	fl.StringVar(&format, "format", "", "pcapng, pcap, csv, classic, ndjson, parquet or arrow (default: as the file's name ends)")
+	fl.BoolVar(&explain, "explain", false, "of a capture from a recording: tell what was read and what was skipped")
 	fl.BoolVar(&failOnLoss, "fail-on-loss", false, "exit with 6 when packets were lost or the window has gaps")
 	return cmd
 }
