@@ -45,6 +45,8 @@ type Scanner struct {
 	recent   [1 << recentBits]uint32
 	flows4   [128]flow4
 	flows6   [64]flow6
+	servers4 [16]uint64 // ends whose keys have been added, as in flow4, of those with the lower port: they come again most
+	servers6 [8]server6
 	protos   [4]uint64
 	lastType uint32 // 1<<16: none
 	lastTag  uint32
@@ -67,6 +69,12 @@ type flow4 struct{ low, high uint64 }
 type flow6 struct {
 	src, dst [2]uint64
 	rest     uint64 // stamp, protocol, ports
+}
+
+// server6 is the end of a flow over IPv6.
+type server6 struct {
+	address [2]uint64
+	rest    uint64 // stamp, port
 }
 
 // NewScanner makes a Scanner of frames of a link.
@@ -93,6 +101,8 @@ func (s *Scanner) begin() {
 		clear(s.recent[:])
 		clear(s.flows4[:])
 		clear(s.flows6[:])
+		clear(s.servers4[:])
+		clear(s.servers6[:])
 	}
 	s.protos, s.lastType, s.lastTag, s.carried = [4]uint64{}, 1<<16, 1<<16, 0
 }
@@ -127,7 +137,15 @@ func (s *Scanner) flow4(src, dst uint32, ports uint32, proto uint8) {
 		s.add(KeyType(0x0800))
 		s.proto(proto)
 	}
-	s.ends(KeyIPv4(src), KeyIPv4(dst), ports)
+	if a&0xffff < b&0xffff {
+		a, b = b, a
+	}
+	s.end(KeyIPv4(uint32(a>>16)), uint16(a))
+	b |= uint64(s.stamp) << 48
+	if r := &s.servers4[b*0x9e3779b97f4a7c15>>60]; *r != b {
+		*r = b
+		s.end(KeyIPv4(uint32(b>>16)), uint16(b))
+	}
 }
 
 // flow6 is flow4 for the 32 octets of the addresses.
@@ -136,9 +154,8 @@ func (s *Scanner) flow6(h []byte, ports uint32, proto uint8) {
 	src0, src1, dst0, dst1 := be.Uint64(h), be.Uint64(h[8:]), be.Uint64(h[16:]), be.Uint64(h[24:])
 	rest := uint64(s.stamp)<<40 | uint64(proto)<<32
 	f := &s.flows6[(((src0^dst0)+(src1+dst1)*0xd6e8feb86659fd93)*0x9e3779b97f4a7c15+uint64(ports>>16+ports&0xffff)*0xe7037ed1a0b428db)>>58]
-	same := f.src[0] ^ src0 | f.src[1] ^ src1 | f.dst[0] ^ dst0 | f.dst[1] ^ dst1 | f.rest ^ (rest | uint64(ports))
-	back := f.src[0] ^ dst0 | f.src[1] ^ dst1 | f.dst[0] ^ src0 | f.dst[1] ^ src1 | f.rest ^ (rest | uint64(ports<<16|ports>>16))
-	if same == 0 || back == 0 {
+	if f.src[1] == src1 && f.dst[1] == dst1 && f.src[0] == src0 && f.dst[0] == dst0 && f.rest == rest|uint64(ports) ||
+		f.src[1] == dst1 && f.dst[1] == src1 && f.src[0] == dst0 && f.dst[0] == src0 && f.rest == rest|uint64(ports<<16|ports>>16) {
 		return
 	}
 	f.src[0], f.src[1], f.dst[0], f.dst[1], f.rest = src0, src1, dst0, dst1, rest|uint64(ports)
@@ -148,44 +165,35 @@ func (s *Scanner) flow6(h []byte, ports uint32, proto uint8) {
 		s.add(KeyType(0x86dd))
 		s.proto(proto)
 	}
-	s.ends(key6(src0, src1), key6(dst0, dst1), ports)
+	if ports>>16 < ports&0xffff {
+		src0, src1, dst0, dst1, ports = dst0, dst1, src0, src1, ports<<16|ports>>16
+	}
+	s.end(key6(src0, src1), uint16(ports>>16))
+	rest = uint64(s.stamp)<<16 | uint64(ports&0xffff)
+	r := &s.servers6[(dst0+dst1*0xd6e8feb86659fd93+rest)*0x9e3779b97f4a7c15>>61]
+	if r.address[0] != dst0 || r.address[1] != dst1 || r.rest != rest {
+		r.address[0], r.address[1], r.rest = dst0, dst1, rest
+		s.end(key6(dst0, dst1), uint16(ports))
+	}
 }
 
-// ends notes the keys of the two ends of a flow. What is new is hard to foretell, so nothing branches.
-func (s *Scanner) ends(src, dst Key, ports uint32) {
-	o := s.out
-	room, n := o.room[o.n:][:4], 0
-	stamp := s.stamp << keyRest
+// end notes the keys of one end of a flow. What is new is hard to foretell, so nothing branches.
+func (s *Scanner) end(address Key, port uint16) {
+	o, stamp := s.out, s.stamp<<keyRest
+	room, n := o.room[o.n:][:2], 0
 	const rest = 1<<keyRest - 1
 
-	room[0] = src
-	r, p := &s.recent[src>>keyRest], stamp|uint32(src)&rest
+	room[0] = address
+	r, p := &s.recent[address>>keyRest], stamp|uint32(address)&rest
 	if *r != p {
 		n = 1
 	}
 	*r = p
 
-	room[n&3] = dst
-	r, p = &s.recent[dst>>keyRest], stamp|uint32(dst)&rest
+	k := KeyPort(port)
+	room[n&1] = k
+	r, p = &s.recent[k>>keyRest], stamp|uint32(k)&rest
 	m := n + 1
-	if *r != p {
-		n = m
-	}
-	*r = p
-
-	k := KeyPort(uint16(ports >> 16))
-	room[n&3] = k
-	r, p = &s.recent[k>>keyRest], stamp|uint32(k)&rest
-	m = n + 1
-	if *r != p {
-		n = m
-	}
-	*r = p
-
-	k = KeyPort(uint16(ports))
-	room[n&3] = k
-	r, p = &s.recent[k>>keyRest], stamp|uint32(k)&rest
-	m = n + 1
 	if *r != p {
 		n = m
 	}

@@ -31,8 +31,8 @@ func TestScannerRemembersExactly(t *testing.T) {
 			var want []Key
 			for i := range 24 {
 				f := genFrame(r, raw)
-				if from := i % 4; from > 1 && !raw {
-					f = []*lab{few, many}[from-2].next()
+				if i%4 > 1 && !raw {
+					f = []*lab{few, many}[i%4-2].next()
 				}
 				s.Frame(f)
 				alone.Begin(&one)
@@ -46,6 +46,40 @@ func TestScannerRemembersExactly(t *testing.T) {
 				t.Fatalf("block %d (raw %v): %d keys, its frames one by one have %d", block, raw, len(distinct), len(want))
 			}
 			s.Next()
+		}
+	}
+}
+
+// Flows that differ by one bit are two flows, also where one takes the other's place in what is remembered.
+func TestScannerTellsFlowsApart(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 2))
+	s, alone := NewScanner(packet.LinkRaw), NewScanner(packet.LinkRaw)
+	var got, one Keys
+	for range 300_000 {
+		f, proto := make([]byte, 0, 64), pick[byte](r, 6, 17, 132)
+		if r.IntN(2) == 0 {
+			f = append(f, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, proto, 0, 0)
+			f = be.AppendUint64(f, r.Uint64())
+		} else {
+			f = append(f, 0x60, 0, 0, 0, 0, 8, proto, 64)
+			for range 4 {
+				f = be.AppendUint64(f, r.Uint64())
+			}
+		}
+		f = be.AppendUint32(f, r.Uint32())
+		ends := f[8:] // and for IPv4 four octets more, of which none is looked at but the protocol
+		other := slices.Clone(f)
+		other[len(f)-1-r.IntN(len(ends))] ^= 1 << r.IntN(8)
+		s.Begin(&got)
+		var want []Key
+		for _, f := range [][]byte{f, other} {
+			s.Frame(f)
+			alone.Begin(&one)
+			alone.Frame(f)
+			want = append(want, one.list()...)
+		}
+		if !slices.Equal(compact(got.list()), compact(want)) {
+			t.Fatalf("of two packets, keys of one are missing:\n%x\n%x", f, other)
 		}
 	}
 }
