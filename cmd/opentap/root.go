@@ -119,10 +119,8 @@ func (a *app) root() *cobra.Command {
 		Long: `opentap captures packets, flow records, interface counters and sensor readings with an OpenTap server,
 and retrieves them.
 
-Exit codes: 0 done; 1 error; 2 wrong usage; 3 refused (who you are, what you may do, or a
-server that is not trusted);
-4 not found; 5 the server cannot be reached or is not ready; 6 loss, with --fail-on-loss;
-130 interrupted.
+Exit codes: 0 done; 1 error; 2 wrong usage; 3 refused (who you are, what you may do, or a server that is not trusted);
+4 not found; 5 the server cannot be reached or is not ready; 6 loss, with --fail-on-loss; 130 interrupted.
 
 The server is http://127.0.0.1:2020 unless --url or OPENTAP_URL says otherwise. A token comes from --token,
 OPENTAP_TOKEN or --token-file. For a server on this machine the token that it made at its first start is
@@ -156,7 +154,8 @@ and known from then on (opentap/known_hosts in your configuration directory); wh
 		a.capabilitiesCmd(), a.nodesCmd(), a.doctorCmd(), a.sensorsCmd(), a.tokensCmd(), a.filterCmd(), a.meterCmd(), a.flowsCmd(), a.versionCmd(),
 		a.queryCmd(), a.importCmd(), a.verifyCmd(), a.repairCmd(), a.compressCmd())
 	root.InitDefaultCompletionCmd()
-	root.AddCommand(a.recordersCmd(), a.detectCmd(), a.probeCmd(), a.fabricCmd(), a.labCmd(), a.storeCmd(), a.projectsCmd(), a.dashboardCmd(), a.topCmd(), a.tapCmd(), a.portsCmd())
+	root.AddCommand(a.recordersCmd(), a.detectCmd(), a.probeCmd(), a.fabricCmd(), a.labCmd(), a.storeCmd(), a.projectsCmd(), a.dashboardCmd(), a.topCmd(), a.tapCmd(), a.portsCmd(), a.auditCmd())
+	a.completions(root)
 	return root
 }
 
