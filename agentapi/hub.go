@@ -45,6 +45,8 @@ type Hub struct {
 	beginners  map[string]struct{} // their nodes' ids; h.mu guards it
 	turnedAway atomic.Uint64
 
+	readers sync.WaitGroup // of sessions; see Wait
+
 	mu       sync.Mutex
 	sessions map[string]*session // by node ID
 	reads    map[uint64]*delivery
@@ -56,8 +58,9 @@ type session struct {
 	kick   chan struct{}            // the desired set may have changed
 	out    chan *agentpb.HubMessage // requests; bounded
 	cancel context.CancelCauseFunc
-	done   chan struct{} // closed when the session is over
-	begun  func()        // all has been told that is told at the begin
+	over   <-chan struct{} // closed when it is to end: nothing is taken from out any more
+	done   chan struct{}   // closed when it has ended
+	begun  func()          // all has been told that is told at the begin
 
 	mu      sync.Mutex
 	opening map[uint64]chan *agentpb.Opened
@@ -85,6 +88,9 @@ func ServerOptions() []grpc.ServerOption {
 
 // Register puts the hub on a server made with ServerOptions.
 func (h *Hub) Register(s *grpc.Server) { agentpb.RegisterHubServer(s, h) }
+
+// Wait returns when nothing is under way here any more. It is for when all servers of the hub have stopped.
+func (h *Hub) Wait() { h.readers.Wait() }
 
 // Kick has the node's desired set sent again when it has changed. It never blocks; kicks coalesce.
 func (h *Hub) Kick(nodeID string) {
@@ -122,7 +128,7 @@ func (h *Hub) Session(stream grpc.BidiStreamingServer[agentpb.AgentMessage, agen
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	s := &session{
-		id: id, kick: make(chan struct{}, 1),
+		id: id, kick: make(chan struct{}, 1), over: ctx.Done(),
 		out: make(chan *agentpb.HubMessage, 64), cancel: cancel, done: make(chan struct{}), opening: make(map[uint64]chan *agentpb.Opened),
 	}
 	begun, later, err := h.turn(ctx, id.NodeID)
@@ -153,7 +159,7 @@ func (h *Hub) Session(stream grpc.BidiStreamingServer[agentpb.AgentMessage, agen
 		err error
 	}
 	in := make(chan received)
-	go func() { // ends with the stream, which ends when this handler returns
+	h.readers.Go(func() { // ends with the stream, which ends when this handler returns
 		for {
 			m, err := stream.Recv()
 			select {
@@ -165,7 +171,7 @@ func (h *Hub) Session(stream grpc.BidiStreamingServer[agentpb.AgentMessage, agen
 				return
 			}
 		}
-	}()
+	})
 	for {
 		select {
 		case <-ctx.Done():
@@ -382,10 +388,11 @@ func (h *Hub) Open(ctx context.Context, nodeID, nodeName, uid string, o want.Ope
 	}, nil
 }
 
+// release lets the agent close a snapshot. The session's own goroutine calls it too, and must not wait for its own end.
 func (h *Hub) release(s *session, opened uint64) {
 	select {
 	case s.out <- &agentpb.HubMessage{Kind: &agentpb.HubMessage_Release{Release: &agentpb.Release{Opened: opened}}}:
-	case <-s.done:
+	case <-s.over:
 	}
 }
 

@@ -79,7 +79,7 @@ func (h *Hub) deliver(ctx context.Context, end <-chan struct{}, s *session, w io
 			m := &agentpb.HubMessage{Kind: &agentpb.HubMessage_EndStream{EndStream: &agentpb.EndStream{Request: request}}}
 			select {
 			case s.out <- m:
-			case <-s.done:
+			case <-s.over:
 			}
 		}()
 		defer func() { close(over); <-told }()

@@ -126,7 +126,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	if *controllers != "" {
-		cfg.Fleet.Controllers = strings.Split(*controllers, ",")
+		cfg.Fleet.Controllers = strings.FieldsFunc(*controllers, func(r rune) bool { return r == ',' || r == ' ' })
 		flags["fleet.controllers"] = true
 	}
 	cfg.origins = originsOf(read, flags)

@@ -290,6 +290,7 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 			here.stop()
 		}
 		afar.Stop()
+		hub.Wait()
 		return nil
 	})
 	group.Go(func() error {
