@@ -194,3 +194,33 @@ func TestNetnsDedicatedWindowEndsUnderTraffic(t *testing.T) {
 		t.Errorf("window %+v, everything %+v of %d", acc, all, s.sender.Count())
 	}
 }
+
+// When a dedicated port's MTU is raised beyond what its frames' memory holds, it is read by what takes such frames: after a gap that
+// says why.
+func TestNetnsDedicatedPointFollowsItsMTU(t *testing.T) {
+	s := newStage(t, ring.Config{})
+	o := dedicate(s, 0)
+	c := &taker{}
+	a := s.attach(t, Spec{}, c)
+	s.begun(t, a)
+	by, _, instead := o.get()
+	if instead != nil {
+		t.Skipf("needs AF_XDP: %v", instead)
+	}
+	s.sender.Send(udp(53, 10))
+	until(t, "a frame is taken", func() bool { return a.Progress().Account.Captured == 1 })
+	if err := s.tap.Netlink().LinkSetMTU(s.tap.Link("in"), 9000); err != nil {
+		t.Skipf("its driver holds the MTU where the program fits (%v)", err)
+	}
+	until(t, "it is read otherwise", func() bool { now, n, _ := o.get(); return n > 1 && now != by })
+	until(t, "the gap is over", func() bool { g := a.Progress().Gaps; return len(g) == 1 && !g[0].To.IsZero() })
+	if g := a.Progress().Gaps[0]; !strings.Contains(g.Reason, "MTU") {
+		t.Errorf("the gap is there because %q", g.Reason)
+	}
+	if err := a.Detach(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if acc := a.Progress().Account; acc.Check() != nil || acc.Captured == 0 {
+		t.Errorf("%+v", acc)
+	}
+}

@@ -68,15 +68,16 @@ func (c *taker) count() int {
 // stage is two namespaces joined by a veth, a sender in one and an engine in the other.
 type stage struct {
 	*Engine
+	far    *nettest.NS
 	tap    *nettest.NS
 	sender *nettest.Sender
 	up     atomic.Bool
 }
 
-func newStage(t *testing.T, rc ring.Config) *stage {
+func newStage(t testing.TB, rc ring.Config) *stage {
 	t.Helper()
 	far := nettest.NewNS(t)
-	s := &stage{tap: nettest.NewNS(t)}
+	s := &stage{far: far, tap: nettest.NewNS(t)}
 	nettest.Veth(t, far, "out", s.tap, "in")
 	s.tap.Quiet()
 	far.Quiet()
@@ -102,7 +103,7 @@ func (s *stage) attach(t *testing.T, spec Spec, c Consumer) *Attachment {
 }
 
 // until waits for a condition that other goroutines bring about.
-func until(t *testing.T, what string, ok func() bool) {
+func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for !ok() {

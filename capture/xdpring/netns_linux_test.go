@@ -305,6 +305,43 @@ func TestNetnsLossIsCountedExactly(t *testing.T) {
 	}
 }
 
+// A frame that its memory has no room for, because the MTU was raised, is counted, and the reader is told.
+func TestNetnsRaisedMTUIsTold(t *testing.T) {
+	ns := cable(t)
+	r := open(t, ns, Config{Mode: Generic})
+	for _, name := range []string{"a0", "b0"} {
+		if err := ns.Netlink().LinkSetMTU(ns.Link(name), 3000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := nettest.NewSender(t, ns, "a0")
+	s.Send(nettest.Packet{SrcPort: 1, DstPort: 2, Payload: make([]byte, 2500)}.Bytes())
+	frames := 0
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		_, err := r.Read(10*time.Millisecond, func(b *Block) { frames += b.Len() })
+		if errors.Is(err, ErrMTU) {
+			break
+		}
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("it is not told: %v", err)
+		}
+	}
+	if err := r.Drain(func(b *Block) { frames += b.Len() }); err != nil {
+		t.Fatal(err)
+	}
+	if c := counts(t, r); c.Passed != 1 || c.Dropped != 1 || frames != 0 {
+		t.Errorf("%+v, and %d frames", c, frames)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r = open(t, ns, Config{Mode: Generic})
+	s.Send(nettest.Packet{SrcPort: 1, DstPort: 2, Payload: make([]byte, 2500)}.Bytes())
+	if err := r.Drain(func(b *Block) { frames += b.Len() }); err != nil || frames != 1 {
+		t.Errorf("another ring: %d frames, %v", frames, err)
+	}
+}
+
 func TestNetnsReadAllocatesNothing(t *testing.T) {
 	ns := cable(t)
 	r := open(t, ns, Config{Linger: 100 * time.Microsecond})

@@ -58,6 +58,7 @@ func (r *Ring) open() error {
 	if err != nil {
 		return err
 	}
+	r.chunk = chunk
 	if r.cfg.Promiscuous {
 		mreq := unix.PacketMreq{Ifindex: int32(r.ifindex), Type: unix.PACKET_MR_PROMISC}
 		if err := unix.SetsockoptPacketMreq(r.ctl, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &mreq); err != nil {

@@ -32,7 +32,9 @@ type Ring struct {
 	before  uint64 // tally.Unserved when the ring was opened
 	missed  uint64 // tally.Unserved since then and until Stop
 	lost    uint64 // handed to a socket, and neither there nor in its statistics; known after the end
+	chunk   int    // octets of memory of a frame
 	checked time.Time
+	fitted  time.Time // when the MTU was last looked at
 	down    bool
 	gone    bool
 	stopped bool
@@ -56,7 +58,7 @@ func (r *Ring) Tags() error { return r.tags }
 
 // Read lends what every queue holds to fn, and returns how many blocks that were. Without any it waits up to timeout
 // (negative: for ever) and returns 0, nil after it or after Wake. Once a frame is there it lets more gather for
-// Config.Linger, unless many are. It returns ring.ErrDown, ErrGone and ErrClosed as they say; frames that are there are
+// Config.Linger, unless many are. It returns ring.ErrDown, ErrGone and ErrClosed as they say, and ErrMTU; frames that are there are
 // lent first. fn must not keep the block, nor call Read, Drain or Close.
 func (r *Ring) Read(timeout time.Duration, fn func(*Block)) (int, error) {
 	if !r.gate.Enter() {
@@ -66,6 +68,9 @@ func (r *Ring) Read(timeout time.Duration, fn func(*Block)) (int, error) {
 	var deadline time.Time
 	if timeout > 0 {
 		deadline = time.Now().Add(timeout)
+	}
+	if err := r.fits(); err != nil {
+		return 0, err
 	}
 	for {
 		if most := r.ready(); most > 0 {
@@ -222,6 +227,23 @@ func (r *Ring) flags() (uint16, error) {
 		return 0, err
 	}
 	return req.Uint16(), nil
+}
+
+// fits asks now and then whether frames still fit their memory, also while many come. An interface that cannot be asked is health's.
+func (r *Ring) fits() error {
+	now := time.Now()
+	if r.gone || now.Sub(r.fitted) < healthEvery {
+		return nil
+	}
+	r.fitted = now
+	mtu, err := mtuOf(r.ctl, r.ifindex)
+	if err != nil {
+		return nil
+	}
+	if chunk, err := chunkFor(mtu); err != nil || chunk > r.chunk {
+		return fmt.Errorf("read AF_XDP ring on %q: %w", r.cfg.Interface, ErrMTU)
+	}
+	return nil
 }
 
 // Counts reads the accounts: Passed is what the XDP program handed to a socket or would have, Dropped what the sockets had

@@ -16,6 +16,10 @@ import (
 	"time"
 )
 
+// ErrMTU is what Read returns once the interface's MTU has been raised beyond what the memory of a frame holds: longer frames are
+// dropped by the kernel, and counted. It is final; another Ring has room for them, or says that AF_XDP cannot.
+var ErrMTU = errors.New("the interface's MTU was raised while it was read")
+
 // Mode is how frames get from the driver into the sockets' memory.
 type Mode uint8
 
