@@ -141,8 +141,8 @@ func (s *Scanner) flow4(src, dst uint32, ports uint32, proto uint8) {
 		a, b = b, a
 	}
 	s.end(KeyIPv4(uint32(a>>16)), uint16(a))
-	b |= uint64(s.stamp) << 48
-	if r := &s.servers4[b*0x9e3779b97f4a7c15>>60]; *r != b {
+	r := &s.servers4[b*0x9e3779b97f4a7c15>>60] // of the end alone: what is noted must not depend on how many blocks came before
+	if b |= uint64(s.stamp) << 48; *r != b {
 		*r = b
 		s.end(KeyIPv4(uint32(b>>16)), uint16(b))
 	}
@@ -170,7 +170,7 @@ func (s *Scanner) flow6(h []byte, ports uint32, proto uint8) {
 	}
 	s.end(key6(src0, src1), uint16(ports>>16))
 	rest = uint64(s.stamp)<<16 | uint64(ports&0xffff)
-	r := &s.servers6[(dst0+dst1*0xd6e8feb86659fd93+rest)*0x9e3779b97f4a7c15>>61]
+	r := &s.servers6[(dst0+dst1*0xd6e8feb86659fd93+uint64(ports&0xffff))*0x9e3779b97f4a7c15>>61]
 	if r.address[0] != dst0 || r.address[1] != dst1 || r.rest != rest {
 		r.address[0], r.address[1], r.rest = dst0, dst1, rest
 		s.end(key6(dst0, dst1), uint16(ports))
