@@ -22,11 +22,15 @@ type ballast struct {
 	full func(reason string) // told of each change; "" = there is room
 	log  *slog.Logger
 	low  bool
+
+	again  time.Time // not before then is it tried to take the room up again
+	failed string    // what was said last of what cannot be done
 }
 
 const (
 	ballastSize  = 64 << 20
 	ballastEvery = 250 * time.Millisecond
+	ballastPause = time.Minute // after what could not be written: somebody set a quota, and each try writes all of it
 )
 
 func newBallast(dir string, full func(string), log *slog.Logger) *ballast {
@@ -40,9 +44,7 @@ func (b *ballast) Run(ctx context.Context) error {
 	t := time.NewTicker(ballastEvery)
 	defer t.Stop()
 	for {
-		if err := b.look(); err != nil {
-			b.log.Warn("the room on the state's disk is not known", "dir", b.dir, "err", err)
-		}
+		b.tell(b.look(time.Now()))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -51,8 +53,19 @@ func (b *ballast) Run(ctx context.Context) error {
 	}
 }
 
+// tell says what goes wrong, once.
+func (b *ballast) tell(err error) {
+	text := ""
+	if err != nil {
+		if text = err.Error(); text != b.failed {
+			b.log.Warn("the room on the state's disk is not known, or cannot be kept", "dir", b.dir, "err", err)
+		}
+	}
+	b.failed = text
+}
+
 // look lets the ballast go, or takes it up again.
-func (b *ballast) look() error {
+func (b *ballast) look(now time.Time) error {
 	free, err := b.free(b.dir)
 	if err != nil {
 		return err
@@ -69,8 +82,11 @@ func (b *ballast) look() error {
 		}
 		b.set(true)
 		b.log.Error("the state's disk is full: room kept for this was let go, and new work is refused until there is more", "dir", b.dir)
+	case !held && free > 3*ballastSize && now.Before(b.again):
+		return errors.New(b.failed)
 	case !held && free > 3*ballastSize:
 		if err := b.fill(); err != nil {
+			b.again = now.Add(ballastPause)
 			return fmt.Errorf("keep room in reserve: %w", errors.Join(err, os.Remove(b.path())))
 		}
 		b.set(false)

@@ -3,7 +3,9 @@ package main
 import (
 	"log/slog"
 	"os"
+	"strings"
 	"testing"
+	"time"
 )
 
 func TestBallastIsGivenUpAndTakenAgain(t *testing.T) {
@@ -26,11 +28,35 @@ func TestBallastIsGivenUpAndTakenAgain(t *testing.T) {
 		{0, false, true},
 	} {
 		free = step.free
-		if err := b.look(); err != nil {
+		if err := b.look(time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		if full := reason != "" && reason != "never told"; held() != step.held || full != step.full {
 			t.Errorf("step %d, %d octets free: held %v, reason %q", i, step.free, held(), reason)
 		}
+	}
+}
+
+// Where room cannot be kept it is said once, and not tried all the time.
+func TestBallastThatCannotBeKept(t *testing.T) {
+	var out buffer
+	b := newBallast(t.TempDir(), func(string) {}, slog.New(slog.NewTextHandler(&out, nil)))
+	b.free = func(string) (int64, error) { return 1 << 40, nil }
+	b.dir += "/gone"
+	now := time.Now()
+	for i := range 100 {
+		b.tell(b.look(now.Add(time.Duration(i) * ballastEvery)))
+	}
+	if n := strings.Count(out.String(), "cannot be kept"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, out.String())
+	}
+	if err := os.Mkdir(b.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if b.tell(b.look(now.Add(ballastPause / 2))); b.failed == "" {
+		t.Error("it was tried again at once")
+	}
+	if b.tell(b.look(now.Add(2 * ballastPause))); b.failed != "" {
+		t.Errorf("it is not kept: %s", b.failed)
 	}
 }

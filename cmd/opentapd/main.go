@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
-	"syscall"
 )
 
 // version is set by the build: -ldflags "-X main.version=…".
@@ -155,8 +154,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 			log.Warn("the configuration is not followed in full", "file", cfg.classic.path, "problem", p)
 		}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	terminal := hasTerminal()
+	ctx, stop := signal.NotifyContext(context.Background(), endings(terminal)...)
 	defer stop()
+	if !terminal {
+		defer hangups(log)()
+	}
 	if *reset {
 		if err := resetAdmin(ctx, cfg, stdout, log); err != nil {
 			return fail(err)
