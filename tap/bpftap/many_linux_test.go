@@ -72,7 +72,7 @@ func TestNetnsFiltersLoad(t *testing.T) {
 		}
 		p := &plan{Source: tap.Source{Options: tap.Options{Filter: x}}}
 		spec := l.d.tapSpec.Copy()
-		if err := describe(spec, p, 0, 1, true, 1); err != nil {
+		if err := describe(spec, p, 0, true, 1); err != nil {
 			t.Errorf("%q: %v", x, err)
 			continue
 		}

@@ -34,7 +34,7 @@ func (d *Driver) makeMux() error {
 		return err
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		muxMapMuxConfigs: d.shared[muxMapMuxConfigs], muxMapMuxStats: d.shared[muxMapMuxStats],
+		muxMapMuxConfigs: d.shared[muxMapMuxConfigs], muxMapMuxStats: d.shared[muxMapMuxStats], muxMapMuxDevices: d.shared[muxMapMuxDevices],
 	}})
 	if err != nil {
 		return fmt.Errorf("load the multiplexer's program: %w", err)
@@ -198,11 +198,16 @@ func (d *Driver) findMux() (netlink.Link, error) {
 
 // putMux says what the multiplexer does with a tap's copies.
 func (d *Driver) putMux(index uint32, p *plan) error {
-	c := muxMuxConfig{Device: uint32(p.Device), Snap: p.Source.Options.Snap, Longest: uint32(p.Longest)}
+	c := muxMuxConfig{Snap: p.Source.Options.Snap, Longest: uint32(p.Longest)}
 	if p.Source.Options.OnMTU == tap.Drop {
 		c.Flags = 1
 	}
-	if p.Device == 0 {
+	if p.Device != 0 {
+		c.Local = 1
+		if err := d.shared[muxMapMuxDevices].Put(index, uint32(p.Device)); err != nil {
+			return fmt.Errorf("%w: the destination: %w", tap.ErrNoDevice, err)
+		}
+	} else {
 		b, sum := p.tunnel.header()
 		copy(c.Header[:], b)
 		c.Octets, c.Sum, c.Encap = uint8(len(b)), sum, p.tunnel.wire
@@ -230,7 +235,7 @@ func (d *Driver) putMux(index uint32, p *plan) error {
 
 // dropMux takes a tap's entries out of the multiplexer.
 func (d *Driver) dropMux(index uint32) error {
-	for _, name := range []string{muxMapMuxConfigs, muxMapMuxStats} {
+	for _, name := range []string{muxMapMuxConfigs, muxMapMuxStats, muxMapMuxDevices} {
 		if err := d.shared[name].Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("take tap number %d out of the multiplexer: %w", index, err)
 		}

@@ -15,7 +15,7 @@ import (
 
 type muxMuxConfig struct {
 	_       structs.HostLayout
-	Device  uint32
+	Local   uint32
 	Snap    uint32
 	Flags   uint32
 	Number  uint32
@@ -36,7 +36,7 @@ type muxMuxStats struct {
 	Truncated  uint64
 	ShortOf    uint64
 	LostOctets uint64
-	Lost       [4]uint64
+	Lost       [5]uint64
 	Last       uint32
 	Zero       uint32
 }
@@ -46,6 +46,7 @@ type muxMuxStats struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	muxMapMuxConfigs = "mux_configs"
+	muxMapMuxDevices = "mux_devices"
 	muxMapMuxStats   = "mux_stats"
 	muxProgMux       = "mux"
 )
@@ -100,6 +101,7 @@ type muxProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type muxMapSpecs struct {
 	MuxConfigs *ebpf.MapSpec `ebpf:"mux_configs"`
+	MuxDevices *ebpf.MapSpec `ebpf:"mux_devices"`
 	MuxStats   *ebpf.MapSpec `ebpf:"mux_stats"`
 }
 
@@ -130,12 +132,14 @@ func (o *muxObjects) Close() error {
 // It can be passed to loadMuxObjects or ebpf.CollectionSpec.LoadAndAssign.
 type muxMaps struct {
 	MuxConfigs *ebpf.Map `ebpf:"mux_configs"`
+	MuxDevices *ebpf.Map `ebpf:"mux_devices"`
 	MuxStats   *ebpf.Map `ebpf:"mux_stats"`
 }
 
 func (m *muxMaps) Close() error {
 	return _MuxClose(
 		m.MuxConfigs,
+		m.MuxDevices,
 		m.MuxStats,
 	)
 }

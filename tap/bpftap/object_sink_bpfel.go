@@ -19,10 +19,9 @@ type sinkAddress struct {
 }
 
 type sinkSink struct {
-	_      structs.HostLayout
-	Device uint32
-	Flags  uint32
-	Index  uint32
+	_     structs.HostLayout
+	Flags uint32
+	Index uint32
 }
 
 type sinkSinkStats struct {
@@ -47,6 +46,7 @@ type sinkTunnel struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	sinkMapOwnAddresses = "own_addresses"
+	sinkMapSinkDevices  = "sink_devices"
 	sinkMapSinkStats    = "sink_stats"
 	sinkMapSinks        = "sinks"
 	sinkProgSink        = "sink"
@@ -104,6 +104,7 @@ type sinkProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type sinkMapSpecs struct {
 	OwnAddresses *ebpf.MapSpec `ebpf:"own_addresses"`
+	SinkDevices  *ebpf.MapSpec `ebpf:"sink_devices"`
 	SinkStats    *ebpf.MapSpec `ebpf:"sink_stats"`
 	Sinks        *ebpf.MapSpec `ebpf:"sinks"`
 }
@@ -135,6 +136,7 @@ func (o *sinkObjects) Close() error {
 // It can be passed to loadSinkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sinkMaps struct {
 	OwnAddresses *ebpf.Map `ebpf:"own_addresses"`
+	SinkDevices  *ebpf.Map `ebpf:"sink_devices"`
 	SinkStats    *ebpf.Map `ebpf:"sink_stats"`
 	Sinks        *ebpf.Map `ebpf:"sinks"`
 }
@@ -142,6 +144,7 @@ type sinkMaps struct {
 func (m *sinkMaps) Close() error {
 	return _SinkClose(
 		m.OwnAddresses,
+		m.SinkDevices,
 		m.SinkStats,
 		m.Sinks,
 	)

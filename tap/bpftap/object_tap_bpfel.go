@@ -34,14 +34,14 @@ type tapTapConfig struct {
 	Rate   uint64
 	Burst  uint64
 	Flags  uint32
-	Device uint32
 	Mark   uint32
 	Out    uint32
 	Sample uint32
 	Snap   uint32
+	_      [4]byte
 	Cookie uint64
 	Reach  uint32
-	Zero   uint32
+	_      [4]byte
 }
 
 type tapTapStats struct {
@@ -73,6 +73,7 @@ const (
 	tapMapTapDepth   = "tap_depth"
 	tapMapTapHeaders = "tap_headers"
 	tapMapTapStats   = "tap_stats"
+	tapMapTapTo      = "tap_to"
 	tapProgTap       = "tap"
 	tapVarConfig     = "config"
 	tapVarVlans      = "vlans"
@@ -132,6 +133,7 @@ type tapMapSpecs struct {
 	TapDepth   *ebpf.MapSpec `ebpf:"tap_depth"`
 	TapHeaders *ebpf.MapSpec `ebpf:"tap_headers"`
 	TapStats   *ebpf.MapSpec `ebpf:"tap_stats"`
+	TapTo      *ebpf.MapSpec `ebpf:"tap_to"`
 }
 
 // tapVariableSpecs contains global variables before they are loaded into the kernel.
@@ -167,6 +169,7 @@ type tapMaps struct {
 	TapDepth   *ebpf.Map `ebpf:"tap_depth"`
 	TapHeaders *ebpf.Map `ebpf:"tap_headers"`
 	TapStats   *ebpf.Map `ebpf:"tap_stats"`
+	TapTo      *ebpf.Map `ebpf:"tap_to"`
 }
 
 func (m *tapMaps) Close() error {
@@ -176,6 +179,7 @@ func (m *tapMaps) Close() error {
 		m.TapDepth,
 		m.TapHeaders,
 		m.TapStats,
+		m.TapTo,
 	)
 }
 

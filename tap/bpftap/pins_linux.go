@@ -119,7 +119,7 @@ func escape(id string) string {
 }
 
 // sharedMaps are those that are not of one item.
-var sharedMaps = []string{tapMapTapDepth, tapMapTapHeaders, tapMapOwnTunnels, muxMapMuxConfigs, muxMapMuxStats, sinkMapSinks, sinkMapOwnAddresses, sinkMapSinkStats}
+var sharedMaps = []string{tapMapTapDepth, tapMapTapHeaders, tapMapOwnTunnels, muxMapMuxConfigs, muxMapMuxStats, muxMapMuxDevices, sinkMapSinks, sinkMapSinkDevices, sinkMapOwnAddresses, sinkMapSinkStats}
 
 // adopt opens the shared maps, or makes them, and reads the memos.
 func (d *Driver) adopt() error {

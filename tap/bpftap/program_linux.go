@@ -41,9 +41,9 @@ const leastBurst = 64 << 10
 
 // describe makes of a copy of the tap's objects the program of one direction of a source, with the source's options as constants and its filter in place of
 // the stub.
-func describe(spec *ebpf.CollectionSpec, p *plan, index uint32, device int, out bool, cookie uint64) error {
+func describe(spec *ebpf.CollectionSpec, p *plan, index uint32, out bool, cookie uint64) error {
 	o := p.Source.Options
-	c := tapTapConfig{Cookie: cookie, Device: uint32(device), Mark: copyDelivered, Sample: o.SampleN, Snap: o.Snap}
+	c := tapTapConfig{Cookie: cookie, Mark: copyDelivered, Sample: o.SampleN, Snap: o.Snap}
 	if p.Mux {
 		c.Mark = copyMagic | index
 		c.Flags |= toMux

@@ -23,7 +23,7 @@ func BenchmarkNetnsProgram(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if err := describe(spec, &plan{Source: tap.Source{Options: o}}, 0, 1, true, cookie); err != nil {
+			if err := describe(spec, &plan{Source: tap.Source{Options: o}}, 0, true, cookie); err != nil {
 				b.Fatal(err)
 			}
 			c, err := ebpf.NewCollection(spec)

@@ -129,7 +129,10 @@ func (d *Driver) putSink(it *item, keys []tunnelKey, l netlink.Link) error {
 	if err := d.shared[sinkMapSinkStats].Update(index, stats, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 		return fmt.Errorf("make counters: %w", err)
 	}
-	v := sinkSink{Device: uint32(l.Attrs().Index), Index: index}
+	if err := d.shared[sinkMapSinkDevices].Put(index, uint32(l.Attrs().Index)); err != nil {
+		return fmt.Errorf("%w: the tool's device: %w", tap.ErrNoDevice, err)
+	}
+	v := sinkSink{Index: index}
 	if l.Type() == "tuntap" || l.Type() == "tun" {
 		v.Flags = 1
 	}
@@ -180,8 +183,10 @@ func (d *Driver) removeSink(id string, it *item) error {
 	if err := d.dropSenders(it.memo.Index, nil); err != nil {
 		return err
 	}
-	if err := d.shared[sinkMapSinkStats].Delete(it.memo.Index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return err
+	for _, name := range []string{sinkMapSinkStats, sinkMapSinkDevices} {
+		if err := d.shared[name].Delete(it.memo.Index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
 	}
 	if err := d.detachAll(d.itemDir(id, true)); err != nil {
 		return err
@@ -306,7 +311,7 @@ func (d *Driver) loadSink() error {
 		return err
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		sinkMapSinks: d.shared[sinkMapSinks], sinkMapOwnAddresses: d.shared[sinkMapOwnAddresses], sinkMapSinkStats: d.shared[sinkMapSinkStats],
+		sinkMapSinks: d.shared[sinkMapSinks], sinkMapOwnAddresses: d.shared[sinkMapOwnAddresses], sinkMapSinkStats: d.shared[sinkMapSinkStats], sinkMapSinkDevices: d.shared[sinkMapSinkDevices],
 	}})
 	if err != nil {
 		return fmt.Errorf("load the sinks' program: %w", err)

@@ -50,7 +50,7 @@ func (d *Driver) UpdateSource(_ context.Context, s tap.Source) (note string, err
 	dir := d.itemDir(s.ID, false)
 	it := d.items[s.ID]
 	print := p.print()
-	if it != nil && !it.memo.Sink && it.memo.Print == print && d.standsAt(dir, p) && (!p.Mux || d.muxStands()) {
+	if it != nil && !it.memo.Sink && it.memo.Print == print && d.standsAt(dir, it.memo) && (!p.Mux || d.muxStands()) {
 		it.keys = p.keys()
 		return p.note, d.syncTunnels()
 	}
@@ -68,9 +68,34 @@ func (p *plan) keys() []tunnelKey {
 	return []tunnelKey{p.tunnel.key(p.tunnel.dst)}
 }
 
-// standsAt reports whether the programs are attached where the plan wants them.
-func (d *Driver) standsAt(dir string, p *plan) bool {
-	return d.hook.at(filepath.Join(dir, "in")) == p.In && d.hook.at(filepath.Join(dir, "out")) == p.Out
+// standsAt reports whether a source's programs are attached where they should be, and lead somewhere.
+func (d *Driver) standsAt(dir string, m memo) bool {
+	for side, at := range map[string]int{"in": m.In, "out": m.Out} {
+		path := filepath.Join(dir, side)
+		if d.hook.at(path) != at || at != 0 && !leads(path) {
+			return false
+		}
+	}
+	var c muxMuxConfig
+	if m.Index == 0 || d.shared[muxMapMuxConfigs].Lookup(m.Index, &c) == nil && c.Local == 0 {
+		return true
+	}
+	var device uint32
+	return d.shared[muxMapMuxDevices].Lookup(m.Index, &device) == nil
+}
+
+// destination is the path of the map with the destination of the program at path.
+func destination(path string) string { return path + "-to" }
+
+// leads reports whether the destination of the program at path is still there: the kernel forgets one that goes.
+func leads(path string) bool {
+	m, err := ebpf.LoadPinnedMap(destination(path), nil)
+	if err != nil {
+		return false
+	}
+	defer m.Close()
+	var device uint32
+	return m.Lookup(uint32(0), &device) == nil
 }
 
 // Stands reports whether what was made of a source or sink is still attached.
@@ -79,16 +104,16 @@ func (d *Driver) Stands(id string) bool {
 	if it == nil {
 		return false
 	}
-	if it.memo.Sink {
-		for _, i := range it.under {
-			if d.hook.at(d.atPath(i)) != i {
-				return false
-			}
-		}
-		return true
+	if !it.memo.Sink {
+		return d.standsAt(d.itemDir(id, false), it.memo)
 	}
-	dir := d.itemDir(id, false)
-	return d.hook.at(filepath.Join(dir, "in")) == it.memo.In && d.hook.at(filepath.Join(dir, "out")) == it.memo.Out
+	for _, i := range it.under {
+		if d.hook.at(d.atPath(i)) != i {
+			return false
+		}
+	}
+	var device uint32
+	return d.shared[sinkMapSinkDevices].Lookup(it.memo.Index, &device) == nil
 }
 
 // plan finds the devices and the way of a source.
@@ -300,8 +325,7 @@ func (d *Driver) attachTap(path string, p *plan, index uint32, stats *ebpf.Map, 
 		device = mux.Attrs().Index
 	}
 	spec := d.tapSpec.Copy()
-	err := describe(spec, p, index, device, out, d.cookie)
-	if err != nil {
+	if err := describe(spec, p, index, out, d.cookie); err != nil {
 		return err
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: d.types, MapReplacements: map[string]*ebpf.Map{
@@ -311,10 +335,17 @@ func (d *Driver) attachTap(path string, p *plan, index uint32, stats *ebpf.Map, 
 		return fmt.Errorf("load its program: %w", err)
 	}
 	defer c.Close()
+	to := c.Maps[tapMapTapTo]
+	if err := to.Put(uint32(0), uint32(device)); err != nil {
+		return fmt.Errorf("%w: the destination: %w", tap.ErrNoDevice, err)
+	}
 	if err := d.hook.attach(path, c.Programs[tapProgTap], at, ingress); err != nil {
 		return fmt.Errorf("attach its program: %w", err)
 	}
-	return nil
+	if err := os.Remove(destination(path)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forget the destination before: %w", err)
+	}
+	return to.Pin(destination(path))
 }
 
 // removeSource detaches a source and frees what it had of the multiplexer.
@@ -398,7 +429,7 @@ func (d *Driver) Counts(id string) (tap.Counts, error) {
 // Reasons of losses, in the order of the enumerations in bpf/.
 var (
 	tapLosses  = [...]string{"no_device", "queue", "other", "loop"}
-	muxLosses  = [...]string{"too_long", "no_route", "super_packet", "change"}
+	muxLosses  = [...]string{"too_long", "no_route", "super_packet", "change", "no_device"}
 	sinkLosses = [...]string{"no_device", "queue", "change"}
 )
 

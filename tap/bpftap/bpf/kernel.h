@@ -20,7 +20,7 @@ typedef long long __s64;
 #define UINT(name, value) int(*name)[value]
 #define TYPE(name, t) t *name
 
-enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_HASH = 5, MAP_PERCPU_ARRAY = 6 };
+enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_HASH = 5, MAP_PERCPU_ARRAY = 6, MAP_DEVMAP = 14, MAP_DEVMAP_HASH = 25 };
 enum { NO_PREALLOC = 1 };
 
 /* The offsets are the kernel's. */

@@ -15,7 +15,7 @@ enum { MUX_DROP_LONG = 1 }; /* drop what is too long, rather than cut it */
 
 /* A tap's way. The header is all that comes before the inner frame, with an empty Ethernet header, no lengths and no checksum. */
 struct mux_config {
-	__u32 device; /* local: where the frames go; else 0 */
+	__u32 local; /* the frames go to the device in mux_devices, in no tunnel */
 	__u32 snap;   /* octets of a frame that are kept; 0 = all */
 	__u32 flags;
 	__u32 number; /* of the next ERSPAN packet */
@@ -29,7 +29,7 @@ struct mux_config {
 	__u32 sum;  /* of the IPv4 header's 16-bit words, without its length */
 };
 
-enum { MUX_TOO_LONG, MUX_NO_ROUTE, MUX_SUPER, MUX_CHANGE, MUX_LOSSES };
+enum { MUX_TOO_LONG, MUX_NO_ROUTE, MUX_SUPER, MUX_CHANGE, MUX_DEVICE, MUX_LOSSES };
 
 struct mux_stats {
 	__u64 sent, truncated, short_of; /* short_of: octets that the path is too short by, the most there was */
@@ -55,13 +55,22 @@ struct {
 	TYPE(value, struct mux_stats);
 } mux_stats SEC(".maps");
 
+/* By a tap's number, where its frames go. It has no device that is gone (see tap_to in tap.c). */
+struct {
+	UINT(type, MAP_DEVMAP_HASH);
+	UINT(max_entries, 65535);
+	TYPE(key, __u32);
+	TYPE(value, __u32);
+} mux_devices SEC(".maps");
+
 /* Counts a copy as lost. Of a super-packet's segments the first one counts, since the copy was one packet. */
 INLINE int lost(struct __sk_buff *skb, struct mux_stats *s, __u32 why)
 {
 	__u32 number = skb->tc_index & COPY_NUMBER;
 
 	if (!number || s->last != number) {
-		s->lost[why & 3]++;
+		if (why < MUX_LOSSES)
+			s->lost[why]++;
 		s->last = number;
 	}
 	s->lost_octets += skb->len;
@@ -141,14 +150,14 @@ int mux(struct __sk_buff *skb)
 		keep = c->snap;
 
 	octets = c->octets;
-	if (c->device && c->longest && keep > c->longest) {
+	if (c->local && c->longest && keep > c->longest) {
 		if (s->short_of < keep - c->longest)
 			s->short_of = keep - c->longest;
 		if (c->flags & MUX_DROP_LONG)
 			return lost(skb, s, MUX_TOO_LONG);
 		keep = c->longest;
 	}
-	if (!c->device) {
+	if (!c->local) {
 		if (octets <= ETH || octets > OUTER)
 			return lost(skb, s, MUX_CHANGE);
 		outer = octets - ETH;
@@ -205,14 +214,18 @@ int mux(struct __sk_buff *skb)
 		}
 	}
 
-	if (c->device) {
+	if (c->local) {
+		__u32 *to = bpf_map_lookup_elem(&mux_devices, &key);
+
+		if (!to)
+			return lost(skb, s, MUX_DEVICE);
 		if (n && (bpf_skb_change_head(skb, 4 * n, 0) || put_tags(skb, &tags, n, 0)))
 			return lost(skb, s, MUX_CHANGE);
 		s->sent++;
 		s->truncated += cut;
 		skb->mark = COPY_DELIVERED;
 		skb->tc_index = 0;
-		return bpf_redirect(c->device, 0);
+		return bpf_redirect(*to, 0);
 	}
 
 	__builtin_memcpy(h, c->header, OUTER);

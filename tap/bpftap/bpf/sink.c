@@ -10,9 +10,8 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 enum { SINK_MADE = 1 };
 
 struct sink {
-	__u32 device; /* interface index */
 	__u32 flags;
-	__u32 index; /* in sink_stats */
+	__u32 index; /* in sink_devices and sink_stats */
 };
 
 /* Who may send to what: the address is the sender's. */
@@ -23,6 +22,14 @@ struct {
 	TYPE(key, struct tunnel);
 	TYPE(value, struct sink);
 } sinks SEC(".maps");
+
+/* By a sink's number, where its frames go. It has no device that is gone (see tap_to in tap.c). */
+struct {
+	UINT(type, MAP_DEVMAP_HASH);
+	UINT(max_entries, 65536);
+	TYPE(key, __u32);
+	TYPE(value, __u32);
+} sink_devices SEC(".maps");
 
 struct address {
 	__u32 a[4];
@@ -60,7 +67,7 @@ int sink(struct __sk_buff *skb)
 	struct address a;
 	struct sink_stats *s;
 	struct sink *to;
-	__u32 head[4] = {}, index, least, device, flags;
+	__u32 head[4] = {}, index, least, *device, flags;
 	long ret;
 
 	if (tunnel_of(skb, &t))
@@ -74,12 +81,16 @@ int sink(struct __sk_buff *skb)
 	if (!bpf_map_lookup_elem(&own_addresses, &a))
 		return NEXT; /* passing through */
 	index = to->index;
-	device = to->device;
 	flags = to->flags;
 	s = bpf_map_lookup_elem(&sink_stats, &index);
 	if (!s)
 		return NEXT;
 	s->seen++;
+	device = bpf_map_lookup_elem(&sink_devices, &index);
+	if (!device) {
+		s->lost[SINK_DEVICE]++;
+		return DROP;
+	}
 	if (bpf_skb_load_bytes(skb, t.inner, head, ETH)) {
 		s->lost[SINK_CHANGE]++;
 		return DROP;
@@ -96,9 +107,9 @@ int sink(struct __sk_buff *skb)
 		return DROP;
 	}
 	skb->mark = COPY_DELIVERED;
-	ret = bpf_clone_redirect(skb, device, 0);
+	ret = bpf_clone_redirect(skb, *device, 0);
 	if (ret && (flags & SINK_MADE))
-		ret = bpf_clone_redirect(skb, device, REDIRECT_INGRESS);
+		ret = bpf_clone_redirect(skb, *device, REDIRECT_INGRESS);
 	if (!ret) {
 		s->delivered++;
 		s->octets += skb->len;

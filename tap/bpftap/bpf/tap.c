@@ -14,18 +14,27 @@ struct tap_config {
 	__u64 rate;  /* octets a second; 0 = no bound */
 	__u64 burst; /* octets */
 	__u32 flags;
-	__u32 device; /* interface index of the destination, or of the multiplexer */
 	__u32 mark;   /* of its copies */
 	__u32 out;    /* COPY_OUT or 0 */
 	__u32 sample; /* one in so many; 0 and 1 = all */
 	__u32 snap;   /* octets of a frame that are kept; 0 = all */
 	__u64 cookie; /* of our network namespace */
 	__u32 reach;  /* octets of a frame that the filter may read, a multiple of 8 */
-	__u32 zero;
 };
 
 volatile const struct tap_config config;
 volatile const __u64 vlans[64]; /* a bit for each VLAN id */
+
+/*
+ * The interface index of the destination, or of the multiplexer. The kernel takes a device out of such a map when it goes (kernel/bpf/devmap.c,
+ * dev_map_notification), before another one can get its index.
+ */
+struct {
+	UINT(type, MAP_DEVMAP);
+	UINT(max_entries, 1);
+	TYPE(key, __u32);
+	TYPE(value, __u32);
+} tap_to SEC(".maps");
 
 /* Why a copy was lost, by what bpf_clone_redirect returns. */
 enum { LOST_DEVICE, LOST_QUEUE, LOST_OTHER, LOST_LOOP, LOSSES };
@@ -306,7 +315,7 @@ INLINE int elsewhere(struct __sk_buff *skb)
 SEC("tc/tap")
 int tap(struct __sk_buff *skb)
 {
-	__u32 zero = 0, mark = skb->mark, index, len = skb->len + (skb->vlan_present ? 4 : 0);
+	__u32 zero = 0, mark = skb->mark, index, *to, len = skb->len + (skb->vlan_present ? 4 : 0);
 	struct tap_stats *s;
 	__u32 *depth;
 	long ret;
@@ -339,15 +348,21 @@ int tap(struct __sk_buff *skb)
 		return NEXT;
 	}
 
+	to = bpf_map_lookup_elem(&tap_to, &zero);
+	if (!to) {
+		s->lost[LOST_DEVICE]++;
+		return NEXT;
+	}
+
 	/* The copy inherits both fields; the packet gets its own back. */
 	index = skb->tc_index;
 	skb->mark = config.mark;
 	if (config.flags & TO_MUX)
 		skb->tc_index = config.out | (skb->gso_size ? (s->mirrored % COPY_NUMBER) + 1 : 0);
 	*depth = 1;
-	ret = bpf_clone_redirect(skb, config.device, 0);
+	ret = bpf_clone_redirect(skb, *to, 0);
 	if (ret && (config.flags & TO_MADE)) /* nobody has the tap device open: whoever listens on it hears it come in */
-		ret = bpf_clone_redirect(skb, config.device, REDIRECT_INGRESS);
+		ret = bpf_clone_redirect(skb, *to, REDIRECT_INGRESS);
 	*depth = 0;
 	skb->mark = mark;
 	if (config.flags & TO_MUX)
