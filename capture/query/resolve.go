@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"opentap/capture/segment"
 	"opentap/pcap"
@@ -167,17 +168,24 @@ func (c *cursor) writePiece(out *cut, g *piece, buf []byte) ([]byte, error) {
 		return buf, nil
 	}
 	var k block
-	buf = buf[:0]
+	buf = slices.Grow(buf[:0], int(min(g.out, outBuffer)))
+	left := g.out
 	for c.left > 0 && k.parse(c.rest) {
 		c.rest = c.rest[len(k.raw):]
-		if !g.scan || p.wants(&k) {
-			buf = p.encode(buf, 0, &k)
-			c.left--
+		if g.scan && !p.wants(&k) {
+			continue
+		}
+		at := len(buf)
+		buf = p.encode(buf, 0, &k)
+		c.left--
+		if left -= int64(len(buf) - at); len(buf) >= outBuffer && left >= 0 {
+			out.write(buf)
+			buf = buf[:0]
 		}
 	}
-	if int64(len(buf)) != g.out {
+	if left != 0 {
 		return buf, fmt.Errorf("write range: chunk %d of segment %08d gives %d octets, %d were counted: the filter decides differently, or the file changed",
-			g.sequence, g.segment, len(buf), g.out)
+			g.sequence, g.segment, g.out-left, g.out)
 	}
 	out.write(buf)
 	return buf, nil
