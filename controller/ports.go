@@ -100,8 +100,12 @@ func (c *Controller) findPort(id auth.Identity, name string) (tap.PortView, erro
 	}
 	var found []tap.PortView
 	look := func(pid string) {
-		if v := c.portView(pid); v != nil && mine(id, v.Project) && (v.Name == name || v.Node != "" && (v.Node+"/"+v.Name == name || v.Node+"/"+v.Device == name)) {
-			found = append(found, *v)
+		p := c.taps.port(pid)
+		if p == nil || !mine(id, p.Project) {
+			return
+		}
+		if p.Name == name || isAt(name, p.Node, p.Name) || isAt(name, p.Node, p.Device) {
+			found = append(found, *c.portView(pid))
 		}
 	}
 	if name != "" {
@@ -121,6 +125,12 @@ func (c *Controller) findPort(id auth.Identity, name string) (tap.PortView, erro
 		return found[0], nil
 	}
 	return tap.PortView{}, fault.Field("port", "several ports are called %q; write node/name, or the id", name)
+}
+
+// isAt reports whether a name is node/device.
+func isAt(name, node, device string) bool {
+	rest, ok := strings.CutPrefix(name, node)
+	return ok && node != "" && strings.HasPrefix(rest, "/") && rest[1:] == device
 }
 
 func said(s *string) string {
