@@ -232,6 +232,14 @@ func refreshCatalogue(dir string, anew bool) int {
 		now.segments[n] = e
 		b = e.append(b)
 	}
+	if late := readCatalogue(dir); late != nil && old != nil {
+		for n, e := range late.segments {
+			if _, known := old.segments[n]; !known && now.segments[n] == (entry{}) { // noted meanwhile by a Writer
+				now.segments[n] = e
+				b = e.append(b)
+			}
+		}
+	}
 	for _, r := range newRuns(dir, &now) {
 		now.runs[r.first] = r
 	}
@@ -261,19 +269,26 @@ func writeCatalogue(dir string, b []byte) {
 // cataloguer notes the segments that a Writer seals. It is used by one goroutine at a time.
 type cataloguer struct {
 	dir     string
+	begun   bool
 	waiting []uint32 // too new to be noted
-	entries int      // in the file
-	live    int      // of those, when it was written anew; 0 = it was not
+	entries int64    // in the file
+	live    int64    // of those, when it was written anew
 }
 
 // mostWaiting is how many segments may be too new: who is not noted by then is left to who writes the catalogue anew.
 const mostWaiting = 8
 
-// add notes a segment that was sealed, or when the next one is.
+// add notes a segment that was sealed, or when the next one is. Segments from before the Writer are left to Reindex: they may be many.
 func (c *cataloguer) add(n uint32) {
+	if !c.begun {
+		c.begun = true
+		if st, err := os.Stat(filepath.Join(c.dir, catalogueName)); err == nil {
+			c.entries, c.live = st.Size()/entrySize, st.Size()/entrySize
+		}
+	}
 	c.waiting = append(c.waiting, n)
-	if c.live == 0 || c.entries > 2*c.live+64 { // so that those of segments that expired go as well
-		c.live = refreshCatalogue(c.dir, false)
+	if c.entries > 2*c.live+64 { // so that those of segments that expired go
+		c.live = int64(refreshCatalogue(c.dir, false))
 		c.entries = c.live
 		if noted := readCatalogue(c.dir); noted != nil {
 			c.waiting = slices.DeleteFunc(c.waiting, func(n uint32) bool { _, ok := noted.segments[n]; return ok })

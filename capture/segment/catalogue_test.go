@@ -245,6 +245,7 @@ func TestCataloguer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	refreshCatalogue(dir, false)
 	c.add(numbers[2])
 	if size() != 2 || agree(t, dir) != 2 || !slices.Equal(c.waiting, numbers[2:3]) {
 		t.Fatalf("%d entries, waiting: %v", size(), c.waiting)
