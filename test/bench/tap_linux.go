@@ -41,88 +41,130 @@ type tapCase struct {
 	values *series
 }
 
-// taps measures what mirroring costs the path of the original: frames from the wire over a bridge to another port, all on
-// one processor, with nothing, with taps, and with what the kernel has for it.
-func (b *bench) taps(ctx context.Context) error {
+// tapPath is a way of frames from one port to another, with a driver of taps beside it.
+type tapPath struct {
+	*bench
+	*lab
+	d      *bpftap.Driver
+	root   string        // of its BPF file system
+	beside *process      // that forwards; nil = the kernel does
+	sent   time.Duration // that the thread has run to send, with all that the kernel does meanwhile
+}
+
+// newTapPath makes one. Where that is not possible it says so, and returns nil.
+func (b *bench) newTapPath(name string, lay func() error) (*tapPath, error) {
 	l, err := newLab()
 	if errors.Is(err, errNotPermitted) {
 		b.note("taps: %v", err)
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer l.close()
-	root := filepath.Join(b.dir, "bpf")
-	if err := os.Mkdir(root, 0o700); err != nil {
-		return err
+	p := &tapPath{bench: b, lab: l, root: filepath.Join(b.dir, "bpf-"+name)}
+	if err := os.Mkdir(p.root, 0o700); err != nil {
+		l.close()
+		return nil, err
 	}
-	if err := unix.Mount("bpf", root, "bpf", 0, ""); err != nil {
+	if err := unix.Mount("bpf", p.root, "bpf", 0, ""); err != nil {
 		b.note("taps: a BPF file system cannot be mounted: %v", err)
-		return nil
+		l.close()
+		return nil, nil
 	}
-	defer unix.Unmount(root, 0)
-	var d *bpftap.Driver
 	err = l.do(func() error {
-		if err := layPath(); err != nil {
-			return err
-		}
-		if err := l.setMix(nettest.Mix64); err != nil {
+		if err := errors.Join(layPorts(), lay(), l.setMix(nettest.Mix64)); err != nil {
 			return err
 		}
 		var err error
-		d, err = bpftap.Open(bpftap.Config{PinRoot: root})
+		p.d, err = bpftap.Open(bpftap.Config{PinRoot: p.root})
 		return err
 	})
 	if errors.Is(err, tap.ErrUnsupported) {
 		b.note("taps: %v", err)
-		return nil
+		return nil, p.close()
 	}
 	if err != nil {
-		return err
+		return nil, errors.Join(err, p.close())
 	}
-	defer l.do(func() error {
-		_, err := d.Prune(context.Background(), func(string) bool { return false })
-		return errors.Join(err, d.Close())
-	})
+	return p, nil
+}
 
-	cases := b.tapCases(d)
-	rounds, count := 15, uint64(100_000)
-	if b.quick {
-		rounds, count = 2, 200_000
-	}
+func (p *tapPath) close() error {
+	err := p.do(func() error {
+		if p.d == nil {
+			return nil
+		}
+		_, err := p.d.Prune(context.Background(), func(string) bool { return false })
+		return errors.Join(err, p.d.Close())
+	})
+	p.lab.close()
+	return errors.Join(err, unix.Unmount(p.root, 0))
+}
+
+// measure runs the cases in turns.
+func (p *tapPath) measure(ctx context.Context, cases []*tapCase, rounds int, count uint64) error {
 	for round := range rounds {
 		for _, c := range cases {
-			if ctx.Err() != nil || round > 0 && b.late(0.9) {
+			if ctx.Err() != nil || round > 0 && p.late(0.9) {
 				break
 			}
 			err := errLost
 			for tries := 0; errors.Is(err, errLost) && tries < 5; tries++ { // a busy machine's queues overflow at times
-				err = l.do(func() error { return b.tapRun(ctx, l, c, count) })
+				err = p.do(func() error { return p.run(ctx, c, count) })
 			}
 			if errors.Is(err, errLost) && round+1 < rounds {
-				b.logf("%s: %v", c.name, err)
+				p.logf("%s: %v", c.name, err)
 			} else if err != nil && (!errors.Is(err, errLost) || len(c.values.values) == 0) {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 		}
 	}
-	by := make(map[string]*series)
-	for _, c := range cases {
-		c.values.tool = c.name
-		by[c.name] = c.values
+	return nil
+}
+
+// taps measures what mirroring costs the path of the original: frames from the wire over a bridge to another port, all on
+// one processor, with nothing, with taps, and with what the kernel has for it; and the same over Open vSwitch.
+func (b *bench) taps(ctx context.Context) (err error) {
+	if err := b.vswitchTaps(ctx); err != nil { // first, as it takes the least time
+		return err
 	}
-	for _, r := range []struct {
-		task  string
-		names []string
-	}{
+	p, err := b.newTapPath("bridge", layBridge)
+	if p == nil || err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	cases := b.tapCases(p.d)
+	rounds, count := 15, uint64(100_000)
+	if b.quick {
+		rounds, count = 2, 200_000
+	}
+	if err := p.measure(ctx, cases, rounds, count); err != nil {
+		return err
+	}
+	b.tapRows(cases, []tapTask{
 		{"port with a tap that matches nothing", []string{"opentap 1 tap, no match", "no tap", "empty eBPF program"}},
 		{"port with 10 taps that match nothing", []string{"opentap 10 taps, no match", "no tap"}},
 		{"port mirrored to a local device", []string{"opentap 1 tap", "nft dup", "tc mirred", "no tap"}},
 		{"port mirrored, with a filter", []string{"opentap 1 tap, filter", "nft dup, filter"}},
 		{"port mirrored 10 times", []string{"opentap 10 taps", "tc mirred 10 times", "no tap"}},
 		{"port mirrored to another host", []string{"opentap VXLAN", "opentap 1 tap", "no tap"}},
-	} {
+	})
+	return nil
+}
+
+// tapTask is a row of the table: ours first, then what it is beside.
+type tapTask struct {
+	task  string
+	names []string
+}
+
+func (b *bench) tapRows(cases []*tapCase, tasks []tapTask) {
+	by := make(map[string]*series)
+	for _, c := range cases {
+		c.values.tool = c.name
+		by[c.name] = c.values
+	}
+	for _, r := range tasks {
 		line := row{task: r.task, unit: "ns/packet", better: lower}
 		for _, n := range r.names {
 			if s := by[n]; s != nil && len(s.values) > 0 {
@@ -131,17 +173,10 @@ func (b *bench) taps(ctx context.Context) error {
 		}
 		b.rows = append(b.rows, line)
 	}
-	return nil
 }
 
-// layPath makes bridge, ports and a way to another host, in the namespace of the thread.
-func layPath() error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "path0"
-	snoop := false
-	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snoop}); err != nil {
-		return fmt.Errorf("make a bridge: %w", err)
-	}
+// layPorts makes ports and a way to another host, in the namespace of the thread.
+func layPorts() error {
 	for _, name := range []string{outName, toolName, underName} {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU = name, 2000
@@ -158,6 +193,28 @@ func layPath() error {
 			}
 		}
 	}
+	under, err := netlink.LinkByName(underName)
+	if err != nil {
+		return err
+	}
+	addr, err := netlink.ParseAddr("198.51.100.1/24")
+	if err != nil {
+		return err
+	}
+	return errors.Join(netlink.AddrAdd(under, addr), netlink.NeighAdd(&netlink.Neigh{
+		LinkIndex: under.Attrs().Index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: net.ParseIP(tunnelTo),
+		HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 9, 9},
+	}))
+}
+
+// layBridge puts a bridge between the ports.
+func layBridge() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "path0"
+	snoop := false
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snoop}); err != nil {
+		return fmt.Errorf("make a bridge: %w", err)
+	}
 	bridge, err := netlink.LinkByName("path0")
 	if err != nil {
 		return err
@@ -172,18 +229,7 @@ func layPath() error {
 			return err
 		}
 	}
-	under, err := netlink.LinkByName(underName)
-	if err != nil {
-		return err
-	}
-	addr, err := netlink.ParseAddr("198.51.100.1/24")
-	if err != nil {
-		return err
-	}
-	return errors.Join(netlink.LinkSetUp(bridge), netlink.AddrAdd(under, addr), netlink.NeighAdd(&netlink.Neigh{
-		LinkIndex: under.Attrs().Index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: net.ParseIP(tunnelTo),
-		HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 9, 9},
-	}))
+	return netlink.LinkSetUp(bridge)
 }
 
 // tapCases are the things to compare.
@@ -312,14 +358,17 @@ func removeMirred() error {
 	return netlink.QdiscDel(qdisc)
 }
 
-// spentOn is the time for which the calling thread has run, and the kernel's own thread of this CPU for packets: what frames cost there,
-// whatever else the machine does.
-func spentOn(cpu int) (time.Duration, error) {
+// ownTime is for how long the calling thread has run.
+func ownTime() (time.Duration, error) {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
 		return 0, fmt.Errorf("read the thread's clock: %w", err)
 	}
-	spent := time.Duration(ts.Nano())
+	return time.Duration(ts.Nano()), nil
+}
+
+// softirqTime is for how long the kernel's own thread of a CPU for packets has run.
+func softirqTime(cpu int) (time.Duration, error) {
 	names, err := filepath.Glob("/proc/[0-9]*/comm")
 	if err != nil {
 		return 0, err
@@ -334,57 +383,100 @@ func spentOn(cpu int) (time.Duration, error) {
 			if _, err := fmt.Sscan(string(b), &ns); err != nil {
 				return 0, fmt.Errorf("read %s: %w", name, err)
 			}
-			return spent + time.Duration(ns), nil
+			return time.Duration(ns), nil
 		}
 	}
 	return 0, fmt.Errorf("there is no ksoftirqd/%d to ask for its time", cpu)
 }
 
-// tapRun has frames pass with one thing at the port. It runs on the lab's thread.
-func (b *bench) tapRun(ctx context.Context, l *lab, c *tapCase, count uint64) (err error) {
+// spent is the time that frames have cost so far, whatever else the machine does.
+func (p *tapPath) spent() (time.Duration, error) {
+	spent, err := softirqTime(0)
+	spent += p.sent
+	if p.beside != nil {
+		spent += p.beside.cpu()
+	}
+	return spent, err
+}
+
+// send has frames come in at the port. A program that forwards them reads a socket that holds few: it gets no more before these have passed.
+func (p *tapPath) send(ctx context.Context, count uint64) error {
+	const few = 32
+	if p.beside == nil {
+		return p.generate(ctx, count)
+	}
+	for n := uint64(0); n < count && ctx.Err() == nil; n += few {
+		passed := received(outName + "p")
+		if err := p.generate(ctx, few); err != nil {
+			return err
+		}
+		for deadline := time.Now().Add(200 * time.Millisecond); received(outName+"p") < passed+few && time.Now().Before(deadline); {
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+	return nil
+}
+
+func (p *tapPath) generate(ctx context.Context, count uint64) error {
+	began, err := ownTime()
+	if err != nil {
+		return err
+	}
+	if err := p.gen.Run(ctx, count, 0); err != nil {
+		return err
+	}
+	ended, err := ownTime()
+	p.sent += ended - began
+	return err
+}
+
+// received is how many frames a device has got.
+func received(name string) uint64 {
+	dev, err := netlink.LinkByName(name)
+	if err != nil {
+		return 0
+	}
+	return dev.Attrs().Statistics.RxPackets
+}
+
+// run has frames pass with one thing at the port. It runs on the lab's thread.
+func (p *tapPath) run(ctx context.Context, c *tapCase, count uint64) (err error) {
 	if err := c.make(); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.unmake()) }()
-	got := func(name string) uint64 {
-		dev, err := netlink.LinkByName(name)
-		if err != nil {
-			return 0
-		}
-		return dev.Attrs().Statistics.RxPackets
-	}
-	if err := l.gen.Run(ctx, 20_000, 0); err != nil { // caches
+	if err := p.send(ctx, count/5); err != nil { // caches
 		return err
 	}
-	out, tool := got(outName+"p"), got(toolName+"p")
-	made, err := l.gen.Made()
+	out, tool := received(outName+"p"), received(toolName+"p")
+	made, err := p.gen.Made()
 	if err != nil {
 		return err
 	}
-	began, err := spentOn(0)
+	began, err := p.spent()
 	if err != nil {
 		return err
 	}
-	if err := l.gen.Run(ctx, count, 0); err != nil {
+	if err := p.send(ctx, count); err != nil {
 		return err
 	}
-	ended, err := spentOn(0)
+	ended, err := p.spent()
 	if err != nil {
 		return err
 	}
 	took := ended - began
-	after, err := l.gen.Made()
+	after, err := p.gen.Made()
 	if err != nil {
 		return err
 	}
 	sent := float64(after - made)
-	if passed := float64(got(outName+"p") - out); passed < 0.99*sent {
+	if passed := float64(received(outName+"p") - out); passed < 0.99*sent {
 		return fmt.Errorf("of %.0f frames %.0f passed: %w", sent, passed, errLost)
 	}
-	if copied := float64(got(toolName+"p") - tool); copied < 0.99*c.copies*sent || copied > 1.01*c.copies*sent {
+	if copied := float64(received(toolName+"p") - tool); copied < 0.99*c.copies*sent || copied > 1.01*c.copies*sent {
 		return fmt.Errorf("of %.0f frames there are %.0f copies, want %.0f of each: %w", sent, copied, c.copies, errLost)
 	}
 	c.values.add(float64(took.Nanoseconds()) / sent)
-	b.logf("%s: %.0f ns/packet", c.name, float64(took.Nanoseconds())/sent)
+	p.logf("%s: %.0f ns/packet", c.name, float64(took.Nanoseconds())/sent)
 	return nil
 }
