@@ -16,10 +16,10 @@ import (
 
 // Config says what to look at.
 type Config struct {
-	DataDir, CaptureDir string
-	Quota, MinFree      int64 // octets; of CaptureDir
-	Used                int64 // octets that captures hold now
-	RingBytes           int64 // of memory for one source of packets
+	DataDir, CaptureDir string // CaptureDir is "" where nothing is captured: then nothing that only capturing needs is looked at
+	Quota, MinFree      int64  // octets; of CaptureDir
+	Used                int64  // octets that captures hold now
+	RingBytes           int64  // of memory for one source of packets
 	// Known reports whether an entry of CaptureDir belongs to somebody.
 	Known func(name string) bool
 }
@@ -28,9 +28,12 @@ type Config struct {
 // finding, not an error.
 func Look(ctx context.Context, cfg Config) []want.Finding {
 	list := host(cfg)
-	list = append(list, space(cfg), private(cfg.DataDir), leftovers(cfg))
+	if cfg.CaptureDir != "" {
+		list = append(list, space(cfg), leftovers(cfg))
+	}
+	list = append(list, private(cfg.DataDir))
 	for _, d := range []struct{ check, dir string }{{"disk_data", cfg.DataDir}, {"disk_captures", cfg.CaptureDir}} {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || d.dir == "" {
 			break
 		}
 		list = append(list, disk(ctx, d.check, d.dir))

@@ -94,3 +94,14 @@ func TestLookEndsWhenItIsToldTo(t *testing.T) {
 		}
 	}
 }
+
+// TestAHostThatCapturesNothing, as a controller's does not, is not told what capturing lacks.
+func TestAHostThatCapturesNothing(t *testing.T) {
+	for _, f := range Look(t.Context(), Config{DataDir: t.TempDir()}) {
+		switch f.Check {
+		case "clock", "private", "disk_data":
+		default:
+			t.Errorf("%+v", f)
+		}
+	}
+}

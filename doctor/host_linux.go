@@ -27,6 +27,9 @@ const rightsFix = "start it with the packaged service, or give it: setcap cap_ne
 
 // host does the checks of the machine.
 func host(cfg Config) []want.Finding {
+	if cfg.CaptureDir == "" {
+		return []want.Finding{clock()}
+	}
 	return []want.Finding{kernel(), rights(), socketFilter(), ringVersion(), afXDP(), clock(), memory(cfg.RingBytes)}
 }
 

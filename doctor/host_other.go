@@ -8,7 +8,10 @@ import (
 	"opentap/want"
 )
 
-func host(Config) []want.Finding {
+func host(cfg Config) []want.Finding {
+	if cfg.CaptureDir == "" {
+		return nil
+	}
 	return []want.Finding{found("kernel", want.Bad, "run opentapd on Linux", "this system cannot capture")}
 }
 

@@ -23,13 +23,15 @@ func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) contr
 	return func(ctx context.Context) (want.Examination, error) {
 		var facts want.Node
 		known := func(string) bool { return false }
+		captures := ""
 		if ag != nil {
 			_, facts = ag.Inventory()
 			known = ag.Owns
+			captures = cfg.captureDir()
 		}
 		x := want.Examination{Node: node, Time: time.Now().UTC(), Settings: settingsOf(cfg)}
 		x.Findings = doctor.Look(ctx, doctor.Config{
-			DataDir: cfg.DataDir, CaptureDir: cfg.captureDir(), Quota: int64(cfg.Retention.Quota),
+			DataDir: cfg.DataDir, CaptureDir: captures, Quota: int64(cfg.Retention.Quota),
 			MinFree: int64(cfg.Retention.MinFree), Used: facts.DiskUsed, RingBytes: int64(cfg.Ring.Blocks) * int64(cfg.Ring.BlockSize), Known: known,
 		})
 		if ag != nil {
