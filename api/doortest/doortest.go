@@ -19,6 +19,7 @@ import (
 	"opentap/fault"
 	"opentap/filter"
 	"opentap/point"
+	"opentap/tap"
 	"opentap/want"
 )
 
@@ -48,6 +49,7 @@ type Controller struct {
 	Live func(ctx context.Context, w io.Writer) error
 
 	mu     sync.Mutex
+	taps   tap.Change // what was changed last of the service and the flow
 	views  map[string]*want.View
 	asked  map[string]want.Request
 	lives  []want.LiveRequest

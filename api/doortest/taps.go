@@ -40,15 +40,38 @@ func about[V any](c *Controller, method, name, id string, v V) (V, error) {
 	return v, nil
 }
 
+// change keeps what is changed of the service and the flow.
+func (c *Controller) change(ch tap.Change, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		c.taps = ch
+	}
+}
+
+func (c *Controller) changed() tap.Change {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.taps
+}
+
 func (c *Controller) service() tap.ServiceView {
-	return tap.ServiceView{Service: tap.Service{ID: ServiceID, Project: "red", Name: "web", PortID: PortID, TunnelID: 7, Created: Epoch, Owner: "ann"}, Port: "eth1", Flows: 1, Report: aReport()}
+	v := tap.ServiceView{Service: tap.Service{ID: ServiceID, Project: "red", Name: "web", PortID: PortID, TunnelID: 7, Created: Epoch, Owner: "ann"}, Port: "eth1", Flows: 1, Report: aReport()}
+	if d := c.changed().Description; d != nil {
+		v.Description = *d
+	}
+	return v
 }
 
 func (c *Controller) flow() tap.FlowView {
-	return tap.FlowView{
+	v := tap.FlowView{
 		Flow: tap.Flow{ID: FlowID, Project: "red", Name: "web", ServiceID: ServiceID, PortID: PortID, Direction: tap.Both, Created: Epoch, Options: tap.Options{Filter: "tcp", Snap: 128, Expires: Epoch}},
 		Port: "eth1", Service: "web", Filtering: "TCP", Report: aReport(),
 	}
+	if o := c.changed().Options; o != nil {
+		v.Options = *o
+	}
+	return v
 }
 
 func (c *Controller) mirror() tap.MirrorView {
@@ -83,11 +106,9 @@ func (c *Controller) CreateTapServices(_ context.Context, _ auth.Identity, list 
 }
 
 func (c *Controller) UpdateTapService(_ context.Context, _ auth.Identity, name string, ch tap.Change) (tap.ServiceView, error) {
-	v, err := about(c, "UpdateTapService", name, ServiceID, c.service())
-	if ch.Description != nil {
-		v.Description = *ch.Description
-	}
-	return v, err
+	_, err := about(c, "UpdateTapService", name, ServiceID, 0)
+	c.change(ch, err)
+	return c.service(), err
 }
 
 func (c *Controller) DeleteTapService(_ context.Context, _ auth.Identity, name string) error {
@@ -113,11 +134,9 @@ func (c *Controller) CreateTapFlows(_ context.Context, _ auth.Identity, list []t
 }
 
 func (c *Controller) UpdateTapFlow(_ context.Context, _ auth.Identity, name string, ch tap.Change) (tap.FlowView, error) {
-	v, err := about(c, "UpdateTapFlow", name, FlowID, c.flow())
-	if ch.Options != nil {
-		v.Options = *ch.Options
-	}
-	return v, err
+	_, err := about(c, "UpdateTapFlow", name, FlowID, 0)
+	c.change(ch, err)
+	return c.flow(), err
 }
 
 func (c *Controller) DeleteTapFlow(_ context.Context, _ auth.Identity, name string) error {

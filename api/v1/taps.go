@@ -83,9 +83,9 @@ func tapRoutes(s *server) []httpapi.Route {
 		{Method: "POST", Path: "/v1/ports", Serve: s.createPort},
 	}
 	c := s.ctl
-	routes = append(routes, things("/v1/taps/services", "services", serviceKey, c.TapServices, c.TapService, c.DeleteTapService, change("name", c.UpdateTapService))...)
-	routes = append(routes, things("/v1/taps/flows", "flows", flowKey, c.TapFlows, c.TapFlow, c.DeleteTapFlow, change("name", c.UpdateTapFlow))...)
-	routes = append(routes, things("/v1/taps/mirrors", "mirrors", mirrorKey, c.TapMirrors, c.TapMirror, c.DeleteTapMirror, change("name", c.UpdateTapMirror))...)
+	routes = append(routes, things("/v1/taps/services", "services", serviceKey, c.TapServices, c.TapService, c.DeleteTapService, change("name", settling(s, c.UpdateTapService, serviceID, c.TapService)))...)
+	routes = append(routes, things("/v1/taps/flows", "flows", flowKey, c.TapFlows, c.TapFlow, c.DeleteTapFlow, change("name", settling(s, c.UpdateTapFlow, flowID, c.TapFlow)))...)
+	routes = append(routes, things("/v1/taps/mirrors", "mirrors", mirrorKey, c.TapMirrors, c.TapMirror, c.DeleteTapMirror, change("name", settling(s, c.UpdateTapMirror, mirrorID, c.TapMirror)))...)
 	return append(routes, things("/v1/ports", "ports", portKey, c.Ports, c.Port, c.DeletePort, change("name", c.UpdatePort))...)
 }
 
@@ -144,7 +144,7 @@ func (s *server) createTapService(w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	made, err := s.ctl.CreateTapServices(r.Context(), httpapi.Identity(r.Context()), []tap.Service{{Name: b.Name, Description: b.Description, Project: b.Project, PortID: port, Options: b.Options}})
-	return madeTap(s, w, r, made, err, func(v *tap.ServiceView) string { return v.ID }, s.ctl.TapService)
+	return madeTap(s, w, r, made, err, serviceID, s.ctl.TapService)
 }
 
 // madeTap answers with the one tap that was made, as it is once it is known what became of it.
@@ -152,13 +152,33 @@ func madeTap[V any](s *server, w http.ResponseWriter, r *http.Request, made []V,
 	if err != nil {
 		return err
 	}
-	ctx, tapID := r.Context(), idOf(&made[0])
-	s.ctl.SettleTap(ctx, tapID)
-	if v, err := show(ctx, httpapi.Identity(ctx), tapID); err == nil {
-		made[0] = v
-	}
-	return httpapi.WriteJSON(w, http.StatusCreated, made[0])
+	return httpapi.WriteJSON(w, http.StatusCreated, settled(r.Context(), s, httpapi.Identity(r.Context()), made[0], idOf, show))
 }
+
+// settling changes a tap, and shows it as it is once it is known what became of that.
+func settling[V any](s *server, do func(context.Context, auth.Identity, string, tap.Change) (V, error), idOf func(*V) string, show func(context.Context, auth.Identity, string) (V, error)) func(context.Context, auth.Identity, string, tap.Change) (V, error) {
+	return func(ctx context.Context, id auth.Identity, name string, ch tap.Change) (V, error) {
+		v, err := do(ctx, id, name, ch)
+		if err != nil {
+			return v, err
+		}
+		return settled(ctx, s, id, v, idOf, show), nil
+	}
+}
+
+// settled is a tap as it is once it is known what became of it, or else as it was.
+func settled[V any](ctx context.Context, s *server, id auth.Identity, v V, idOf func(*V) string, show func(context.Context, auth.Identity, string) (V, error)) V {
+	tapID := idOf(&v)
+	s.ctl.SettleTap(ctx, tapID)
+	if now, err := show(ctx, id, tapID); err == nil {
+		return now
+	}
+	return v
+}
+
+func serviceID(v *tap.ServiceView) string { return v.ID }
+func flowID(v *tap.FlowView) string       { return v.ID }
+func mirrorID(v *tap.MirrorView) string   { return v.ID }
 
 func (s *server) flowWish(w http.ResponseWriter, r *http.Request) (f tap.Flow, err error) {
 	if err := noQuery(r); err != nil {
@@ -190,7 +210,7 @@ func (s *server) createTapFlow(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	made, err := s.ctl.CreateTapFlows(r.Context(), httpapi.Identity(r.Context()), []tap.Flow{f})
-	return madeTap(s, w, r, made, err, func(v *tap.FlowView) string { return v.ID }, s.ctl.TapFlow)
+	return madeTap(s, w, r, made, err, flowID, s.ctl.TapFlow)
 }
 
 func (s *server) estimateTapFlow(w http.ResponseWriter, r *http.Request) error {
@@ -229,7 +249,7 @@ func (s *server) createTapMirror(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	made, err := s.ctl.CreateTapMirrors(r.Context(), httpapi.Identity(r.Context()), []tap.Mirror{m})
-	return madeTap(s, w, r, made, err, func(v *tap.MirrorView) string { return v.ID }, s.ctl.TapMirror)
+	return madeTap(s, w, r, made, err, mirrorID, s.ctl.TapMirror)
 }
 
 func (s *server) estimateTapMirror(w http.ResponseWriter, r *http.Request) error {
