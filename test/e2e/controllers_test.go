@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -103,68 +102,18 @@ func TestNetnsFleetLosesNoAcknowledgedChange(t *testing.T) {
 	left.join(a)
 	b.awaitNode("left", "connected")
 
-	var mu sync.Mutex
-	there, gone := map[string]bool{}, map[string]bool{}
-	failed := 0
-	stop := make(chan struct{})
-	var load sync.WaitGroup
-	for w, c := range []*machine{a, b, a, b} {
-		load.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				id := fmt.Sprintf("w%d-%d", w, i)
-				created := c.try("POST", "/v1/captures", m{"kind": "ethernet", "id": id, "points": []string{"left/tap0"}, "from": time.Now().Add(time.Hour)}).Status == 201
-				mu.Lock()
-				if created {
-					there[id] = true
-				} else {
-					failed++
-				}
-				mu.Unlock()
-				if created && i%3 == 0 {
-					mu.Lock()
-					delete(there, id) // while it is asked for, it may be either
-					mu.Unlock()
-					if c.try("DELETE", capturePath(id), nil).Status == 204 {
-						mu.Lock()
-						gone[id] = true
-						mu.Unlock()
-					}
-				}
-			}
-		})
-	}
-	count := func() int { mu.Lock(); defer mu.Unlock(); return len(there) }
-	eventually(t, "there is load", func() bool { return count() > 20 })
-	for i := range 3 { // one of them is the leader
-		etcd.kill(i)
-		n := count()
-		within(t, 3*patience, fmt.Sprintf("it goes on without member %d", i), func() bool { return count() > n+20 })
-		etcd.start(i)
-		n = count()
-		within(t, 3*patience, "it goes on with all", func() bool { return count() > n+20 })
-	}
-	close(stop)
-	load.Wait()
-	t.Logf("%d captures made, %d deleted, %d refused", len(there), len(gone), failed)
+	load := newChurn([]*machine{a, b}, func(c *machine, worker, i int) string {
+		id := fmt.Sprintf("w%d-%d", worker, i)
+		if c.try("POST", "/v1/captures", m{"kind": "ethernet", "id": id, "points": []string{"left/tap0"}, "from": time.Now().Add(time.Hour)}).Status != 201 {
+			return ""
+		}
+		return id
+	}, func(i int) bool { return i%3 != 0 }, func(c *machine, id string) bool { return c.try("DELETE", capturePath(id), nil).Status == 204 })
+	load.killEach(t, etcd)
 	for _, c := range []*machine{a, b} {
 		eventually(t, "controller "+c.name()+" shows all that was acknowledged", func() bool {
 			have := listed(t, c)
-			for id := range there {
-				if !have[id] {
-					return false
-				}
-			}
-			for id := range gone {
-				if have[id] {
-					return false
-				}
-			}
-			return true
+			return load.holds(func(id string) bool { return have[id] }, func(id string) bool { return have[id] })
 		})
 	}
 	eventually(t, "the host has it all", func() bool { n := a.node("left"); return n.Connected && !n.Behind && len(n.Problems) == 0 })

@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"opentap/internal/nettest"
@@ -110,55 +109,17 @@ func TestNetnsTapsLoseNoAcknowledgedChange(t *testing.T) {
 	source := a.portNamed("left/tap0")
 	service := a.ask(201, "POST", "/v2.0/taas/tap_services", m{"tap_service": m{"port_id": a.portNamed("right/tap0")}}).resource(t, "tap_service", "id")
 
-	var mu sync.Mutex
-	there, gone := map[string]bool{}, map[string]bool{}
-	refused := 0
-	stop := make(chan struct{})
-	var load sync.WaitGroup
-	for _, c := range []*machine{a, b, a, b} {
-		load.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				made := c.try("POST", "/v2.0/taas/tap_flows", m{"tap_flow": m{"source_port": source, "tap_service_id": service, "direction": "OUT", "name": fmt.Sprint(i)}})
-				mu.Lock()
-				id := ""
-				if made.Status == 201 {
-					id = made.resource(t, "tap_flow", "id")
-					there[id] = true
-				} else {
-					refused++
-				}
-				mu.Unlock()
-				if id != "" && i%8 != 0 { // most go again: the host copies for all that are there
-					mu.Lock()
-					delete(there, id) // while it is asked for, it may be either
-					mu.Unlock()
-					if c.try("DELETE", "/v2.0/taas/tap_flows/"+id, nil).Status == 204 {
-						mu.Lock()
-						gone[id] = true
-						mu.Unlock()
-					}
-				}
-			}
+	load := newChurn([]*machine{a, b}, func(c *machine, _, i int) string {
+		made := c.try("POST", "/v2.0/taas/tap_flows", m{"tap_flow": m{"source_port": source, "tap_service_id": service, "direction": "OUT", "name": fmt.Sprint(i)}})
+		if made.Status != 201 {
+			return ""
+		}
+		return made.resource(t, "tap_flow", "id")
+	}, func(i int) bool { return i%8 == 0 }, // most go again: the host copies for all that are there
+		func(c *machine, id string) bool {
+			return c.try("DELETE", "/v2.0/taas/tap_flows/"+id, nil).Status == 204
 		})
-	}
-	count := func() int { mu.Lock(); defer mu.Unlock(); return len(gone) }
-	eventually(t, "there is load", func() bool { return count() > 20 })
-	for i := range 3 { // one of them is the leader
-		etcd.kill(i)
-		n := count()
-		within(t, 3*patience, fmt.Sprintf("it goes on without member %d", i), func() bool { return count() > n+20 })
-		etcd.start(i)
-		n = count()
-		within(t, 3*patience, "it goes on with all", func() bool { return count() > n+20 })
-	}
-	close(stop)
-	load.Wait()
-	t.Logf("%d flows made, %d deleted, %d refused", len(there), len(gone), refused)
+	load.killEach(t, etcd)
 	for _, c := range []*machine{a, b} {
 		within(t, 3*patience, "controller "+c.name()+" shows all that was acknowledged, and that it is so", func() bool {
 			var list struct {
@@ -169,17 +130,7 @@ func TestNetnsTapsLoseNoAcknowledgedChange(t *testing.T) {
 			for _, f := range list.Flows {
 				have[f.ID] = f.Status
 			}
-			for id := range there {
-				if have[id] != "ACTIVE" {
-					return false
-				}
-			}
-			for id := range gone {
-				if have[id] != "" {
-					return false
-				}
-			}
-			return true
+			return load.holds(func(id string) bool { return have[id] == "ACTIVE" }, func(id string) bool { return have[id] != "" })
 		})
 	}
 }
