@@ -165,7 +165,10 @@ func (r *Registry) place(ctx context.Context, tok joinToken, j joining) (compare
 	}
 	if node.Value != nil {
 		if !again || had.Name != j.name {
-			return nil, nil, taken("this host is the node "+had.Name+" already", had.Name)
+			return nil, nil, &fault.Error{
+				Kind: fault.Conflict, Field: "node", Msg: "this host is the node " + had.Name + " already",
+				Hint: "to give it another name have it forgotten first (opentap node forget " + had.Name + "); to join as that node it takes a token made by opentap node join-token --node " + had.Name,
+			}
 		}
 	}
 	if name.Value != nil && string(name.Value) != j.id {

@@ -64,7 +64,7 @@ func serveAgent(ctx context.Context, cfg config, log *slog.Logger) error {
 		return err
 	}
 	if joined && text == "" && node != who.Name {
-		log.Warn("the fleet knows this host by another name than its configuration; it takes a new join token to change that", "name", who.Name, "configured", node)
+		log.Warn("the fleet knows this host by another name than its configuration; to change that have it forgotten (opentap node forget NAME), and let it join with a new token", "name", who.Name, "configured", node)
 		node = who.Name
 	}
 	ag, err := agent.New(cfg.agent(programVersion(), node), log.With("room", "agent"))
