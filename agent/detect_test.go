@@ -92,7 +92,7 @@ func TestNetnsDetectionBesideAMeter(t *testing.T) {
 	other, otherPort := newSender(t)
 	expr := fmt.Sprintf("udp dst port %d or udp dst port %d", port, otherPort)
 	h := newHost(t, func(c *Config) {
-		c.Flow.MaxFlows = 1 // each packet of another flow ends one, so that there is a record for it
+		c.Flow.MaxFlows = 1                                  // each packet of another flow ends one, so that there is a record for it
 		c.Flows = []FlowStore{{Point: "lo", Bytes: 8 << 20}} // without a filter, as the rules look: both share one source
 	})
 	h.start()

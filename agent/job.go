@@ -407,13 +407,13 @@ func (j *job) open(ctx context.Context, o want.OpenOptions) (*want.Retrieval, er
 func (j *job) readable() (want.Status, error) {
 	st := j.snapshot()
 	j.mu.Lock()
-	ready, expired := j.ready, j.memo.Expired
+	ready, expired, begins := j.ready, j.memo.Expired, j.spec.Query.From.UTC()
 	j.mu.Unlock()
 	switch {
 	case expired:
 		return st, fault.New(fault.NotFound, "the capture's data was removed when its retention had passed")
 	case st.State == want.Scheduled:
-		return st, &fault.Error{Kind: fault.NotReady, Msg: "the capture has not begun", RetryAfter: time.Second}
+		return st, &fault.Error{Kind: fault.NotReady, Msg: "the capture has not begun", Hint: "it begins at " + begins.Format(time.RFC3339), RetryAfter: time.Second}
 	case !ready && !st.State.Final():
 		return st, &fault.Error{Kind: fault.NotReady, Msg: "the capture is being resumed", RetryAfter: time.Second}
 	case st.Started.IsZero():
