@@ -41,7 +41,7 @@ TEXT
 fi
 
 # --- start ------------------------------------------------------------------------------------------------------------
-mkdir -p "$data"
+mkdir -p -m 700 "$data" # for its owner alone; one that is there stays as it is
 work=$(mktemp -d)
 log=$work/opentapd.log
 : >"$log"
