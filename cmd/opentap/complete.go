@@ -213,7 +213,9 @@ func flowNames(ctx context.Context, c *client.Client) ([]cobra.Completion, error
 
 func mirrorNames(ctx context.Context, c *client.Client) ([]cobra.Completion, error) {
 	all, err := c.Taps(ctx)
-	return completed(all.Mirrors, err, func(m *tap.MirrorView) (string, string) { return nameOrID(m.Name, m.ID), m.Port + " to " + m.Remote.String() })
+	return completed(all.Mirrors, err, func(m *tap.MirrorView) (string, string) {
+		return nameOrID(m.Name, m.ID), m.Port + " to " + m.Remote.String()
+	})
 }
 
 // nameOrID is what a tap is called by: its id when it has no name, or one that a shell would not take as a word.

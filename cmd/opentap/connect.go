@@ -3,10 +3,12 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"opentap/client"
@@ -41,7 +43,7 @@ func (a *app) findToken(addr string) (string, error) {
 		return readToken(a.tokenFile)
 	case os.Getenv("OPENTAP_TOKEN") != "":
 		return os.Getenv("OPENTAP_TOKEN"), nil
-	case !loopback(addr):
+	case !here(addr):
 		return "", nil
 	}
 	for _, d := range dataDirs() {
@@ -73,6 +75,23 @@ func withScheme(addr string) string {
 		return "http://" + addr
 	}
 	return "https://" + addr
+}
+
+// here reports whether the address is this machine's: what is sent there does not leave it.
+func here(addr string) bool {
+	u, err := url.Parse(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	if err != nil {
+		return loopback(addr)
+	}
+	own, err := net.InterfaceAddrs()
+	return loopback(addr) || err == nil && slices.ContainsFunc(own, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.Equal(ip.Unmap().AsSlice())
+	})
 }
 
 func loopback(addr string) bool {

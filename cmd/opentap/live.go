@@ -157,7 +157,11 @@ func (a *app) live(ctx context.Context, c *client.Client, q want.LiveRequest, f 
 		return err
 	}
 	l := t.account()
-	a.tell("%d packets, %s, to %s; %s", t.packets, octets(t.octets), where, report.Accounts(&l))
+	said := report.Accounts(&l)
+	if len(t.accounts) == 0 {
+		said = "cut before the node told what it had seen and dropped"
+	}
+	a.tell("%d packets, %s, to %s; %s", t.packets, octets(t.octets), where, said)
 	if n := l.DroppedTotal(); n > 0 {
 		a.say("warning: %d packets were dropped%s", n, report.Reasons(&l))
 		if f.onLoss {

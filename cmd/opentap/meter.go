@@ -104,7 +104,7 @@ func (m *meterRun) writer(w io.Writer) (recordWriter, error) {
 		}
 		return flowparquet.NewWriter(w), nil
 	}
-	return nil, usagef("-o %s: csv, classic, ndjson, parquet or arrow", f)
+	return nil, usagef("-o %s is no format of flow records; there are csv, classic, ndjson, parquet and arrow", f)
 }
 
 func (m *meterRun) run(ctx context.Context, files []string) (err error) {

@@ -77,12 +77,22 @@ func (a *app) project(p want.Project) error {
 		}
 		return text
 	}
+	share := func(used string, n int64, text string) string {
+		if n == 0 {
+			return used + ", bounded as everybody's"
+		}
+		return used + " of " + text
+	}
+	points := strings.Join(p.Points, ", ")
+	if points == "" && p.Name != "default" {
+		points = "none: --point says what it sees"
+	}
 	return a.fields([][2]string{
 		{"name", p.Name},
 		{"description", p.Description},
-		{"points", strings.Join(p.Points, ", ")},
-		{"captures", fmt.Sprintf("%d of %s", p.Used.Captures, bound(int64(p.Captures), strconv.Itoa(p.Captures)))},
-		{"holds", fmt.Sprintf("%s of %s", octets(p.Used.Bytes), bound(p.Bytes, octets(p.Bytes)))},
+		{"points", points},
+		{"captures", share(strconv.Itoa(p.Used.Captures), int64(p.Captures), strconv.Itoa(p.Captures))},
+		{"holds", share(octets(p.Used.Bytes), p.Bytes, octets(p.Bytes))},
 		{"longest capture", bound(int64(p.MaxDuration), report.Limit(p.MaxDuration))},
 		{"longest retention", bound(int64(p.MaxRetain), report.Limit(p.MaxRetain))},
 		{"may probe", yes(p.Probe)},

@@ -7,11 +7,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"opentap/capture/segment"
+	"opentap/fault"
 	"opentap/ledger"
 	"opentap/packet"
 	"opentap/pcap"
@@ -208,6 +210,9 @@ func (a *app) verify(ctx context.Context, dir string) (segment.Verification, err
 		}
 	})
 	p.done()
+	if errors.Is(err, syscall.ENOTDIR) {
+		return v, &fault.Error{Kind: fault.Invalid, Msg: dir + " is a file, and no recording", Hint: "opentap import FILE -d DIR makes a recording of a capture file"}
+	}
 	if err != nil {
 		return v, err
 	}

@@ -155,8 +155,19 @@ and known from then on (opentap/known_hosts in your configuration directory); wh
 		a.queryCmd(), a.importCmd(), a.verifyCmd(), a.repairCmd(), a.compressCmd())
 	root.InitDefaultCompletionCmd()
 	root.AddCommand(a.recordersCmd(), a.detectCmd(), a.probeCmd(), a.fabricCmd(), a.labCmd(), a.storeCmd(), a.projectsCmd(), a.dashboardCmd(), a.topCmd(), a.tapCmd(), a.portsCmd(), a.auditCmd())
+	groups(root)
 	a.completions(root)
 	return root
+}
+
+// groups has commands that only hold others show their help, and refuse a word that is none of them.
+func groups(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		if !sub.Runnable() {
+			sub.Args, sub.RunE = cobra.NoArgs, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+		groups(sub)
+	}
 }
 
 // do wraps a command's function: it marks that the arguments were right, and interrupts it when a signal comes.

@@ -189,7 +189,7 @@ func (a *app) tapFlowCreateCmd() *cobra.Command {
 func (a *app) tapMirrorCreateCmd() *cobra.Command {
 	var t tapFlags
 	var port, remote, kind string
-	var directions map[string]string
+	directions := tunnels{}
 	var dry bool
 	cmd := &cobra.Command{
 		Use: "create", Short: "Send copies of a port's packets in a tunnel to an address", Args: cobra.NoArgs,
@@ -203,14 +203,7 @@ func (a *app) tapMirrorCreateCmd() *cobra.Command {
 				return usagef("--remote %q is not an address", remote)
 			}
 			q := client.TapMirrorWish{
-				Name: t.name, Description: t.description, Project: t.project, Port: port, Directions: map[tap.Direction]uint32{}, Remote: remote, Type: tap.Encap(kind), Options: o,
-			}
-			for d, text := range directions {
-				id, err := strconv.ParseUint(text, 0, 32)
-				if err != nil {
-					return usagef("--directions %s=%s: %q is not a tunnel id", d, text, text)
-				}
-				q.Directions[tap.Direction(strings.ToUpper(d))] = uint32(id)
+				Name: t.name, Description: t.description, Project: t.project, Port: port, Directions: directions, Remote: remote, Type: mirrorType(kind), Options: o,
 			}
 			if dry {
 				e, err := c.EstimateTapMirror(ctx, q)
@@ -229,8 +222,8 @@ func (a *app) tapMirrorCreateCmd() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&port, "port", "", "whose packets are copied: id, name or node/name")
 	f.StringVar(&remote, "remote", "", "address that copies are sent to")
-	f.StringVar(&kind, "type", "gre", "gre, erspan1, erspan2, vxlan or geneve")
-	f.StringToStringVar(&directions, "directions", nil, "IN=ID, OUT=ID or BOTH=ID: the tunnel id of each direction")
+	f.StringVar(&kind, "type", "gre", "gre, erspan1, erspan2, vxlan or geneve; Neutron's erspanv1 is erspan1")
+	f.Var(directions, "directions", "the tunnel id of each direction: IN=101,OUT=102, or BOTH=7")
 	f.StringVar(&t.project, "project", "", "whose it is (default: your own)")
 	f.BoolVar(&dry, "dry-run", false, "make nothing; say what it would mean for the network")
 	t.texts(f)
@@ -239,6 +232,33 @@ func (a *app) tapMirrorCreateCmd() *cobra.Command {
 		_ = cmd.MarkFlagRequired(name)
 	}
 	return cmd
+}
+
+// tunnels are the tunnel ids of a mirror's directions, as an option.
+type tunnels map[tap.Direction]uint32
+
+func (t tunnels) String() string { return "" }
+
+func (t tunnels) Type() string { return "direction=id" }
+
+func (t tunnels) Set(s string) error {
+	for part := range strings.SplitSeq(s, ",") {
+		d, text, _ := strings.Cut(part, "=")
+		id, err := strconv.ParseUint(text, 0, 32)
+		if err != nil {
+			return fmt.Errorf("%q is no direction and its tunnel id, such as IN=101", part)
+		}
+		t[tap.Direction(strings.ToUpper(d))] = uint32(id)
+	}
+	return nil
+}
+
+// mirrorType is what a mirror's type is called here; Neutron writes a v.
+func mirrorType(s string) tap.Encap {
+	if rest, ok := strings.CutPrefix(s, "erspanv"); ok {
+		return tap.Encap("erspan" + rest)
+	}
+	return tap.Encap(s)
 }
 
 // tapUpdateCmd changes the name, the description and the time of a tap.

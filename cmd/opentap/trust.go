@@ -19,7 +19,7 @@ func (a *app) trust(addr string) client.Trust {
 	if dir, err := os.UserConfigDir(); err == nil {
 		t.Pins = filepath.Join(dir, "opentap", "known_hosts")
 	}
-	if loopback(addr) {
+	if here(addr) {
 		for _, d := range dataDirs() {
 			t.Also = append(t.Also, filepath.Join(d, "tls", cert.AuthorityFile))
 		}
