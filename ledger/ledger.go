@@ -15,8 +15,8 @@ type Reason uint8
 const (
 	Ring       Reason = iota // the kernel ring was full: the reader was late
 	Disk                     // the disk was late or refused the write
-	Memory                   // a memory budget was used up
-	Limit                    // the capture's own packet or byte limit was reached within the window
+	Memory                   // a memory budget was used up; nothing counts under it now
+	Limit                    // the capture's own packet or byte limit was reached within the window; it ends there now, and nothing counts under it
 	Corrupt                  // stored, and lost since: a chunk that no longer reads back (crash, bad disk)
 	Other                    // for a reason that the reader of an account does not know: it comes from a newer version
 	SlowReader               // the reader of a live stream was late: its buffer was full
