@@ -78,7 +78,8 @@ func (v *Verification) catalogue(dir string, segments []Info) {
 	for i := range segments {
 		in := segments[i]
 		noted, ok := known.info(dir, in.Number)
-		if in.Catalogued = true; ok && noted.Path == in.Path && noted != in {
+		in.Catalogued, in.IndexBytes = true, noted.IndexBytes // which may have changed meanwhile
+		if ok && in.Sealed && noted.Path == in.Path && noted != in {
 			v.Problems = append(v.Problems, Problem{Path: in.Path, Index: true, Msg: "the catalogue says something else about it; repair makes it anew"})
 		}
 	}
