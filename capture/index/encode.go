@@ -31,6 +31,7 @@ func (b *Builder) encode(dst []byte) []byte {
 
 	at := len(dst)
 	h.front = uint32(partFixed + 8*len(b.chunks) + len(frequent)*(4+h.bitmapSize()) + 8*int(h.buckets))
+	dst = slices.Grow(dst, int(h.front)+8*len(b.blocks)+len(b.keys)*h.entryBits()/8+8*int(h.buckets)+64) // nearly always enough
 	dst = append(dst, make([]byte, partFixed)...)
 	for _, c := range b.chunks {
 		dst = le.AppendUint32(dst, c.headerCRC)

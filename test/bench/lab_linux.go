@@ -132,6 +132,24 @@ func (l *lab) setMix(mix nettest.Mix) error {
 	return err
 }
 
+// warmed is more than any tool takes besides its ring.
+const warmed = 256 << 20
+
+// warmMemory takes so many octets and gives them back. The host of a virtual machine takes back what is free, and gives it
+// again, slowly, to the first that touches it: that would be who happens to come after a pause, and has nothing to do with
+// recording.
+func warmMemory(n int) error {
+	m, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return fmt.Errorf("take %d octets of memory: %w", n, err)
+	}
+	unix.Madvise(m, unix.MADV_HUGEPAGE) // advice
+	for i := 0; i < len(m); i += 4096 {
+		m[i] = 1
+	}
+	return unix.Munmap(m)
+}
+
 // pin puts the calling thread, and what it starts, on a CPU.
 func pin(cpu int) error {
 	var set unix.CPUSet
@@ -230,6 +248,9 @@ func (l *lab) run(ctx context.Context, t *tool, out string, count, rate uint64) 
 			}
 			defer func() { err = errors.Join(err, l.servePort()) }()
 			ready = func(ctx context.Context, p *process) error { return portReady(ctx, p, out) }
+		}
+		if err := warmMemory(warmed); err != nil {
+			return err
 		}
 		name, args := t.command(out)
 		if p, err = start(ctx, name, args...); err != nil {
