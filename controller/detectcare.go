@@ -44,6 +44,13 @@ type chore struct {
 // look does what is due now. Errors are the store's: what could not be done is due the next time.
 func (k *carer) look(ctx context.Context, now time.Time) {
 	c, d := k.c, k.c.detection
+	d.mu.Lock()
+	none := len(d.order) == 0
+	d.mu.Unlock()
+	if none {
+		clear(k.written)
+		return
+	}
 	c.mu.Lock()
 	connected := make(map[string]bool)
 	for _, n := range c.nodes {
