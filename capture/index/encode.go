@@ -180,7 +180,8 @@ func (b *Builder) bucket(dst []byte, bucket uint32, frequent []uint32, maps int)
 		return dst
 	}
 	dst = slices.Grow(dst, (len(entries)*int(1+h.rice+h.valueBits())+int(h.groups()>>h.rice))/8+32)
-	end := len(dst) + h.pack(dst[len(dst):cap(dst)], entries, b.sieve.of(h, bucket))
+	b.sieve.bucket(h, bucket, entries)
+	end := len(dst) + h.pack(dst[len(dst):cap(dst)], entries)
 	return le.AppendUint32(dst[:end], uint32(len(entries)))
 }
 
@@ -227,28 +228,27 @@ next:
 }
 
 // pack writes the entries as a string of bits, the first ones lowest, and returns how many octets it takes. dst must have
-// room for eight octets more. It notes their keys in their part of the sieve.
-func (h *partHead) pack(dst []byte, entries []uint32, noted []uint64) int {
-	rice, low, drop := uint(h.rice&15), uint(h.valueBits()&15), (h.prefixBits-sieveBits)&31
+// room for eight octets more.
+func (h *partHead) pack(dst []byte, entries []uint32) int {
+	rice := uint(h.rice & 15)
+	each, mask := 1+rice+uint(h.valueBits()), uint64(1)<<rice-1
 	at, acc, n := 0, uint64(0), uint(0)
 	previous := uint32(0)
 	for _, e := range entries {
 		gap := uint64(e>>maxValue - previous)
 		previous = e >> maxValue
-		q := uint(gap >> rice)
-		for ; q > 16; q -= 16 {
+		rest := 1 | (gap&mask|uint64(e&valued)<<rice)<<1
+		gap >>= rice
+		for ; gap > 16; gap -= 16 {
 			le.PutUint16(dst[at:], uint16(acc))
 			at, acc = at+2, acc>>16 // fewer than eight bits are in acc
 		}
-		rest := gap&(1<<rice-1) | uint64(e&valued)<<rice
-		acc |= (1 | rest<<1) << ((q + n) & 63)
-		n += q + 1 + rice + low
+		n += uint(gap)
+		acc |= rest << (n & 63)
 		le.PutUint64(dst[at:], acc)
-		if bit := (e & valued) >> drop; int(bit>>6) < len(noted) {
-			noted[bit>>6] |= 1 << (bit & 63)
-		}
-		at += int(n >> 3)
+		n += each
 		acc >>= n & 56
+		at += int(n >> 3)
 		n &= 7
 	}
 	return at + int(n+7)>>3

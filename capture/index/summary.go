@@ -60,13 +60,17 @@ func (h *partHead) noted() bool {
 	return h.prefixBits >= sieveBits && h.bucketBits() <= sieveBits-6
 }
 
-// of returns the bucket's words, in which the bits of its values are noted; nil if they are not to be.
-func (s *sieve) of(h *partHead, bucket uint32) []uint64 {
+// bucket notes the values of a bucket's entries.
+func (s *sieve) bucket(h *partHead, bucket uint32, entries []uint32) {
 	if !h.noted() {
-		return nil
+		return
 	}
 	n := uint32(1) << (sieveBits - 6 - h.bucketBits())
-	return s.bits[bucket*n:][:n]
+	words, drop := s.bits[bucket*n:][:n], (h.prefixBits-sieveBits)&31
+	for _, e := range entries {
+		bit := (e & valued) >> drop
+		words[bit>>6] |= 1 << (bit & 63)
+	}
 }
 
 // prefix notes a prefix that is in no bucket.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"opentap/packet"
@@ -146,4 +147,35 @@ func TestSummaryGolden(t *testing.T) {
 	b.Chunk(c, 336, 1, 0xcafef00d, marks)
 	parts := b.Part(nil)
 	golden(t, "summary", b.Summary(parts)[len(parts):])
+}
+
+// What the sieve notes bucket by bucket of a large part is what its keys say one by one, those with bitmaps too.
+func TestSieveOfLargePart(t *testing.T) {
+	for _, flows := range []uint32{300, 100_000} {
+		l := &lab{flows: flows, random: rand.New(rand.NewPCG(4, 4)), sizes: []int{62}}
+		s, b := NewScanner(packet.LinkEthernet), NewBuilder(packet.LinkEthernet, 1, 1)
+		want := make([]uint64, len(b.sieve.bits))
+		var k Keys
+		for !b.Full() {
+			s.Begin(&k)
+			marks := []Mark{{}}
+			for i := range 40_000 {
+				if i%178 == 177 {
+					s.Next()
+					marks = append(marks, Mark{Offset: uint32(i)})
+				}
+				s.Frame(l.next())
+			}
+			for _, k := range k.list() {
+				want[k>>(32-sieveBits)>>6] |= 1 << (k >> (32 - sieveBits) & 63)
+			}
+			b.Add(&k, 4<<20, 1, marks)
+		}
+		b.Part(nil)
+		if h := &b.head; !slices.Equal(b.sieve.bits, want) {
+			t.Errorf("%d flows: the sieve has other bits than the keys (prefixes of %d bits, %d buckets)", flows, h.prefixBits, h.buckets)
+		} else if h.common == 0 || flows > 1000 && !h.noted() {
+			t.Errorf("%d flows prove little: %d bitmaps, noted by buckets: %v", flows, h.common, h.noted())
+		}
+	}
 }
