@@ -8,6 +8,7 @@ import (
 	"sort"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"opentap/capture"
 	"opentap/flow"
@@ -55,6 +56,7 @@ type meter struct {
 	point   string
 	table   *flow.Table
 	att     *capture.Attachment
+	late    time.Time // see lateGap
 	pending []flow.Record
 	apart   uint64 // as last reported to f
 	patient bool   // nobody waits for the meter: it may wait for the disk
@@ -171,7 +173,7 @@ func (f *flows) begin(m *memo, resumed bool) (err error) {
 	f.written.Go(f.write)
 	go f.watch()
 	for _, t := range f.meters {
-		awaitOpen(t.att)
+		t.late = awaitOpen(t.att)
 	}
 	return nil
 }
@@ -273,7 +275,7 @@ func (f *flows) look(memo *memo) {
 	for _, m := range f.meters {
 		pr := m.att.Progress()
 		total.Add(&pr.Account)
-		gaps = append(gaps, gapsOf(pr.Gaps, m.point)...)
+		gaps = append(append(gaps, lateGap(m.point, m.late, &pr)...), gapsOf(pr.Gaps, m.point)...)
 	}
 	if lost := f.lostCount.Load(); lost > 0 {
 		lost = min(lost, total.Captured)

@@ -196,15 +196,15 @@ func (j *job) run(ctx context.Context) {
 	}
 	j.set(true, func(m *memo) {
 		c := j.get()
-		if known {
-			since := m.Status.Updated
+		since := m.Status.Updated
+		if err = j.taker.begin(m, resumed); err != nil {
+			return
+		}
+		if known { // until now, when packets are taken again
 			if alive := j.a.keep.alive; alive.After(since) {
 				since = alive // nothing had changed in between
 			}
 			m.Status.Gaps = appendGap(m.Status.Gaps, since, time.Now().UTC(), c.End())
-		}
-		if err = j.taker.begin(m, resumed); err != nil {
-			return
 		}
 		j.mu.Lock()
 		j.ready = true // before it is told that it runs

@@ -43,6 +43,7 @@ type stream struct {
 	baseBytes int64          // likewise, on disk
 	w         *segment.Writer
 	att       *capture.Fan
+	late      time.Time // see lateGap
 	p         *packets
 
 	mu    sync.Mutex
@@ -125,7 +126,7 @@ func (p *packets) begin(m *memo, resumed bool) (err error) {
 	}
 	go p.watch()
 	for _, s := range p.streams {
-		awaitOpen(s.att)
+		s.late = awaitOpen(s.att)
 	}
 	return nil
 }
@@ -157,25 +158,6 @@ func (p *packets) resume(st *want.Status) {
 	st.Ledger = p.base()
 	p.limit.packets.Add(st.Ledger.Captured)
 	p.limit.octets.Add(st.Ledger.StoredOctets)
-}
-
-// openPatience is how long a capture may take to begin before it is called running without being so yet.
-const openPatience = 5 * time.Second
-
-// attached is an attachment, or several as one.
-type attached interface {
-	Open() <-chan struct{}
-	Done() <-chan struct{}
-	Progress() capture.Progress
-	Detach(ctx context.Context) error
-}
-
-// awaitOpen returns when the point is observed, so that a capture is called running when it is, and not before.
-func awaitOpen(att attached) {
-	select {
-	case <-att.Open():
-	case <-time.After(openPatience):
-	}
 }
 
 // engineSpec is what the engine has to do for one point of a capture. With spent the capture's limits were reached before
@@ -310,7 +292,7 @@ func (p *packets) look(m *memo) {
 		pr := s.att.Progress()
 		acc, stats := s.account(&pr), s.w.Stats()
 		total.Add(&acc)
-		gaps = append(gaps, gapsOf(pr.Gaps, s.point)...)
+		gaps = append(append(gaps, lateGap(s.point, s.late, &pr)...), gapsOf(pr.Gaps, s.point)...)
 		bytes += s.baseBytes + int64(stats.FileOctets)
 	}
 	st.Ledger = total
