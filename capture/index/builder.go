@@ -72,9 +72,6 @@ func (b *Builder) Add(k *Keys, octets int, headerCRC uint32, marks []Mark) {
 	if len(marks) == 0 {
 		return
 	}
-	if b.keys == nil {
-		b.keys = make([]Key, 0, partKeys+2*firstKeys) // of which little is touched by a recording that is slow
-	}
 	base := uint32(len(b.keys))
 	b.append(k.list()...)
 	for _, end := range k.ends {
@@ -88,6 +85,9 @@ func (b *Builder) Add(k *Keys, octets int, headerCRC uint32, marks []Mark) {
 }
 
 func (b *Builder) append(keys ...Key) {
+	if n := len(b.keys) + len(keys); n > cap(b.keys) {
+		b.keys = append(make([]Key, 0, max(n, 2*cap(b.keys))), b.keys...)
+	}
 	b.keys = append(b.keys, keys...)
 	for _, k := range keys {
 		b.counts[k>>(32-countBits)]++

@@ -98,7 +98,7 @@ func (b *Builder) sort() {
 	h := &b.head
 	keys := b.keys
 	if cap(b.sorted) < len(keys) {
-		b.sorted = make([]uint32, cap(keys))
+		b.sorted = make([]uint32, len(keys)+len(keys)/8)
 	}
 	b.sorted = b.sorted[:len(keys)]
 	sorted := b.sorted

@@ -15,10 +15,10 @@ func (k *Keys) Reset() { k.n, k.ends = 0, k.ends[:0] }
 
 func (k *Keys) list() []Key { return k.room[:k.n] }
 
-// Room for keys: at first, about what a chunk of 4 MiB of short packets has; and what a frame can have at most, which is
-// each of maxTags tags twice, maxExtensions+1 protocols and a handful besides.
+// Room for keys: at first, of which a slow recording needs no more; and what a frame can have at most, which is each of maxTags tags
+// twice, maxExtensions+1 protocols and a handful besides.
 const (
-	firstKeys = 64 << 10
+	firstKeys = 8 << 10
 	frameKeys = 64
 )
 
