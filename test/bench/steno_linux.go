@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -128,11 +129,38 @@ func (s *steno) read(ctx context.Context, text string) (n int, u usage, err erro
 	return n, u, err
 }
 
+// What stenotype captures beside the others.
+const (
+	besideCount = 2_700_000 // packets of IMIX in a GB
+	besideRate  = 150_000   // that it takes
+	besideMost  = 10        // GB: at this rate it takes three minutes
+)
+
+// beside says how many GB are captured by each of them, and whether tcpdump is one of them: the largest of the sizes that are
+// searched, as far as the disk has room.
+func (b *bench) beside() (gb float64, three bool, err error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(b.dir, &fs); err != nil {
+		return 0, false, err
+	}
+	free := (float64(fs.Bavail)*float64(fs.Bsize) - diskNeeded) / 1e9
+	gb = max(1, min(slices.Max(b.sizes), besideMost))
+	if three = free > 3*gb; !three {
+		b.note("tcpdump is not asked beside stenographer: the disk is too small for it too")
+		gb = max(1, min(gb, free/2))
+	}
+	return gb, three, nil
+}
+
 // queryBeside asks ours, tcpdump and stenographer about the same packets: all three have captured them at the same time.
 func (b *bench) queryBeside(ctx context.Context) error {
 	if err := canSteno(); err != nil {
 		b.note("stenographer is left out: %v", err)
 		return nil
+	}
+	gb, three, err := b.beside()
+	if err != nil {
+		return err
 	}
 	l, err := newLab()
 	if err != nil {
@@ -152,7 +180,6 @@ func (b *bench) queryBeside(ctx context.Context) error {
 	defer os.RemoveAll(b.file(stenoDir))
 	var s *steno
 	var began, ended time.Time
-	const count, rate = 2_700_000, 150_000 // what stenotype takes beside the others
 	err = l.do(func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
@@ -170,7 +197,7 @@ func (b *bench) queryBeside(ctx context.Context) error {
 		var running []*process
 		for _, t := range tools {
 			out := dir
-			if t.name == "tcpdump" {
+			if t.name == "tcpdump" && three {
 				out = file
 			} else if t.name != "opentap" {
 				continue
@@ -182,11 +209,11 @@ func (b *bench) queryBeside(ctx context.Context) error {
 			}
 			running = append(running, p)
 		}
-		if err := l.rings(ctx, 3); err != nil {
+		if err := l.rings(ctx, 1+len(running)); err != nil {
 			return err
 		}
 		began = time.Now()
-		if err := l.gen.Run(ctx, count, rate); err != nil {
+		if err := l.gen.Run(ctx, uint64(gb*besideCount), besideRate); err != nil {
 			return err
 		}
 		ended = time.Now()
@@ -207,6 +234,9 @@ func (b *bench) queryBeside(ctx context.Context) error {
 	ours, err := countStored(dir)
 	if err != nil {
 		return err
+	}
+	if !three {
+		file = ""
 	}
 	// A whole second for the part of the time: stenographer knows no parts of it.
 	from := began.Add(ended.Sub(began) / 2).Truncate(time.Second)
