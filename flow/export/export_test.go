@@ -159,7 +159,10 @@ func reconnects(t *testing.T, l net.Listener, c Config) {
 			records += dataRecords(m)
 		}
 		_ = conn.Close()
-		waitFor(t, "noticing", func() bool { s := x.Status(); return !s.Connected && s.Waiting == 0 })
+		waitFor(t, "noticing", func() bool { // it may be connected again already
+			s := x.Status()
+			return (!s.Connected || s.Reconnects > uint64(session)) && s.Waiting == 0
+		})
 	}
 	cancel()
 	<-done
