@@ -47,7 +47,7 @@ type Config struct {
 	IdleTimeout   time.Duration // a flow ends this long after its last packet
 	ActiveTimeout time.Duration // a flow is reported, and begins anew, this long after its earliest packet
 	LingerTimeout time.Duration // a TCP flow that saw its end (FIN, RST) waits this long for trailing packets; at most IdleTimeout counts
-	MaxFlows      int           // most flows alive; memory is bounded by 128 octets each
+	MaxFlows      int           // most flows alive; memory is bounded by 128 octets each, those that end within the same 8 ms some 24 to 48 more, and 200 KiB
 	Bidirectional bool          // both directions in one record, RFC 5103: the initiator is who sent the first packet seen
 	Sampling      uint32        // the packets are one in this many; records say so. 0 and 1: all of them
 	Inner         bool          // Meter and Parallel: of a tunnel's packet, meter what it carries (packet.Parsed.Inner)
