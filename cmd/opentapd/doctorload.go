@@ -60,15 +60,17 @@ func readerFinding(recorders []want.RecorderView, dedicated map[string]int, cpus
 		}
 		lost = append(lost, fmt.Sprintf("%s %d of %d", r.Point, n, a.Seen-min(a.Seen, a.Filtered)))
 		_, own := dedicated[r.Point]
+		have := max(r.Fanout, 1)
+		rings := min(2*have, cpus/2) // a reader and what writes for it take nearly two processors, docs/performance.md
 		switch {
 		case own:
 			fix = append(fix, "more memory for "+r.Point+" in points.devices")
-		case r.Fanout >= cpus || cpus < 2:
+		case rings <= have:
 			fix = append(fix, "a larger ring.blocks")
 		case r.Origin == want.FromAPI:
-			fix = append(fix, fmt.Sprintf("opentap recorders set %s --fanout %d", r.Point, min(2*max(r.Fanout, 1), cpus)))
+			fix = append(fix, fmt.Sprintf("opentap recorders set %s --fanout %d", r.Point, rings))
 		default:
-			fix = append(fix, fmt.Sprintf("fanout: %d for the recorder of %s", min(2*max(r.Fanout, 1), cpus), r.Point))
+			fix = append(fix, fmt.Sprintf("fanout: %d for the recorder of %s", rings, r.Point))
 		}
 	}
 	if len(lost) > 0 {

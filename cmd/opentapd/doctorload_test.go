@@ -43,7 +43,7 @@ func TestTheDoctorAdvisesAFanout(t *testing.T) {
 		{"of the API", lost("eth0", want.FromAPI, 0, 7), 4, "opentap recorders set eth0 --fanout 2"},
 		{"of the configuration, with one already", lost("eth0", want.FromConfiguration, 2, 7), 8, "fanout: 4 for the recorder of eth0"},
 		{"more readers than processors", lost("eth0", want.FromAPI, 4, 7), 4, "ring.blocks"},
-		{"one processor", lost("eth0", want.FromAPI, 0, 7), 1, "ring.blocks"},
+		{"no processor for another", lost("eth0", want.FromAPI, 0, 7), 2, "ring.blocks"},
 		{"a dedicated port", lost("mirror0", want.FromAPI, 0, 7), 4, "points.devices"},
 	} {
 		f := readerFinding([]want.RecorderView{c.view}, dedicated, c.cpus)
