@@ -12,6 +12,7 @@ import (
 const (
 	partMagic   = "OTIP"
 	partVersion = 2
+	partMake    = 1 // how parts are made within the version: another make answers the same with other octets
 	partFixed   = 64
 
 	// MaxFront is the most that a reader has to read of a part at once, in octets.
@@ -63,7 +64,7 @@ func (h *partHead) put(b []byte) {
 	le.PutUint32(b[44:], h.buckets)
 	le.PutUint32(b[48:], h.common)
 	le.PutUint32(b[52:], h.blockCRC)
-	b[56], b[57], b[58], b[59] = h.prefixBits, h.groupBits, h.rice, 0
+	b[56], b[57], b[58], b[59] = h.prefixBits, h.groupBits, h.rice, partMake
 	le.PutUint32(b[60:], 0)
 	le.PutUint32(b[16:], crc32.Checksum(b[:h.front], castagnoli))
 }
@@ -88,9 +89,14 @@ func (h *partHead) parse(b []byte) bool {
 	return uint64(h.front) == front && uint64(h.length) >= front+8*uint64(h.blocks) && uint64(h.first)+uint64(h.chunks) < 1<<32
 }
 
-// Outdated reports whether an index file that begins with b is of another version of the format: it is no damage, and built anew.
+// Outdated reports whether an index file that begins with b is of an older version of the format, or of an older make: no damage,
+// but not what would be built now. Those of an older make answer as well; those of an older version are not read.
 func Outdated(b []byte) bool {
-	return len(b) >= 6 && string(b[:4]) == partMagic && le.Uint16(b[4:]) < partVersion
+	if len(b) < partFixed || string(b[:4]) != partMagic {
+		return false
+	}
+	version := le.Uint16(b[4:])
+	return version < partVersion || version == partVersion && b[59] < partMake
 }
 
 // Length returns how long the part that starts with b is, and its front, in octets; zeros if b starts no part. b holds

@@ -233,12 +233,19 @@ func TestOutdatedIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	was := bytes.Clone(b)
+	for at, older := range map[int]byte{59: 0, 4: 1} { // of an older make, of an older version
+		b = bytes.Clone(was)
+		b[at] = older
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := Verify(context.Background(), dir, nil); err != nil || len(v.Problems) > 0 || v.Missing != 1 {
+			t.Errorf("octet %d is %d: %+v, %v", at, older, v, err)
+		}
+	}
 	b[4] = 1
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
-	}
-	if v, err := Verify(context.Background(), dir, nil); err != nil || len(v.Problems) > 0 || v.Missing != 1 {
-		t.Errorf("%+v, %v", v, err)
 	}
 	if n, err := Reindex(context.Background(), dir, false); err != nil || n != 1 {
 		t.Errorf("built %d, %v", n, err)
