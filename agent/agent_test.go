@@ -16,6 +16,7 @@ import (
 	"opentap/capture"
 	"opentap/fault"
 	"opentap/filter"
+	"opentap/internal/await"
 	"opentap/ledger"
 	"opentap/want"
 )
@@ -124,15 +125,6 @@ func needsRing(t *testing.T) {
 	}
 }
 
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
-}
-
 func uidOf(n int) string { return fmt.Sprintf("%032x", n) }
 
 // asked is a capture of UDP to one port of the loopback.
@@ -198,7 +190,7 @@ func (h *host) state(uid string) want.Status {
 
 func (h *host) awaitState(uid string, s want.State) want.Status {
 	h.t.Helper()
-	until(h.t, "the capture is "+string(s), func() bool {
+	await.Until(h.t, "the capture is "+string(s), func() bool {
 		st := h.state(uid)
 		if st.State.Final() && st.State != s {
 			h.t.Fatalf("ended as %+v, want %s", st, s)
@@ -246,7 +238,7 @@ func TestNetnsLifeOfCaptures(t *testing.T) {
 		h.awaitState(c.UID, want.Running)
 	}
 	out.send(100)
-	until(t, "all is counted", func() bool {
+	await.Until(t, "all is counted", func() bool {
 		return h.state(pk.UID).Ledger.Captured == 100 && h.state(fl.UID).Ledger.Captured == 100 && h.state(ct.UID).Records > 2
 	})
 	r, live := h.read(pk.UID, want.OpenOptions{Format: want.PcapNG})
@@ -265,13 +257,13 @@ func TestNetnsLifeOfCaptures(t *testing.T) {
 
 	// Ended with the agent, it goes on with the next.
 	h.restart()
-	until(t, "it is resumed", func() bool { return len(h.state(pk.UID).Gaps) == 1 })
+	await.Until(t, "it is resumed", func() bool { return len(h.state(pk.UID).Gaps) == 1 })
 	st := h.awaitState(pk.UID, want.Running)
 	if st.Ledger.Captured != 100 {
 		t.Errorf("resumed: %+v", st)
 	}
 	h.awaitState(fl.UID, want.Running)
-	until(t, "the point is seen again", func() bool { out.send(1); return h.state(pk.UID).Ledger.Captured > 100 })
+	await.Until(t, "the point is seen again", func() bool { out.send(1); return h.state(pk.UID).Ledger.Captured > 100 })
 	if _, again := h.read(pk.UID, want.OpenOptions{Format: want.PcapNG, ETag: r.ETag}); string(again) != string(live) {
 		t.Error("the same ETag gave other octets after a restart")
 	}
@@ -292,7 +284,7 @@ func TestNetnsLifeOfCaptures(t *testing.T) {
 		t.Errorf("after a restart: %+v, want %+v", again, st)
 	}
 	h.obey(3, pk)
-	until(t, "the data is gone", func() bool {
+	await.Until(t, "the data is gone", func() bool {
 		_, err := os.Stat(filepath.Join(h.cfg.CaptureDir, fl.UID))
 		return errors.Is(err, os.ErrNotExist)
 	})
@@ -309,10 +301,10 @@ func TestNetnsRecordedCapture(t *testing.T) {
 		c.Recorders = []Recorder{{Point: "lo", Filter: fmt.Sprintf("udp port %d", port), Bytes: 64 << 20}}
 	})
 	h.start()
-	until(t, "the recorder runs", func() bool { _, n := h.Inventory(); return len(n.Recorders) == 1 })
+	await.Until(t, "the recorder runs", func() bool { _, n := h.Inventory(); return len(n.Recorders) == 1 })
 	from := time.Now().UTC()
 	out.send(50)
-	until(t, "it is recorded", func() bool { return h.recorder("lo").packets() == 50 })
+	await.Until(t, "it is recorded", func() bool { return h.recorder("lo").packets() == 50 })
 
 	pk, fl := asked(1, want.Packets, port), asked(2, want.Flows, port)
 	for _, c := range []*want.Capture{&pk, &fl} {
@@ -330,9 +322,9 @@ func TestNetnsRecordedCapture(t *testing.T) {
 	if rf.Records != 1 {
 		t.Errorf("live flows: %d records, want 1", rf.Records)
 	}
-	until(t, "a window without a filter is counted", func() bool { return h.state(fl.UID).Ledger.Captured == 50 })
+	await.Until(t, "a window without a filter is counted", func() bool { return h.state(fl.UID).Ledger.Captured == 50 })
 	out.send(10)
-	until(t, "it is recorded", func() bool { return h.recorder("lo").packets() == 60 })
+	await.Until(t, "it is recorded", func() bool { return h.recorder("lo").packets() == 60 })
 	now := time.Now().UTC()
 	pk.StopAt, fl.Query.To = now, now
 	h.obey(2, pk, fl)
@@ -394,7 +386,7 @@ func TestNetnsKilledWhileBeginning(t *testing.T) {
 	h.cfg.CaptureDir += "2"
 	h.restart()
 	h.awaitState(fl.UID, want.Running)
-	until(t, "the capture takes packets", func() bool {
+	await.Until(t, "the capture takes packets", func() bool {
 		out.send(1)
 		st := h.state(pk.UID)
 		if st.State.Final() {
@@ -439,7 +431,7 @@ func TestNetnsStopWhileDown(t *testing.T) {
 	h.obey(1, pk)
 	h.awaitState(pk.UID, want.Running)
 	out.send(5)
-	until(t, "they are counted", func() bool { return h.state(pk.UID).Ledger.Captured == 5 })
+	await.Until(t, "they are counted", func() bool { return h.state(pk.UID).Ledger.Captured == 5 })
 	h.end()
 	h.make()
 	pk.StopAt = time.Now().UTC()
@@ -511,13 +503,13 @@ func TestNetnsQuotaEndsWhatGrows(t *testing.T) {
 		c.Recorders = []Recorder{{Point: "lo", Filter: fmt.Sprintf("udp port %d", port), Bytes: 64 << 20}}
 	})
 	h.start()
-	until(t, "the recorder runs", func() bool { _, n := h.Inventory(); return len(n.Recorders) == 1 })
+	await.Until(t, "the recorder runs", func() bool { _, n := h.Inventory(); return len(n.Recorders) == 1 })
 	pk := asked(1, want.Packets, port)
 	h.obey(1, pk)
 	h.awaitState(pk.UID, want.Running)
-	until(t, "the capture is ended", func() bool { out.send(50); return h.state(pk.UID).State.Final() })
+	await.Until(t, "the capture is ended", func() bool { out.send(50); return h.state(pk.UID).State.Final() })
 	if st := h.state(pk.UID); st.State != want.Failed || st.Reason == "" {
 		t.Errorf("%+v", st)
 	}
-	until(t, "the recorder pauses", func() bool { _, n := h.Inventory(); return len(n.Recorders) == 0 && len(n.Problems) > 0 })
+	await.Until(t, "the recorder pauses", func() bool { _, n := h.Inventory(); return len(n.Recorders) == 0 && len(n.Problems) > 0 })
 }

@@ -14,6 +14,7 @@ import (
 
 	"opentap/capture/query"
 	"opentap/fault"
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/packet"
 	"opentap/pcap"
@@ -43,14 +44,14 @@ func TestNetnsBrowse(t *testing.T) {
 	h.awaitState(pk.UID, want.Running)
 	h.awaitState(fl.UID, want.Running)
 	out.send(40)
-	until(t, "all is counted", func() bool { return h.state(pk.UID).Ledger.Captured == 40 && h.state(fl.UID).Ledger.Captured == 40 })
+	await.Until(t, "all is counted", func() bool { return h.state(pk.UID).Ledger.Captured == 40 && h.state(fl.UID).Ledger.Captured == 40 })
 	ctx := t.Context()
 	rows := func(l want.PacketsLook) want.PacketRows {
 		t.Helper()
 		return shown[want.PacketRows](t, func(w io.Writer) error { return h.showPackets(ctx, pk.UID, l, w) })
 	}
 	var all want.PacketRows
-	until(t, "what has been captured can be looked at", func() bool { all = rows(want.PacketsLook{Limit: 1000}); return all.Total == 40 })
+	await.Until(t, "what has been captured can be looked at", func() bool { all = rows(want.PacketsLook{Limit: 1000}); return all.Total == 40 })
 	if len(all.Packets) != 40 || all.Final || !all.First.Equal(all.Packets[0].Time) || !all.Last.Equal(all.Packets[39].Time) {
 		t.Errorf("%d of %d packets, final %v, %v to %v", len(all.Packets), all.Total, all.Final, all.First, all.Last)
 	}

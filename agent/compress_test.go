@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/want"
 )
 
@@ -17,20 +18,20 @@ func TestNetnsRecorderCompresses(t *testing.T) {
 		c.Recorders = []Recorder{{Point: "lo", Filter: fmt.Sprintf("udp port %d", port), Bytes: 64 << 20, Compress: true}}
 	})
 	h.start()
-	until(t, "it records", func() bool { return h.recorderState("lo").Status.State == want.Running })
+	await.Until(t, "it records", func() bool { return h.recorderState("lo").Status.State == want.Running })
 	from := time.Now().UTC()
 	out.send(300)
-	until(t, "it has recorded", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 300 })
+	await.Until(t, "it has recorded", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 300 })
 	h.restart() // which seals the segment
-	until(t, "it records again", func() bool { return h.recorderState("lo").Status.State == want.Running })
+	await.Until(t, "it records again", func() bool { return h.recorderState("lo").Status.State == want.Running })
 	dir := filepath.Join(h.cfg.CaptureDir, recordingsDir, "lo")
-	until(t, "the segment is compressed", func() bool {
+	await.Until(t, "the segment is compressed", func() bool {
 		packed, _ := filepath.Glob(filepath.Join(dir, "*.pcapng.zst"))
 		plain, _ := filepath.Glob(filepath.Join(dir, "*.pcapng"))
 		return len(packed) == 1 && len(plain) == 1 // the other is being written
 	})
 	out.send(20)
-	until(t, "it has recorded more", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 320 })
+	await.Until(t, "it has recorded more", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 320 })
 	pk := asked(1, want.Packets, port)
 	pk.Recorded, pk.Query.From = true, from
 	h.obey(1, pk)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"opentap/flow/collect"
+	"opentap/internal/await"
 	"opentap/packet"
 	"opentap/want"
 	"opentap/wire/netflow"
@@ -24,7 +25,7 @@ func TestDetectionRunsWhileSomebodyListens(t *testing.T) {
 		c.Collectors = []Collector{{Bytes: 8 << 20, Collect: collect.Config{Name: "udp", Transport: "udp", Address: "127.0.0.1:0"}}}
 	})
 	h.start()
-	until(t, "it listens", func() bool { return h.collectors[0].c.Address() != "" })
+	await.Until(t, "it listens", func() bool { return h.collectors[0].c.Address() != "" })
 	rules := []want.Rule{{
 		Name: "big", Flow: want.RuleFlow{Input: want.InputRecords, Keys: []string{"src"}, Value: "packets", Window: want.Duration(time.Second)},
 		Threshold: want.RuleThreshold{Above: "1kpps", Hold: want.Duration(100 * time.Millisecond)},
@@ -119,7 +120,7 @@ func TestNetnsDetectionBesideAMeter(t *testing.T) {
 		}
 	}()
 	var seen uint64
-	until(t, "the rules have seen packets again and again", func() bool {
+	await.Until(t, "the rules have seen packets again and again", func() bool {
 		s.send(1)
 		other.send(1)
 		select {

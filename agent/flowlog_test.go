@@ -13,6 +13,7 @@ import (
 	"opentap/agentapi"
 	"opentap/flow"
 	"opentap/flow/collect"
+	"opentap/internal/await"
 	"opentap/packet"
 	"opentap/point"
 	"opentap/want"
@@ -147,7 +148,7 @@ func TestCollectorMakesAPoint(t *testing.T) {
 			Dst: netip.MustParseAddr("::ffff:10.0.0.2").As16(), SrcPort: uint16(sent), Packets: 3, Octets: 100,
 		}
 		msg, _ := enc.Append(nil, packet.TimestampOf(at), []netflow.Flow{f}, sent == 0, nil)
-		until(t, "it listens", func() bool { return h.collectors[0].c.Address() != "" })
+		await.Until(t, "it listens", func() bool { return h.collectors[0].c.Address() != "" })
 		to, err := net.ResolveUDPAddr("udp", h.collectors[0].c.Address())
 		if err != nil {
 			t.Fatal(err)
@@ -156,7 +157,7 @@ func TestCollectorMakesAPoint(t *testing.T) {
 			t.Fatal(err)
 		}
 		sent++
-		until(t, "the record is kept", func() bool {
+		await.Until(t, "the record is kept", func() bool {
 			_, n := h.Inventory()
 			return len(n.FlowStores) == 1 && n.FlowStores[0].Records == uint64(sent)
 		})
@@ -170,7 +171,7 @@ func TestCollectorMakesAPoint(t *testing.T) {
 	if e := node.Collectors[0].Exporters; len(e) != 1 || e[0].Records != 1 || e[0].Lost["records"] != 0 {
 		t.Errorf("%+v", e)
 	}
-	until(t, "the templates are kept", func() bool {
+	await.Until(t, "the templates are kept", func() bool {
 		_, err := os.Stat(filepath.Join(h.cfg.StateDir, templatesFile))
 		return err == nil
 	})
@@ -185,7 +186,7 @@ func TestCollectorMakesAPoint(t *testing.T) {
 	if err := h.Obey(agentapi.Desired{Revision: 2, Captures: []want.Capture{c}}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the capture ends", func() bool {
+	await.Until(t, "the capture ends", func() bool {
 		_, st := h.Actual()
 		return len(st) == 1 && st[0].State.Final()
 	})

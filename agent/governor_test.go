@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"opentap/capture"
+	"opentap/internal/await"
 	"opentap/ledger"
 	"opentap/want"
 )
@@ -129,7 +130,7 @@ func TestNetnsRestraintShowsInCaptures(t *testing.T) {
 	h.obey(1, pk)
 	h.awaitState(pk.UID, want.Running)
 	out.send(20)
-	until(t, "20 are taken", func() bool { return h.state(pk.UID).Ledger.Captured == 20 })
+	await.Until(t, "20 are taken", func() bool { return h.state(pk.UID).Ledger.Captured == 20 })
 	reason := "one in 4"
 	h.governed.Store(&governed{1, reason})
 	h.engine.Restrain(capture.Restraint{OneIn: 4})
@@ -137,7 +138,7 @@ func TestNetnsRestraintShowsInCaptures(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	out.send(40)
-	until(t, "10 more are taken", func() bool {
+	await.Until(t, "10 more are taken", func() bool {
 		l := h.state(pk.UID).Ledger
 		return l.Captured == 30 && l.SampledOut == 30
 	})
@@ -146,7 +147,7 @@ func TestNetnsRestraintShowsInCaptures(t *testing.T) {
 	h.engine.Restrain(capture.Restraint{})
 	h.awaitState(pk.UID, want.Running)
 	out.send(5)
-	until(t, "5 more are taken", func() bool { l := h.state(pk.UID).Ledger; return l.Captured == 35 && l.Check() == nil })
+	await.Until(t, "5 more are taken", func() bool { l := h.state(pk.UID).Ledger; return l.Captured == 35 && l.Check() == nil })
 }
 
 func TestACaptureThatGetsNothingSaysSo(t *testing.T) {

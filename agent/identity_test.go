@@ -7,6 +7,7 @@ import (
 
 	"opentap/capture"
 	"opentap/filter"
+	"opentap/internal/await"
 	"opentap/ledger"
 	"opentap/want"
 )
@@ -15,7 +16,7 @@ import (
 func (h *host) taking(uid string) *packets {
 	h.t.Helper()
 	j := h.job(uid)
-	until(h.t, "it takes packets", func() bool { _, err := j.readable(); return err == nil })
+	await.Until(h.t, "it takes packets", func() bool { _, err := j.readable(); return err == nil })
 	return j.taker.(*packets)
 }
 
@@ -51,7 +52,7 @@ func TestNetnsEveryPacketIsInOneEntry(t *testing.T) {
 			case n == 1:
 				h.engine.Restrain(capture.Restraint{OneIn: uint32(rnd.IntN(5)), Pause: rnd.IntN(3) == 0})
 			case n == 2 && !limited:
-				until(t, "all is counted", func() bool { return met() == sent })
+				await.Until(t, "all is counted", func() bool { return met() == sent })
 				h.restart()
 				h.taking(pk.UID)
 			default:
@@ -67,7 +68,7 @@ func TestNetnsEveryPacketIsInOneEntry(t *testing.T) {
 				out.send(100)
 			}
 		} else {
-			until(t, "all is counted", func() bool { return met() == sent })
+			await.Until(t, "all is counted", func() bool { return met() == sent })
 			pk.StopAt = time.Now().UTC()
 			h.obey(2, pk)
 			h.awaitState(pk.UID, want.Stopped)

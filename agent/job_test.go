@@ -10,6 +10,7 @@ import (
 
 	"opentap/agentapi"
 	"opentap/fault"
+	"opentap/internal/await"
 	"opentap/want"
 )
 
@@ -133,8 +134,8 @@ func TestJobOutlivesTheAgent(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() { defer close(j.done); j.run(ctx) }()
-	until(t, "it is resumed", again.resumed.Load)
-	until(t, "it can be opened", func() bool { _, err := h.Open(t.Context(), c.UID, want.OpenOptions{}); return err == nil })
+	await.Until(t, "it is resumed", again.resumed.Load)
+	await.Until(t, "it can be opened", func() bool { _, err := h.Open(t.Context(), c.UID, want.OpenOptions{}); return err == nil })
 	if st := h.state(c.UID); len(st.Gaps) != 1 {
 		t.Errorf("gaps %v, want one", st.Gaps)
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"opentap/internal/await"
 	"opentap/point"
 )
 
@@ -44,7 +45,7 @@ func TestOwnersOfDevices(t *testing.T) {
 		}
 		return p
 	}
-	until(t, "the owner is known", func() bool { return lo().IfaceID == "port-1" })
+	await.Until(t, "the owner is known", func() bool { return lo().IfaceID == "port-1" })
 	h.owners.setDevices(h.Agent, []point.Point{{Name: "lo"}, {Name: "eth9"}})
 	if got := lo().IfaceID; got != "port-1" {
 		t.Errorf("after the devices changed: %q", got)

@@ -8,6 +8,7 @@ import (
 
 	"opentap/capture"
 	"opentap/filter"
+	"opentap/internal/await"
 	"opentap/ledger"
 	"opentap/want"
 )
@@ -23,10 +24,10 @@ func TestNetnsRecordedShowsItsProgress(t *testing.T) {
 	recorded := func(ok func(*ledger.Account) bool) func() bool {
 		return func() bool { st := h.recorderState("lo").Status; return st.State != want.Scheduled && ok(&st.Ledger) }
 	}
-	until(t, "the recorder runs", recorded(func(*ledger.Account) bool { return true }))
+	await.Until(t, "the recorder runs", recorded(func(*ledger.Account) bool { return true }))
 	from := time.Now().UTC()
 	out.send(30)
-	until(t, "it is recorded", recorded(func(a *ledger.Account) bool { return a.Captured == 30 }))
+	await.Until(t, "it is recorded", recorded(func(a *ledger.Account) bool { return a.Captured == 30 }))
 
 	some, none, first := asked(1, want.Packets, port), asked(2, want.Packets, port), asked(3, want.Packets, port)
 	for _, c := range []*want.Capture{&some, &none, &first} {
@@ -35,11 +36,11 @@ func TestNetnsRecordedShowsItsProgress(t *testing.T) {
 	none.Query.Filter = "tcp"
 	first.Query.Limits = filter.Limits{Packets: 40}
 	h.obey(1, some, none, first)
-	until(t, "the past is counted", func() bool { return h.state(some.UID).Ledger.Captured == 30 })
+	await.Until(t, "the past is counted", func() bool { return h.state(some.UID).Ledger.Captured == 30 })
 	if st := h.state(some.UID).State; st != want.Running {
 		t.Errorf("it is %s, and should still run", st)
 	}
-	until(t, "what the filter leaves out is counted", func() bool {
+	await.Until(t, "what the filter leaves out is counted", func() bool {
 		a := h.state(none.UID).Ledger
 		return a.Filtered >= 30 && a.Captured == 0 && a.Check() == nil
 	})
@@ -48,8 +49,8 @@ func TestNetnsRecordedShowsItsProgress(t *testing.T) {
 	reason := "the governor holds this host's budget"
 	h.governed.Store(&governed{2, reason})
 	out.send(80)
-	until(t, "a quarter is recorded", recorded(func(a *ledger.Account) bool { return a.Captured == 50 && a.SampledOut == 60 }))
-	until(t, "the capture says so while it runs", func() bool {
+	await.Until(t, "a quarter is recorded", recorded(func(a *ledger.Account) bool { return a.Captured == 50 && a.SampledOut == 60 }))
+	await.Until(t, "the capture says so while it runs", func() bool {
 		st := h.state(some.UID)
 		return st.State == want.Degraded && strings.Contains(st.Reason, reason) && st.Ledger.Captured == 50 && st.Ledger.SampledOut == 60
 	})

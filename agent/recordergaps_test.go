@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/pcap"
 	"opentap/want"
 )
@@ -22,14 +23,14 @@ func TestNetnsRecordedSaysItsBounds(t *testing.T) {
 		c.Recorders = []Recorder{{Point: "lo", Filter: expr, Snap: 60, Bytes: 64 << 20}}
 	})
 	h.start()
-	until(t, "it records", func() bool { return h.recorderState("lo").Status.State == want.Running })
+	await.Until(t, "it records", func() bool { return h.recorderState("lo").Status.State == want.Running })
 	from := time.Now().UTC()
 	out.send(30)
-	until(t, "it has recorded", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 30 })
+	await.Until(t, "it has recorded", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 30 })
 	h.restart()
-	until(t, "it records again", func() bool { return h.recorderState("lo").Status.State == want.Running })
+	await.Until(t, "it records again", func() bool { return h.recorderState("lo").Status.State == want.Running })
 	out.send(10)
-	until(t, "it has recorded more", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 40 })
+	await.Until(t, "it has recorded more", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 40 })
 
 	pk := asked(1, want.Packets, port)
 	pk.Recorded, pk.Query.From, pk.Query.Filter, pk.Query.Snap = true, from, "", 0

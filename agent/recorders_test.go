@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"opentap/agentapi"
+	"opentap/internal/await"
 	"opentap/want"
 )
 
@@ -38,17 +39,17 @@ func TestNetnsRecordersByDesiredState(t *testing.T) {
 	wish := want.Recorder{Point: "lo", Filter: fmt.Sprintf("udp port %d", port), Bytes: 64 << 20, Owner: "root", Changed: time.Now().UTC(), Compress: want.Zstd}
 	h.obeyAll(agentapi.Desired{Revision: 1, Recorders: []want.Recorder{wish}})
 	h.obeyAll(agentapi.Desired{Revision: 1, Recorders: []want.Recorder{wish}}) // twice is once
-	until(t, "it records", func() bool { return h.recorderState("lo").Status.State == want.Running })
+	await.Until(t, "it records", func() bool { return h.recorderState("lo").Status.State == want.Running })
 	from := time.Now().UTC()
 	out.send(50)
-	until(t, "it has recorded", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 50 })
+	await.Until(t, "it has recorded", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 50 })
 	v := h.recorderState("lo")
 	if acc := v.Status.Ledger; acc.Check() != nil || v.Origin != want.FromAPI || v.Owner != "root" || v.Compress != want.Zstd || v.Status.ReadBy == "" {
 		t.Errorf("%+v", v)
 	}
 
 	h.restart()
-	until(t, "it records again", func() bool { return h.recorderState("lo").Status.State == want.Running })
+	await.Until(t, "it records again", func() bool { return h.recorderState("lo").Status.State == want.Running })
 	if acc := h.recorderState("lo").Status.Ledger; acc.Captured != 50 {
 		t.Errorf("after a restart: %+v", acc)
 	}
@@ -60,9 +61,9 @@ func TestNetnsRecordersByDesiredState(t *testing.T) {
 	h.awaitState(pk.UID, want.Running)
 	wish.Snap = 60
 	h.obeyAll(agentapi.Desired{Revision: 3, Recorders: []want.Recorder{wish}, Captures: []want.Capture{pk}})
-	until(t, "the changed one records", func() bool { v := h.recorderState("lo"); return v.Status.State == want.Running && v.Snap == 60 })
+	await.Until(t, "the changed one records", func() bool { v := h.recorderState("lo"); return v.Status.State == want.Running && v.Snap == 60 })
 	out.send(10)
-	until(t, "it has recorded more", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 60 })
+	await.Until(t, "it has recorded more", func() bool { return h.recorderState("lo").Status.Ledger.Captured == 60 })
 
 	pk.StopAt = time.Now().UTC()
 	h.obeyAll(agentapi.Desired{Revision: 4, Captures: []want.Capture{pk}})
@@ -77,7 +78,7 @@ func TestNetnsRecordersByDesiredState(t *testing.T) {
 	}
 	h.obeyAll(agentapi.Desired{Revision: 5})
 	dir := filepath.Join(h.cfg.CaptureDir, recordingsDir, "lo")
-	until(t, "its data is gone", func() bool {
+	await.Until(t, "its data is gone", func() bool {
 		_, err := os.Stat(dir)
 		return errors.Is(err, os.ErrNotExist) && h.recorder("lo") == nil
 	})
@@ -86,7 +87,7 @@ func TestNetnsRecordersByDesiredState(t *testing.T) {
 	}
 	// And it can come back.
 	h.obeyAll(agentapi.Desired{Revision: 6, Recorders: []want.Recorder{wish}})
-	until(t, "it records anew", func() bool { return h.recorderState("lo").Status.State == want.Running })
+	await.Until(t, "it records anew", func() bool { return h.recorderState("lo").Status.State == want.Running })
 	if acc := h.recorderState("lo").Status.Ledger; acc.Captured != 0 {
 		t.Errorf("anew: %+v", acc)
 	}
@@ -97,7 +98,7 @@ func TestNetnsRecordersOfTheConfigurationStay(t *testing.T) {
 	needsRing(t)
 	h := newHost(t, func(c *Config) { c.Recorders = []Recorder{{Point: "lo", Bytes: 64 << 20}} })
 	h.start()
-	until(t, "it records", func() bool { return h.recorderState("lo").Status.State == want.Running })
+	await.Until(t, "it records", func() bool { return h.recorderState("lo").Status.State == want.Running })
 	h.obeyAll(agentapi.Desired{Revision: 1, Recorders: []want.Recorder{{Point: "lo", Snap: 100, Bytes: 128 << 20}}})
 	h.obeyAll(agentapi.Desired{Revision: 2})
 	if v := h.recorderState("lo"); v.Origin != want.FromConfiguration || v.Snap != 0 || v.Status.State != want.Running {

@@ -9,6 +9,7 @@ import (
 	"opentap/capture/ring"
 	"opentap/capture/segment"
 	"opentap/flow"
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/ledger"
 	"opentap/packet"
@@ -68,7 +69,7 @@ func TestNetnsNoAllocationPerPacket(t *testing.T) {
 	s.begun(t, b)
 	round := func(n uint64) {
 		s.sender.Send(frames...)
-		until(t, fmt.Sprintf("%d packets are stored", n), func() bool { return a.Progress().Account.Seen >= n && b.Progress().Account.Seen >= n })
+		await.Until(t, fmt.Sprintf("%d packets are stored", n), func() bool { return a.Progress().Account.Seen >= n && b.Progress().Account.Seen >= n })
 	}
 	round(flows) // buffers and tables grow now
 	var before, after runtime.MemStats

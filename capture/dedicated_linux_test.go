@@ -8,6 +8,7 @@ import (
 
 	"opentap/capture/ring"
 	"opentap/capture/xdpring"
+	"opentap/internal/await"
 	"opentap/packet"
 )
 
@@ -59,7 +60,7 @@ func TestNetnsDedicatedPointServesAll(t *testing.T) {
 	s.send(200, udp(80, 100))
 	s.send(100, udp(99, 100))
 	for _, att := range []*Attachment{b, a, c} { // the last one drains the ring
-		until(t, "all is seen", func() bool { return att.Progress().Account.Seen == 600 })
+		await.Until(t, "all is seen", func() bool { return att.Progress().Account.Seen == 600 })
 		if err := att.Detach(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -148,13 +149,13 @@ func TestNetnsDedicatedDeviceLeavesAndReturns(t *testing.T) {
 	a := s.attach(t, Spec{}, c)
 	s.begun(t, a)
 	s.send(10, udp(53, 100))
-	until(t, "10 are taken", func() bool { return c.count() == 10 })
+	await.Until(t, "10 are taken", func() bool { return c.count() == 10 })
 	s.tap.Down("in")
-	until(t, "a gap is open", func() bool { g := a.Progress().Gaps; return len(g) == 1 && g[0].To.IsZero() })
+	await.Until(t, "a gap is open", func() bool { g := a.Progress().Gaps; return len(g) == 1 && g[0].To.IsZero() })
 	s.tap.Up("in")
 	s.tap.Ready("in")
-	until(t, "the gap is closed", func() bool { g := a.Progress().Gaps; return !g[0].To.IsZero() })
-	until(t, "more are taken", func() bool { // frames get lost until the far end has its carrier
+	await.Until(t, "the gap is closed", func() bool { g := a.Progress().Gaps; return !g[0].To.IsZero() })
+	await.Until(t, "more are taken", func() bool { // frames get lost until the far end has its carrier
 		s.send(1, udp(53, 100))
 		return c.count() > 10
 	})
@@ -208,12 +209,12 @@ func TestNetnsDedicatedPointFollowsItsMTU(t *testing.T) {
 		t.Skipf("needs AF_XDP: %v", instead)
 	}
 	s.sender.Send(udp(53, 10))
-	until(t, "a frame is taken", func() bool { return a.Progress().Account.Captured == 1 })
+	await.Until(t, "a frame is taken", func() bool { return a.Progress().Account.Captured == 1 })
 	if err := s.tap.Netlink().LinkSetMTU(s.tap.Link("in"), 9000); err != nil {
 		t.Skipf("its driver holds the MTU where the program fits (%v)", err)
 	}
-	until(t, "it is read otherwise", func() bool { now, n, _ := o.get(); return n > 1 && now != by })
-	until(t, "the gap is over", func() bool { g := a.Progress().Gaps; return len(g) == 1 && !g[0].To.IsZero() })
+	await.Until(t, "it is read otherwise", func() bool { now, n, _ := o.get(); return n > 1 && now != by })
+	await.Until(t, "the gap is over", func() bool { g := a.Progress().Gaps; return len(g) == 1 && !g[0].To.IsZero() })
 	if g := a.Progress().Gaps[0]; !strings.Contains(g.Reason, "MTU") {
 		t.Errorf("the gap is there because %q", g.Reason)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"opentap/capture/ring"
+	"opentap/internal/await"
 )
 
 // A Do that was given up never runs its function: the caller may have moved on with what it touches.
@@ -78,8 +79,8 @@ func TestNetnsNothingGoesWithTheRing(t *testing.T) {
 	s.begun(t, a)
 	s.send(500, udp(53, 100))
 	s.tap.Delete("in")
-	until(t, "the loss of the device is noticed", func() bool { return len(a.Progress().Gaps) > 0 })
-	until(t, "every packet is in the account", func() bool { return a.Progress().Account.Seen == 500 })
+	await.Until(t, "the loss of the device is noticed", func() bool { return len(a.Progress().Gaps) > 0 })
+	await.Until(t, "every packet is in the account", func() bool { return a.Progress().Account.Seen == 500 })
 	check(t, a.Progress())
 	if c.count() != 500 {
 		t.Errorf("%d packets taken of 500", c.count())

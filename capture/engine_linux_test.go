@@ -11,6 +11,7 @@ import (
 
 	"opentap/capture/ring"
 	"opentap/filter"
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/ledger"
 	"opentap/packet"
@@ -102,21 +103,9 @@ func (s *stage) attach(t *testing.T, spec Spec, c Consumer) *Attachment {
 	return a
 }
 
-// until waits for a condition that other goroutines bring about.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 func (s *stage) begun(t *testing.T, atts ...*Attachment) {
 	t.Helper()
-	until(t, "the capture has begun", func() bool {
+	await.Until(t, "the capture has begun", func() bool {
 		for _, a := range atts {
 			if a.Progress().Began.IsZero() {
 				return false
@@ -197,7 +186,7 @@ func TestNetnsConsumersShareARing(t *testing.T) {
 	a := s.attach(t, Spec{}, whole)
 	s.begun(t, a)
 	s.send(100, udp(53, 100))
-	until(t, "the first hundred are read", func() bool { return whole.count() == 100 })
+	await.Until(t, "the first hundred are read", func() bool { return whole.count() == 100 })
 	b := s.attach(t, Spec{Snap: 60, From: packet.TimestampOf(time.Now())}, heads)
 	s.begun(t, b)
 	if a.src != b.src {
@@ -214,7 +203,7 @@ func TestNetnsConsumersShareARing(t *testing.T) {
 		t.Errorf("first %+v\nsecond %+v", pa.Account, pb.Account)
 	}
 	if len(s.sources) != 0 {
-		until(t, "the source is gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sources) == 0 })
+		await.Until(t, "the source is gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sources) == 0 })
 	}
 }
 
@@ -236,7 +225,7 @@ func TestNetnsWindowAndLimit(t *testing.T) {
 		<-a.Open()
 		s.send(20, udp(53, 10)) // before the window
 		early := time.Now().Before(from)
-		until(t, "the window has begun", func() bool { return !a.Progress().Began.IsZero() || time.Now().After(to) })
+		await.Until(t, "the window has begun", func() bool { return !a.Progress().Began.IsZero() || time.Now().After(to) })
 		s.send(7, udp(53, 10))
 		intime := time.Now().Before(to)
 		<-a.Done()
@@ -305,22 +294,22 @@ func TestNetnsAPatientConsumerIsWaitedFor(t *testing.T) {
 	a := s.attach(t, Spec{}, c)
 	s.begun(t, a)
 	s.send(20, udp(53, 100))
-	until(t, "it was asked again and again", func() bool { return c.asked.Load() > 10 })
+	await.Until(t, "it was asked again and again", func() bool { return c.asked.Load() > 10 })
 	if n := c.count(); n != 0 {
 		t.Errorf("shown %d packets before it was ready", n)
 	}
 	c.ready.Store(true)
-	until(t, "it got what was held back", func() bool { return c.count() == 20 })
+	await.Until(t, "it got what was held back", func() bool { return c.count() == 20 })
 
 	// It never is again: it is waited for once, not for every block.
 	c.ready.Store(false)
 	s.send(20, udp(53, 100))
-	until(t, "it got the rest", func() bool { return c.count() == 40 })
+	await.Until(t, "it got the rest", func() bool { return c.count() == 40 })
 	asked := c.asked.Load()
 	for range 5 {
 		n := c.count()
 		s.send(1, udp(53, 100))
-		until(t, "it got one more", func() bool { return c.count() == n+1 })
+		await.Until(t, "it got one more", func() bool { return c.count() == n+1 })
 	}
 	if more := c.asked.Load() - asked; more > 5 {
 		t.Errorf("asked %d times for 5 blocks", more)
@@ -339,17 +328,17 @@ func TestNetnsADeviceThatLeavesAndReturns(t *testing.T) {
 	a := s.attach(t, Spec{Filter: "udp"}, c)
 	s.begun(t, a)
 	s.send(10, udp(53, 10))
-	until(t, "ten are there", func() bool { return c.count() == 10 })
+	await.Until(t, "ten are there", func() bool { return c.count() == 10 })
 	s.tap.Delete("in")
-	until(t, "the gap is open", func() bool { p := a.Progress(); return len(p.Gaps) == 1 && p.Gaps[0].To.IsZero() })
+	await.Until(t, "the gap is open", func() bool { p := a.Progress(); return len(p.Gaps) == 1 && p.Gaps[0].To.IsZero() })
 	far := nettest.NewNS(t)
 	nettest.Veth(t, far, "out", s.tap, "in")
 	s.tap.Quiet()
 	far.Quiet()
 	sender := nettest.NewSender(t, far, "out")
-	until(t, "the gap is closed", func() bool { p := a.Progress(); return len(p.Gaps) == 1 && !p.Gaps[0].To.IsZero() })
+	await.Until(t, "the gap is closed", func() bool { p := a.Progress(); return len(p.Gaps) == 1 && !p.Gaps[0].To.IsZero() })
 	sender.Send(udp(53, 10), udp(53, 10))
-	until(t, "twelve are there", func() bool { return c.count() == 12 })
+	await.Until(t, "twelve are there", func() bool { return c.count() == 12 })
 	if err := a.Detach(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -364,10 +353,10 @@ func TestNetnsADeviceThatGoesDown(t *testing.T) {
 	s.begun(t, a)
 	s.up.Store(false)
 	s.tap.Down("in")
-	until(t, "the gap is open", func() bool { p := a.Progress(); return len(p.Gaps) == 1 && p.Gaps[0].To.IsZero() })
+	await.Until(t, "the gap is open", func() bool { p := a.Progress(); return len(p.Gaps) == 1 && p.Gaps[0].To.IsZero() })
 	s.tap.Up("in")
 	s.up.Store(true)
-	until(t, "the gap is closed", func() bool { p := a.Progress(); return !p.Gaps[0].To.IsZero() })
+	await.Until(t, "the gap is closed", func() bool { p := a.Progress(); return !p.Gaps[0].To.IsZero() })
 	if err := a.Detach(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -425,7 +414,7 @@ func TestNetnsAPointThatIsNotThereIsWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the gap is open", func() bool { return len(a.Progress().Gaps) == 1 })
+	await.Until(t, "the gap is open", func() bool { return len(a.Progress().Gaps) == 1 })
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if err := a.Detach(ctx); err != nil {

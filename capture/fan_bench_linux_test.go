@@ -10,6 +10,7 @@ import (
 
 	"opentap/capture/ring"
 	"opentap/capture/segment"
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/packet"
 	"opentap/pcap"
@@ -90,7 +91,7 @@ func benchmarkFan(b *testing.B, readers int, index bool) {
 		}
 		before, began := processorTime(b), time.Now()
 		close(gate)
-		until(b, "the rings are read", func() bool { a := f.Progress().Account; return a.Captured+a.DroppedTotal() >= fill })
+		await.Until(b, "the rings are read", func() bool { a := f.Progress().Account; return a.Captured+a.DroppedTotal() >= fill })
 		took += time.Since(began)
 		cpu += processorTime(b) - before
 		if err := f.Detach(context.Background()); err != nil {

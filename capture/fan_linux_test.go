@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"opentap/capture/ring"
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 )
 
@@ -52,7 +53,7 @@ func TestNetnsFanSharesAndAddsUp(t *testing.T) {
 			if filter != "" {
 				want /= 2
 			}
-			until(t, "all packets were seen", func() bool { a := f.Progress().Account; return a.Seen == sent && a.Captured == want })
+			await.Until(t, "all packets were seen", func() bool { a := f.Progress().Account; return a.Seen == sent && a.Captured == want })
 			if err := f.Detach(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -79,21 +80,21 @@ func TestNetnsFanOutlivesItsDevice(t *testing.T) {
 	s := newStage(t, ring.Config{Blocks: 192, BlockSize: 64 << 10, Retire: 50 * time.Millisecond})
 	f, takers := s.fan(t, Spec{}, 2)
 	s.flows(100)
-	until(t, "the first packets were taken", func() bool { return f.Progress().Account.Captured == 100 })
+	await.Until(t, "the first packets were taken", func() bool { return f.Progress().Account.Captured == 100 })
 	s.tap.Delete("in")
 	for _, m := range f.members {
-		until(t, "each member misses the device", func() bool { g := m.Progress().Gaps; return len(g) == 1 && g[0].To.IsZero() })
+		await.Until(t, "each member misses the device", func() bool { g := m.Progress().Gaps; return len(g) == 1 && g[0].To.IsZero() })
 	}
 	far := nettest.NewNS(t)
 	nettest.Veth(t, far, "out", s.tap, "in")
 	for _, m := range f.members {
-		until(t, "each member is back", func() bool { g := m.Progress().Gaps; return len(g) == 1 && !g[0].To.IsZero() })
+		await.Until(t, "each member is back", func() bool { g := m.Progress().Gaps; return len(g) == 1 && !g[0].To.IsZero() })
 	}
 	s.sender = nettest.NewSender(t, far, "out")
 	before := [2]int{takers[0].count(), takers[1].count()}
 	had := f.Progress().Account.Captured
 	s.flows(100)
-	until(t, "the packets after it were taken", func() bool { return f.Progress().Account.Captured >= had+100 })
+	await.Until(t, "the packets after it were taken", func() bool { return f.Progress().Account.Captured >= had+100 })
 	for i, c := range takers {
 		if got := c.count() - before[i]; got < 10 {
 			t.Errorf("member %d was shown %d packets after the device came back", i, got)

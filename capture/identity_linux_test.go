@@ -9,6 +9,7 @@ import (
 
 	"opentap/capture/ring"
 	"opentap/filter"
+	"opentap/internal/await"
 	"opentap/ledger"
 	"opentap/packet"
 )
@@ -116,7 +117,7 @@ func TestTheLedgerAddsUpWhenRingsDie(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		until(t, "all packets are accounted for", func() bool { return f.Progress().Account.Seen == uint64(made) })
+		await.Until(t, "all packets are accounted for", func() bool { return f.Progress().Account.Seen == uint64(made) })
 		e.Close()
 		p := f.Progress()
 		a := &p.Account

@@ -8,6 +8,7 @@ import (
 
 	"opentap/capture/ring"
 	"opentap/filter"
+	"opentap/internal/await"
 	"opentap/ledger"
 	"opentap/packet"
 )
@@ -133,7 +134,7 @@ func TestTheLedgerAddsUpUnderAnyRestraint(t *testing.T) {
 					}
 				}
 				close(hold)
-				until(t, "all is read", func() bool {
+				await.Until(t, "all is read", func() bool {
 					return att[0].Progress().Account.Seen == 20_000
 				})
 				e.Close()

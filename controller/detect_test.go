@@ -12,6 +12,7 @@ import (
 
 	"opentap/agentapi"
 	"opentap/fault"
+	"opentap/internal/await"
 	"opentap/point"
 	"opentap/want"
 )
@@ -78,21 +79,12 @@ func newDetector(t *testing.T, r want.Rule, change func(*Config)) (*bench, *dete
 	if _, created, err := b.SetRule(t.Context(), alice, r); err != nil || !created {
 		t.Fatal(created, err)
 	}
-	eventually(t, "the node runs the rule", func() bool {
+	await.Until(t, "the node runs the rule", func() bool {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		return len(d.rules["n1"]) == 1
 	})
 	return b, d
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
 }
 
 func (b *bench) events(t *testing.T) []want.Detection {
@@ -109,7 +101,7 @@ func TestDetectionStartsAndStopsACapture(t *testing.T) {
 	b, d := newDetector(t, big(), nil)
 	d.cross(t, "n1", "10.0.0.1", false)
 	d.cross(t, "n1", "10.0.0.1", false)
-	eventually(t, "a capture runs", func() bool { e := b.events(t); return len(e) == 1 && e[0].Action.Capture != "" })
+	await.Until(t, "a capture runs", func() bool { e := b.events(t); return len(e) == 1 && e[0].Action.Capture != "" })
 	e := b.events(t)[0]
 	v, err := b.Capture(t.Context(), alice, e.Action.Capture)
 	if err != nil || v.Query.Filter != "host 10.0.0.1 and port 80" || v.Owner != "alice" || v.Project != "red" || v.Status.State != want.Running {
@@ -122,7 +114,7 @@ func TestDetectionStartsAndStopsACapture(t *testing.T) {
 		t.Errorf("another project sees %v, %v", other, err)
 	}
 	d.cross(t, "n1", "10.0.0.1", true)
-	eventually(t, "it is over", func() bool { e := b.events(t)[0]; return !e.Ended.IsZero() && e.Action.State == "done" })
+	await.Until(t, "it is over", func() bool { e := b.events(t)[0]; return !e.Ended.IsZero() && e.Action.State == "done" })
 	if v, err := b.Capture(t.Context(), alice, e.Action.Capture); err != nil || !v.Status.State.Final() {
 		t.Errorf("%v, %+v", err, v.Status)
 	}
@@ -138,14 +130,14 @@ func TestDetectionBudgets(t *testing.T) {
 	b, d := newDetector(t, r, nil)
 	d.cross(t, "n1", "10.0.0.1", false)
 	d.cross(t, "n1", "10.0.0.2", false)
-	eventually(t, "one runs and one is refused", func() bool {
+	await.Until(t, "one runs and one is refused", func() bool {
 		e := b.events(t)
 		return len(e) == 2 && e[1].Action.Capture != "" && e[0].Action.State == "refused" && strings.Contains(e[0].Action.Reason, "as many acts of the rule")
 	})
 	d.cross(t, "n1", "10.0.0.1", true)
-	eventually(t, "it is over", func() bool { return b.events(t)[1].Action.State == "done" })
+	await.Until(t, "it is over", func() bool { return b.events(t)[1].Action.State == "done" })
 	d.cross(t, "n1", "10.0.0.3", false)
-	eventually(t, "there is room again", func() bool { return b.events(t)[0].Action.Capture != "" })
+	await.Until(t, "there is room again", func() bool { return b.events(t)[0].Action.Capture != "" })
 
 	r = big()
 	r.Then.Confirm = true
@@ -153,7 +145,7 @@ func TestDetectionBudgets(t *testing.T) {
 	for _, src := range []string{"10.0.0.1", "10.0.0.2", "10.0.0.3"} {
 		d.cross(t, "n1", src, false)
 	}
-	eventually(t, "three wait", func() bool { e := b.events(t); return len(e) == 3 && e[0].Action.State == "pending" })
+	await.Until(t, "three wait", func() bool { e := b.events(t); return len(e) == 3 && e[0].Action.State == "pending" })
 	e := b.events(t)
 	if _, err := b.DecideDetection(t.Context(), eve, e[0].ID, true); !fault.Is(err, fault.Forbidden) {
 		t.Error("a viewer agrees:", err)
@@ -167,12 +159,12 @@ func TestDetectionBudgets(t *testing.T) {
 	if v, err := b.DecideDetection(t.Context(), alice, e[1].ID, false); err != nil || v.Action.State != "refused" {
 		t.Error(v.Action, err)
 	}
-	eventually(t, "it runs", func() bool { return b.events(t)[0].Action.Capture != "" })
+	await.Until(t, "it runs", func() bool { return b.events(t)[0].Action.Capture != "" })
 	if _, err := b.DecideDetection(t.Context(), alice, e[0].ID, true); !fault.Is(err, fault.Conflict) {
 		t.Error("twice:", err)
 	}
 	d.cross(t, "n1", "10.0.0.1", true)
-	eventually(t, "what nobody agreed to is refused", func() bool { return b.events(t)[2].Action.State == "refused" })
+	await.Until(t, "what nobody agreed to is refused", func() bool { return b.events(t)[2].Action.State == "refused" })
 	if list, err := b.Captures(t.Context(), alice); err != nil || len(list) != 1 {
 		t.Errorf("%d captures, %v", len(list), err)
 	}
@@ -183,7 +175,7 @@ func TestDetectionOfSeveralNodes(t *testing.T) {
 	b, d := newDetector(t, big(), nil)
 	b.Joined(agentapi.Identity{NodeID: "n2", NodeName: "host2", Version: "test"})
 	b.Inventory("n2", []point.Point{{Name: "eth1", Kind: point.Netdev, Present: true}}, want.Node{Collectors: []want.Collector{{Name: "c"}}})
-	eventually(t, "both run the rule", func() bool {
+	await.Until(t, "both run the rule", func() bool {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		return len(d.rules["n2"]) == 1
@@ -192,7 +184,7 @@ func TestDetectionOfSeveralNodes(t *testing.T) {
 	d.cross(t, "n2", "10.0.0.1", false)
 	d.cross(t, "n2", "10.0.0.1", true) // not its to end
 	d.cross(t, "n1", "10.0.0.9", false)
-	eventually(t, "all is written down", func() bool { return len(b.events(t)) == 2 })
+	await.Until(t, "all is written down", func() bool { return len(b.events(t)) == 2 })
 	if e := b.events(t); !e[1].Ended.IsZero() {
 		t.Fatalf("%+v", e)
 	}
@@ -259,11 +251,11 @@ func TestRulesOfDetection(t *testing.T) {
 		t.Error("there is no fabric:", err)
 	}
 	d.cross(t, "n1", "10.0.0.1", false)
-	eventually(t, "it acts", func() bool { e := b.events(t); return len(e) == 1 && e[0].Action.Capture != "" })
+	await.Until(t, "it acts", func() bool { e := b.events(t); return len(e) == 1 && e[0].Action.Capture != "" })
 	if err := b.DeleteRule(t.Context(), alice, "big"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "what the rule started ends with it", func() bool { e := b.events(t)[0]; return e.Action.State == "done" && !e.Ended.IsZero() })
+	await.Until(t, "what the rule started ends with it", func() bool { e := b.events(t)[0]; return e.Action.State == "done" && !e.Ended.IsZero() })
 	if list, err := b.Rules(t.Context(), alice); err != nil || len(list) != 0 {
 		t.Errorf("%v, %v", list, err)
 	}
@@ -275,7 +267,7 @@ func TestFollowDetections(t *testing.T) {
 	r.Then = nil
 	b, d := newDetector(t, r, nil)
 	d.cross(t, "n1", "10.0.0.1", false)
-	eventually(t, "it is written down", func() bool { return len(b.events(t)) == 1 })
+	await.Until(t, "it is written down", func() bool { return len(b.events(t)) == 1 })
 	next, err := b.FollowDetections(t.Context(), alice, "big")
 	if err != nil {
 		t.Fatal(err)

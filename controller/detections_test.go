@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"opentap/agentapi"
+	"opentap/internal/await"
 	"opentap/point"
 	"opentap/want"
 )
@@ -33,7 +34,7 @@ func (b *bench) another(t *testing.T, d *detector) (c *bench, stop func()) {
 	}
 	c.Joined(agentapi.Identity{NodeID: "n1", NodeName: "host1", Version: "test"})
 	c.Inventory("n1", []point.Point{{Name: "eth0", Kind: point.Netdev, Present: true, Up: true, Default: true, LinkType: 1}}, want.Node{Collectors: []want.Collector{{Name: "c"}}})
-	eventually(t, "the node runs the rules for it too", func() bool {
+	await.Until(t, "the node runs the rules for it too", func() bool {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		return len(d.rules["n1"]) > 0
@@ -56,7 +57,7 @@ func TestDetectionSurvivesARestart(t *testing.T) {
 	d.cross(t, "n1", "10.0.0.1", false)
 	d.cross(t, "n1", "10.0.0.2", false)
 	d.cross(t, "n1", "10.0.0.2", true)
-	eventually(t, "both acted", func() bool {
+	await.Until(t, "both acted", func() bool {
 		e := b.events(t)
 		return len(e) == 2 && e[1].Action.Capture != "" && e[0].Action.State == "done"
 	})
@@ -64,24 +65,24 @@ func TestDetectionSurvivesARestart(t *testing.T) {
 	stop()
 	again := newListener()
 	c, _ := b.another(t, again)
-	eventually(t, "the next one knows the same", func() bool {
+	await.Until(t, "the next one knows the same", func() bool {
 		after := c.events(t)
 		return len(after) == 2 && after[0].ID == before[0].ID && after[1].Action.Capture == before[1].Action.Capture
 	})
 	again.cross(t, "n1", "10.0.0.1", false) // the node has begun anew, and tells again what goes on
 	again.cross(t, "n1", "10.0.0.2", false) // and what should cool down
 	again.cross(t, "n1", "10.0.0.3", false)
-	eventually(t, "only what is new is found", func() bool { return len(c.events(t)) == 3 })
+	await.Until(t, "only what is new is found", func() bool { return len(c.events(t)) == 3 })
 	if e := c.events(t); e[0].Keys["src"] != "10.0.0.3" || e[2].ID != before[1].ID {
 		t.Errorf("%+v", e)
 	}
 	again.tell(t, "n1", want.Detections{Tops: map[string][]want.Ranked{"big": {{Keys: []string{"10.0.0.1", "80"}, Value: 2e8, Peak: 9e8, Active: true}}}})
-	eventually(t, "what was begun ends with its time, though its flow goes on", func() bool {
+	await.Until(t, "what was begun ends with its time, though its flow goes on", func() bool {
 		e := c.events(t)[2]
 		return e.Action.State == "done" && e.Ended.IsZero()
 	})
-	eventually(t, "its peak is the newest", func() bool { return c.events(t)[2].Peak == 9e8 })
-	eventually(t, "the other one knows it too", func() bool { e := b.events(t); return len(e) == 3 && e[2].Peak == 9e8 && e[2].Action.State == "done" })
+	await.Until(t, "its peak is the newest", func() bool { return c.events(t)[2].Peak == 9e8 })
+	await.Until(t, "the other one knows it too", func() bool { e := b.events(t); return len(e) == 3 && e[2].Peak == 9e8 && e[2].Action.State == "done" })
 }
 
 // Two controllers that are told of the same flow make one event of it, do one thing, and keep one budget.
@@ -103,7 +104,7 @@ func TestDetectionByTwoControllers(t *testing.T) {
 		d.cross(t, "n1", src, false)
 	}
 	<-told
-	eventually(t, "both know the same five", func() bool {
+	await.Until(t, "both know the same five", func() bool {
 		mine, its := b.events(t), c.events(t)
 		if len(mine) != 5 || len(its) != 5 {
 			return false
@@ -127,7 +128,7 @@ func TestDetectionByTwoControllers(t *testing.T) {
 	}
 	d.cross(t, "n1", flows[0], true)
 	other.cross(t, "n1", flows[0], true)
-	eventually(t, "it is over for both", func() bool {
+	await.Until(t, "it is over for both", func() bool {
 		over := 0
 		for _, e := range c.events(t) {
 			if !e.Ended.IsZero() {
@@ -136,7 +137,7 @@ func TestDetectionByTwoControllers(t *testing.T) {
 		}
 		return over == 1
 	})
-	eventually(t, "the capture was stopped once", func() bool {
+	await.Until(t, "the capture was stopped once", func() bool {
 		return strings.Count(b.trail.actions()+" "+c.trail.actions(), "capture.stop:allowed") == 1
 	})
 }
@@ -145,7 +146,7 @@ func TestDetectionByTwoControllers(t *testing.T) {
 func TestDetectionIsTakenOver(t *testing.T) {
 	b, d := newDetector(t, big(), nil)
 	d.cross(t, "n1", "10.0.0.1", false)
-	eventually(t, "it acts", func() bool { e := b.events(t); return len(e) == 1 && e[0].Action.Capture != "" })
+	await.Until(t, "it acts", func() bool { e := b.events(t); return len(e) == 1 && e[0].Action.Capture != "" })
 	id := b.events(t)[0].ID
 	capture := b.events(t)[0].Action.Capture
 	if _, _, err := b.change(t.Context(), id, func(e *storedDetection) bool { e.Action.Capture = ""; return true }); err != nil { // as if it had not been written down
@@ -161,7 +162,7 @@ func TestDetectionIsTakenOver(t *testing.T) {
 		t.Error("it was taken over too soon")
 	}
 	k.look(t.Context(), time.Now().Add(takeOver+time.Second))
-	eventually(t, "it is begun again, and is the same capture", func() bool { return b.events(t)[0].Action.Capture == capture })
+	await.Until(t, "it is begun again, and is the same capture", func() bool { return b.events(t)[0].Action.Capture == capture })
 	if list, err := b.Captures(t.Context(), alice); err != nil || len(list) != 1 {
 		t.Errorf("%d captures, %v", len(list), err)
 	}
@@ -170,7 +171,7 @@ func TestDetectionIsTakenOver(t *testing.T) {
 	}
 	see()
 	k.look(t.Context(), time.Now().Add(takeOver+time.Second))
-	eventually(t, "it is ended", func() bool { return b.events(t)[0].Action.State == "done" })
+	await.Until(t, "it is ended", func() bool { return b.events(t)[0].Action.State == "done" })
 }
 
 // Old events go, and what is not done with stays.
@@ -182,7 +183,7 @@ func TestOldDetectionsAreForgotten(t *testing.T) {
 		d.cross(t, "n1", src, false)
 	}
 	d.cross(t, "n1", "10.0.0.1", true)
-	eventually(t, "one is over", func() bool { e := b.events(t); return len(e) == 2 && !e[1].Ended.IsZero() })
+	await.Until(t, "one is over", func() bool { e := b.events(t); return len(e) == 2 && !e[1].Ended.IsZero() })
 	k := carer{c: b.Controller, away: make(map[string]time.Time), written: make(map[string]time.Time)}
 	k.look(t.Context(), time.Now().Add(30*time.Minute))
 	if e := b.events(t); len(e) != 2 {
@@ -190,7 +191,7 @@ func TestOldDetectionsAreForgotten(t *testing.T) {
 	}
 	d.tell(t, "n1", want.Detections{Tops: map[string][]want.Ranked{"big": {{Keys: []string{"10.0.0.2", "80"}, Value: 2e8, Active: true}}}})
 	k.look(t.Context(), time.Now().Add(2*time.Hour))
-	eventually(t, "what is over for long is forgotten", func() bool { e := b.events(t); return len(e) == 1 && e[0].Keys["src"] == "10.0.0.2" })
+	await.Until(t, "what is over for long is forgotten", func() bool { e := b.events(t); return len(e) == 1 && e[0].Keys["src"] == "10.0.0.2" })
 	kvs, _, err := b.store.List(t.Context(), foundPrefix)
 	if err != nil || len(kvs) != 2 {
 		t.Errorf("%v, %d keys in the store: %v", err, len(kvs), kvs)
@@ -204,7 +205,7 @@ func TestDetectionTriesAgain(t *testing.T) {
 	collects := want.Node{Collectors: []want.Collector{{Name: "c"}}}
 	b.Inventory("n1", []point.Point{eth0}, collects)
 	d.cross(t, "n1", "10.0.0.1", false)
-	eventually(t, "it fails, and says why", func() bool {
+	await.Until(t, "it fails, and says why", func() bool {
 		e := b.events(t)
 		return len(e) == 1 && e[0].Action.State == "failed" && strings.Contains(e[0].Action.Reason, "not there")
 	})
@@ -217,7 +218,7 @@ func TestDetectionTriesAgain(t *testing.T) {
 		t.Errorf("too soon: %+v", e.Action)
 	}
 	k.look(t.Context(), time.Now().Add(actAgain+time.Second))
-	eventually(t, "it acts", func() bool {
+	await.Until(t, "it acts", func() bool {
 		e := b.events(t)[0]
 		return e.Action.State == "running" && e.Action.Capture != "" && e.Action.Reason == ""
 	})

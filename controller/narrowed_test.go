@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"opentap/fault"
+	"opentap/internal/await"
 	"opentap/tap"
 	"opentap/want"
 )
@@ -75,7 +76,7 @@ func TestRulesEndWithTheRightToSeeAll(t *testing.T) {
 		defer b.detection.mu.Unlock()
 		return len(b.detection.active)
 	}
-	eventually(t, "one is active", func() bool { return active() == 1 })
+	await.Until(t, "one is active", func() bool { return active() == 1 })
 	b.declareRed("host1/eth0")
 	if blind := b.blindRules(); !blind["big"] {
 		t.Fatalf("blind rules: %v", blind)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/want"
 )
 
@@ -47,7 +48,7 @@ func TestWebhooks(t *testing.T) {
 	if e := <-got; e.Ended.IsZero() {
 		t.Errorf("%+v", e)
 	}
-	eventually(t, "it says so", func() bool {
+	await.Until(t, "it says so", func() bool {
 		list, err := b.Webhooks(t.Context(), alice)
 		if err != nil || len(list) != 3 || list[1].Name != "noc" || list[1].Failed+list[1].Dropped != 0 {
 			t.Fatalf("%v, %+v", err, list)
@@ -67,7 +68,7 @@ func TestWebhooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.cross(t, "n1", "10.0.0.3", false)
-	eventually(t, "it says that it was not told", func() bool { return strings.HasPrefix(b.events(t)[0].Action.Webhook, "not told: it answered 307") })
+	await.Until(t, "it says that it was not told", func() bool { return strings.HasPrefix(b.events(t)[0].Action.Webhook, "not told: it answered 307") })
 	if len(elsewhere) != 0 {
 		t.Error("a redirection or the environment's proxy was followed")
 	}
@@ -98,7 +99,7 @@ func TestWebhookThatHangs(t *testing.T) {
 	for i := range flows {
 		d.cross(t, "n1", "10.0.1."+string(rune('0'+i/10))+string(rune('0'+i%10)), false)
 	}
-	eventually(t, "all are found, and what is too much is dropped", func() bool {
+	await.Until(t, "all are found, and what is too much is dropped", func() bool {
 		list, err := b.Webhooks(t.Context(), alice)
 		return err == nil && len(b.events(t)) == flows && list[1].Dropped >= flows-mostHooks-1 && list[1].Waiting > 0
 	})
@@ -127,7 +128,7 @@ func TestWebhookIsTriedAgain(t *testing.T) {
 	r.Then = &want.RuleAction{Webhook: "noc"}
 	b, d := newDetector(t, r, func(c *Config) { c.Webhooks = map[string]Webhook{"noc": {URL: target.URL}} })
 	d.cross(t, "n1", "10.0.0.1", false)
-	eventually(t, "it was told", func() bool { e := b.events(t); return len(e) == 1 && e[0].Action.Webhook == "told" })
+	await.Until(t, "it was told", func() bool { e := b.events(t); return len(e) == 1 && e[0].Action.Webhook == "told" })
 	if n := asked.Load(); n != 2 {
 		t.Errorf("asked %d times", n)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"opentap/internal/await"
 	"opentap/wire/netflow"
 )
 
@@ -50,17 +51,6 @@ func message(c net.Conn) ([]byte, error) {
 
 func sequence(b []byte) uint32   { return binary.BigEndian.Uint32(b[8:]) }
 func hasTemplates(b []byte) bool { return len(b) > 16 && binary.BigEndian.Uint16(b[16:]) == 2 }
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.After(10 * time.Second)
-	for tick := time.Tick(2 * time.Millisecond); !ok(); {
-		select {
-		case <-tick:
-		case <-deadline:
-			t.Fatalf("%s: waited in vain", what)
-		}
-	}
-}
 
 // dataRecords counts the flow records of a message by the lengths of its sets.
 func dataRecords(b []byte) (n int) {
@@ -115,7 +105,7 @@ func TestTLS(t *testing.T) {
 	go func() { defer close(done); x.Run(ctx) }()
 	r := records(1, false)[0]
 	x.Export(&r)
-	waitFor(t, "refusal", func() bool { return x.Status().LastError != "" })
+	await.Until(t, "refusal", func() bool { return x.Status().LastError != "" })
 	_ = l.Close()
 	cancel()
 	<-done
@@ -159,7 +149,7 @@ func reconnects(t *testing.T, l net.Listener, c Config) {
 			records += dataRecords(m)
 		}
 		_ = conn.Close()
-		waitFor(t, "noticing", func() bool { // it may be connected again already
+		await.Until(t, "noticing", func() bool { // it may be connected again already
 			s := x.Status()
 			return (!s.Connected || s.Reconnects > uint64(session)) && s.Waiting == 0
 		})

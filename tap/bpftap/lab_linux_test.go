@@ -154,16 +154,6 @@ func address(t testing.TB, ns *nettest.NS, dev, cidr string) {
 	}
 }
 
-// eventually waits until ok, and says what for if it never is.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 // ear is a packet socket on a device.
 type ear struct {
 	t  testing.TB

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/tap"
 )
@@ -32,7 +33,7 @@ func TestNetnsFilterAtTheEnd(t *testing.T) {
 				s.Send(nettest.Packet{Payload: bytes.Repeat([]byte{7}, n), NoPad: true, Tags: tags}.Bytes())
 			}
 			var c tap.Counts
-			eventually(t, "all frames are seen", func() bool { c = l.counts(id); return c.Seen == longest })
+			await.Until(t, "all frames are seen", func() bool { c = l.counts(id); return c.Seen == longest })
 			if want := uint64(max(longest-f.needs, 0)); c.Mirrored != want {
 				t.Errorf("%q with tags %v: %d of %d frames match, want %d", f.filter, tags, c.Mirrored, longest, want)
 			}

@@ -6,6 +6,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/tap"
 )
@@ -84,7 +85,7 @@ func TestNetnsMadeDevice(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		eventually(t, "a copy at a tool that has the device open", func() bool {
+		await.Until(t, "a copy at a tool that has the device open", func() bool {
 			buf := make([]byte, 2000)
 			n, err := unix.Read(fd, buf)
 			if err != nil {

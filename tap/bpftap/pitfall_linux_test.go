@@ -17,6 +17,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/tap"
 )
@@ -306,7 +307,7 @@ func TestNetnsLoops(t *testing.T) {
 		for range 1000 {
 			send.Send(nettest.Packet{}.Bytes())
 		}
-		eventually(t, "1000 copies sent", func() bool { return l.counts("p").Sent == 1000 })
+		await.Until(t, "1000 copies sent", func() bool { return l.counts("p").Sent == 1000 })
 		// Ours are not seen; the hosts' own, such as ARP, are few.
 		if c := l.counts("u"); c.Seen > 20 {
 			t.Errorf("the underlay's tap saw %+v", c)
@@ -331,7 +332,7 @@ func TestNetnsLoops(t *testing.T) {
 		for range 100 {
 			send.Send(nettest.Packet{}.Bytes())
 		}
-		eventually(t, "100 copies sent", func() bool { return l.counts("p").Sent == 100 })
+		await.Until(t, "100 copies sent", func() bool { return l.counts("p").Sent == 100 })
 		if c := l.counts("i"); c.Errors["loop"] != 1 {
 			t.Errorf("a tunnel packet that came in without its mark: %+v", c)
 		}

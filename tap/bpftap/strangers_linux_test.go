@@ -6,6 +6,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/tap"
 )
@@ -47,7 +48,7 @@ func TestNetnsStrangersWithItsIndex(t *testing.T) {
 			stranger := nettest.NewNS(t)
 			veth(t, at.host, "x0", index, stranger, "x1")
 			atStranger := nettest.NewEar(t, stranger, "x1")
-			eventually(t, "copies are lost for want of a device", func() bool {
+			await.Until(t, "copies are lost for want of a device", func() bool {
 				send()
 				return at.counts("a").Errors["no_device"] > 0
 			})
