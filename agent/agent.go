@@ -85,6 +85,7 @@ type Agent struct {
 	sensors []sensor.Source
 	taps    *tapping
 	link    Link
+	doctor  Doctor       // nil = there is none
 	live    atomic.Int32 // readers of live streams
 	probes  atomic.Int32 // that run
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"sync"
 	"time"
 
 	"opentap/fault"
@@ -28,17 +27,8 @@ func (a *Agent) runProbe(ctx context.Context, end <-chan struct{}, q want.ProbeR
 			Kind: fault.Exhausted, Msg: "node " + a.cfg.NodeName + " runs as many probes as it may", Hint: "wait until one has ended", RetryAfter: 5 * time.Second,
 		}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	var ended sync.WaitGroup
-	defer ended.Wait()
+	ctx, cancel := untilEnd(ctx, end)
 	defer cancel()
-	ended.Go(func() {
-		select {
-		case <-end:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
 	r, err := probing.Run(ctx, q)
 	if err != nil {
 		return err

@@ -35,6 +35,8 @@ func (a *Agent) show(ctx context.Context, end <-chan struct{}, l want.Look, w io
 		return a.hearCanaries(ctx, end, *l.CanaryHear, w)
 	case l.Probe != nil:
 		return a.runProbe(ctx, end, *l.Probe, w)
+	case l.Doctor:
+		return a.showExamination(ctx, end, w)
 	case l.Sensors:
 		return a.showSensors(ctx, w)
 	}

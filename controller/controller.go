@@ -79,7 +79,6 @@ type Controller struct {
 	members   Membership // nil = no fleet
 	providers []Provider // where people sign in
 	doctor    Doctor
-	looks     looks
 	full      atomic.Pointer[string] // why nothing new is taken; nil = it is
 	log       *slog.Logger
 

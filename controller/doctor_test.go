@@ -3,86 +3,117 @@ package controller
 import (
 	"context"
 	"errors"
-	"sync"
-	"sync/atomic"
+	"fmt"
+	"io"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"opentap/agentapi"
+	"opentap/fault"
 	"opentap/want"
 )
 
-// Those who ask at the same time share a look, who goes takes it from nobody, and it ends when nobody waits for it.
-func TestLooksAreShared(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var begun, under atomic.Int32
-		end := make(chan struct{})
-		doctor := func(ctx context.Context) (want.Examination, error) {
-			n := begun.Add(1)
-			if under.Add(1) > 1 {
-				t.Error("two looks at one time")
-			}
-			defer under.Add(-1)
-			select {
-			case <-end:
-				return want.Examination{Node: string('a' + rune(n-1))}, nil
-			case <-ctx.Done():
-				return want.Examination{}, ctx.Err()
-			}
-		}
-		var s looks
-		ask := func(ctx context.Context, answers *sync.Map, i int) func() {
-			return func() {
-				x, err := s.share(ctx, doctor)
-				if err != nil {
-					x.Node = err.Error()
-				}
-				answers.Store(i, x.Node)
-			}
-		}
-		var all sync.WaitGroup
-		var answers sync.Map
-		hasty, hurry := context.WithCancel(t.Context())
-		all.Go(ask(hasty, &answers, 0)) // who began it goes
-		synctest.Wait()
-		for i := 1; i < 10; i++ {
-			all.Go(ask(t.Context(), &answers, i))
-		}
-		synctest.Wait()
-		hurry()
-		synctest.Wait()
-		close(end)
-		all.Wait()
-		for i := range 10 {
-			want := "a"
-			if i == 0 {
-				want = context.Canceled.Error()
-			}
-			if got, _ := answers.Load(i); got != want {
-				t.Errorf("%d: %v, want %s", i, got, want)
-			}
-		}
-		if x, err := s.share(t.Context(), doctor); err != nil || x.Node != "b" || begun.Load() != 2 {
-			t.Errorf("the next look: %v, %v, the %dth", x.Node, err, begun.Load())
-		}
-		end = make(chan struct{})
-		gone, leave := context.WithCancel(t.Context())
-		all.Go(ask(gone, &answers, 0))
-		synctest.Wait()
-		leave()
-		all.Wait()
-		if got, _ := answers.Load(0); got != context.Canceled.Error() || under.Load() != 0 || s.now != nil {
-			t.Errorf("nobody waits: %v, %d under way", got, under.Load())
-		}
-	})
+func found(check string) want.Examination {
+	return want.Examination{
+		Node: "what it says of itself", Findings: []want.Finding{{Node: "what it says of itself", Check: check, Severity: want.Fine, Text: "fine"}},
+		Settings: []want.Setting{{Key: "role", Value: check}},
+	}
 }
 
-func TestALookThatFailsIsNotKept(t *testing.T) {
-	var s looks
-	wrong := errors.New("wrong")
-	if _, err := s.share(t.Context(), func(context.Context) (want.Examination, error) { return want.Examination{}, wrong }); err != wrong {
-		t.Error(err)
+// summary is one word for each finding.
+func summary(x *want.Examination) string {
+	var b []string
+	for _, f := range x.Findings {
+		b = append(b, f.Node+":"+f.Check+":"+string(f.Severity))
 	}
-	if _, err := s.share(t.Context(), func(context.Context) (want.Examination, error) { return want.Examination{}, nil }); err != nil {
-		t.Error(err)
+	return strings.Join(b, " ")
+}
+
+// Every node is asked once, speaks for itself alone, and cannot keep its silence secret.
+func TestDoctorLooksAtTheFleet(t *testing.T) {
+	b := newBench(t, nil)
+	if _, err := b.Doctor(t.Context(), root, ""); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("without a doctor: %v", err)
+	}
+	b.SetDoctor(Doctor{Node: "ctl", NodeID: "n0", Look: func(context.Context) (want.Examination, error) { return found("own"), nil }})
+	for _, n := range []string{"0 ctl", "2 host2", "3 host3", "4 old"} {
+		id, name, _ := strings.Cut(n, " ")
+		b.Joined(agentapi.Identity{NodeID: "n" + id, NodeName: name})
+	}
+	b.Left("n2")
+	b.hub.live = func(ctx context.Context, _ <-chan struct{}, nodeID string, spec want.LiveSpec, w io.Writer) error {
+		switch {
+		case spec.Look == nil || !spec.Look.Doctor:
+			<-ctx.Done()
+			return ctx.Err()
+		case nodeID == "n1":
+			_, err := w.Write(marshal(found("kernel")))
+			return err
+		case nodeID == "n3":
+			_, err := io.WriteString(w, "nonsense")
+			return err
+		case nodeID == "n4":
+			return fault.New(fault.Unsupported, "it is older than the controller")
+		}
+		return fault.New(fault.Internal, "node %s is not to be asked", nodeID)
+	}
+	for node, want := range map[string]string{
+		"":      "ctl:own:ok host1:kernel:ok host2:node:bad host3:node:bad old:node:warn",
+		"ctl":   "ctl:own:ok",
+		"n0":    "ctl:own:ok",
+		"host1": "host1:kernel:ok",
+		"n2":    "host2:node:bad",
+	} {
+		x, err := b.Doctor(t.Context(), root, node)
+		if got := summary(&x); err != nil || got != want {
+			t.Errorf("%q: %v, %s", node, err, got)
+		}
+		for _, f := range x.Findings {
+			if (f.Fix == "") != (f.Severity == "ok") {
+				t.Errorf("%+v", f)
+			}
+		}
+	}
+	if x, err := b.Doctor(t.Context(), root, "host1"); err != nil || x.Node != "host1" || x.Settings[0].Value != "kernel" {
+		t.Errorf("%v, %+v", err, x)
+	}
+	if x, _ := b.Doctor(t.Context(), root, "host2"); !strings.Contains(x.Findings[0].Text, "not connected") {
+		t.Errorf("%+v", x)
+	}
+	if _, err := b.Doctor(t.Context(), root, "host9"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("no such node: %v", err)
+	}
+	if _, err := b.Doctor(t.Context(), alice, "host1"); !fault.Is(err, fault.Forbidden) || !strings.Contains(b.trail.actions(), "node.examine:denied") {
+		t.Errorf("an owner: %v", err)
+	}
+}
+
+// One that is slow costs its patience, many at once are as many as may be, and the round ends in time.
+func TestARoundEndsInTime(t *testing.T) {
+	slow := func(ctx context.Context) (want.Examination, error) {
+		<-ctx.Done()
+		return want.Examination{}, errors.New("ended")
+	}
+	fast := func(context.Context) (want.Examination, error) { return found("kernel"), nil }
+	for _, slows := range []int{1, patientsAtOnce, 10 * patientsAtOnce} {
+		t.Run(fmt.Sprint(slows), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				patients := []patient{{"first", fast}}
+				for range slows {
+					patients = append(patients, patient{"slow", slow})
+				}
+				patients = append(patients, patient{"last", fast})
+				began := time.Now()
+				x := round(t.Context(), patients)
+				if took, most := time.Since(began), min(roundPatience, time.Duration(1+slows/patientsAtOnce)*patientPatience); took < patientPatience || took > most {
+					t.Errorf("it took %s, not %s to %s", took, patientPatience, most)
+				}
+				if len(x.Findings) != len(patients) || x.Findings[0].Check != "kernel" || !strings.Contains(x.Findings[1].Text, "in time") || x.Findings[slows].Node != "slow" {
+					t.Errorf("%d findings, %+v …", len(x.Findings), x.Findings[:2])
+				}
+			})
+		})
 	}
 }

@@ -14,6 +14,7 @@ const (
 
 // Finding is what one check of a host found.
 type Finding struct {
+	Node     string   `json:"node"`  // whose host it is about
 	Check    string   `json:"check"` // a short name that stays: "kernel", "disk_data" …
 	Severity Severity `json:"severity"`
 	Text     string   `json:"text"`          // what is so, in plain words
@@ -27,10 +28,10 @@ type Setting struct {
 	Origin string `json:"origin"` // default, file, flag
 }
 
-// Examination is what a host found when it looked at itself.
+// Examination is what hosts found when they looked at themselves.
 type Examination struct {
-	Node     string    `json:"node"`
-	Time     time.Time `json:"time"`
+	Node     string    `json:"node"` // whose settings these are: that of the controller that was asked, or the only one that looked
+	Time     time.Time `json:"time"` // at that host
 	Findings []Finding `json:"findings"`
 	Settings []Setting `json:"settings"`
 }

@@ -13,6 +13,7 @@ type Look struct {
 	Flows   *FlowQuery `json:"flows,omitempty"`   // flow records, or a line with FlowTop
 	Detect  []Rule     `json:"detect,omitempty"`  // lines of Detections, until the stream is ended
 	Sensors bool       `json:"sensors,omitempty"` // a line with Sensors
+	Doctor  bool       `json:"doctor,omitempty"`  // an Examination
 
 	Probe *ProbeRun `json:"probe,omitempty"` // a line with ProbeReport
 

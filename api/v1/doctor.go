@@ -7,10 +7,10 @@ import (
 )
 
 func (s *server) doctor(w http.ResponseWriter, r *http.Request) error {
-	if err := noQuery(r); err != nil {
+	if err := noQuery(r, "node"); err != nil {
 		return err
 	}
-	x, err := s.ctl.Doctor(r.Context(), httpapi.Identity(r.Context()))
+	x, err := s.ctl.Doctor(r.Context(), httpapi.Identity(r.Context()), r.URL.Query().Get("node"))
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ type Controller interface {
 	SignIn
 	Fabric
 	Taps
-	Doctor(ctx context.Context, id auth.Identity) (want.Examination, error)
+	Doctor(ctx context.Context, id auth.Identity, node string) (want.Examination, error)
 	Sensors
 	CreateCapture(ctx context.Context, id auth.Identity, r want.Request) (v want.View, created bool, err error)
 	Captures(ctx context.Context, id auth.Identity) ([]want.View, error)

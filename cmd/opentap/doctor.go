@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -16,17 +17,20 @@ var errSick = errors.New("something is bad: see the fixes above")
 
 func (a *app) doctorCmd() *cobra.Command {
 	var settings bool
+	var node string
 	cmd := &cobra.Command{
-		Use: "doctor", Short: "Have the server's host look at itself", Args: cobra.NoArgs,
-		Long: `doctor has the server look at the host that it runs on: kernel and its features, capabilities, clock, speed of the disks,
-room, memory for rings, what was left behind, audit log, certificate; and says for each what to do about it. It takes an
-administrator's token, and a few seconds: the disks are written to. Exit code 1 when something is bad.
+		Use: "doctor", Short: "Have the server's host and those of its agents look at themselves", Args: cobra.NoArgs,
+		Long: `doctor has the host that the server runs on and the host of each agent look at themselves: kernel and its features, capabilities,
+clock, speed of the disks, room, memory for rings, lost packets, what was left behind (captures, and taps of agents that do not
+run), audit log, certificate; and says for each what to do about it. A node that cannot be asked, or does not answer within ten
+seconds, is a finding too. It takes an administrator's token, and a few seconds: the disks are written to. Exit code 1 when
+something is bad.
 
--o json has everything, the settings too; -o csv and the table have the findings, or with --settings the configuration: each
-value with where it is from (default, file, flag).`,
-		Example: "  opentap doctor\n  opentap doctor --settings\n  opentap doctor -o json",
+-o json has everything, the settings too; -o csv and the table have the findings, or with --settings the configuration of the
+server, or with --node of that node: each value with where it is from (default, file, flag).`,
+		Example: "  opentap doctor\n  opentap doctor --node left\n  opentap doctor --settings\n  opentap doctor -o json",
 		RunE: a.ask(func(ctx context.Context, c *client.Client, _ []string) error {
-			x, err := c.Doctor(ctx)
+			x, err := c.Doctor(ctx, node)
 			if err != nil {
 				return err
 			}
@@ -34,7 +38,7 @@ value with where it is from (default, file, flag).`,
 			rows := make([][]string, 0, len(x.Findings))
 			for _, f := range x.Findings {
 				bad = bad || f.Severity == want.Bad
-				rows = append(rows, []string{string(f.Severity), f.Check, f.Text, f.Fix})
+				rows = append(rows, []string{string(f.Severity), f.Check, f.Text, f.Fix, f.Node})
 			}
 			switch {
 			case settings && a.output != "json":
@@ -44,13 +48,9 @@ value with where it is from (default, file, flag).`,
 				}
 				err = a.table([]string{"KEY", "VALUE", "ORIGIN"}, rows, x)
 			case a.output == "table":
-				for _, f := range x.Findings {
-					if _, err = fmt.Fprintf(a.stdout, "%-4s  %-14s %s\n", clean(string(f.Severity)), clean(f.Check), clean(f.Text)); err == nil && f.Fix != "" {
-						_, err = fmt.Fprintf(a.stdout, "      %-14s → %s\n", "", clean(f.Fix))
-					}
-				}
+				err = a.findings(x.Findings)
 			default:
-				err = a.table([]string{"SEVERITY", "CHECK", "TEXT", "FIX"}, rows, x)
+				err = a.table([]string{"SEVERITY", "CHECK", "TEXT", "FIX", "NODE"}, rows, x)
 			}
 			if err == nil && bad {
 				return errSick
@@ -59,5 +59,26 @@ value with where it is from (default, file, flag).`,
 		}),
 	}
 	cmd.Flags().BoolVar(&settings, "settings", false, "show the configuration and where each value is from")
+	cmd.Flags().StringVar(&node, "node", "", "have only this node's host look at itself")
 	return cmd
+}
+
+// findings prints them for people, with what to do about each below it.
+func (a *app) findings(list []want.Finding) error {
+	wide := 0
+	for _, f := range list {
+		wide = max(wide, utf8.RuneCountInString(clean(f.Node)))
+	}
+	for _, f := range list {
+		if _, err := fmt.Fprintf(a.stdout, "%-4s  %-*s  %-14s %s\n", clean(string(f.Severity)), wide, clean(f.Node), clean(f.Check), clean(f.Text)); err != nil {
+			return err
+		}
+		if f.Fix == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(a.stdout, "      %-*s  %-14s → %s\n", wide, "", "", clean(f.Fix)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -82,6 +82,7 @@ func serveAgent(ctx context.Context, cfg config, log *slog.Logger) error {
 	}
 	link := agentapi.NewLink(id, ag, log.With("room", "link"))
 	ag.SetLink(link)
+	ag.SetDoctor(agent.Doctor(doctorOf(cfg, node, ag, nil)))
 
 	// The agent ends in good order before the session does, so that its last words are heard.
 	group, ctx := errgroup.WithContext(ctx)

@@ -13,14 +13,14 @@ import (
 
 	"opentap/agent"
 	"opentap/audit"
-	"opentap/controller"
 	"opentap/doctor"
 	"opentap/want"
 )
 
-// doctorOf looks at this host as this configuration uses it. ag is nil where there is no agent.
-func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) controller.Doctor {
-	return func(ctx context.Context) (want.Examination, error) {
+// doctorOf looks at this host as this configuration uses it. ag is nil where there is no agent; shown, where people have no
+// certificate to see.
+func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) doctor.Doctor {
+	return doctor.Shared(func(ctx context.Context) (want.Examination, error) {
 		var facts want.Node
 		known := func(string) bool { return false }
 		captures := ""
@@ -40,7 +40,9 @@ func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) contr
 			version, there, err := ag.OpenVSwitch(ctx)
 			x.Findings = append(x.Findings, switchFinding(version, there || cfg.Taps.OVSDB != "", err))
 		}
-		x.Findings = append(x.Findings, chain(auditDir(cfg)))
+		if cfg.Role != "agent" {
+			x.Findings = append(x.Findings, chain(auditDir(cfg)))
+		}
 		if shown != nil {
 			x.Findings = append(x.Findings, certificateFinding(shown.Expires(), time.Now()))
 		}
@@ -51,7 +53,7 @@ func doctorOf(cfg config, node string, ag *agent.Agent, shown certificate) contr
 			x.Findings = append(x.Findings, want.Finding{Check: "agent", Severity: want.Warn, Text: p, Fix: "see the log of opentapd around the time when this began"})
 		}
 		return x, ctx.Err()
-	}
+	})
 }
 
 // switchFinding tells whether ports of this host's Open vSwitch can be tapped; expected, whether there should be one.

@@ -23,7 +23,7 @@ func TestTheDoctorLooksAtTheRunningHost(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(p.dir, "captures", "stranger"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	x, err := admin.Doctor(ctx)
+	x, err := admin.Doctor(ctx, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestTheDoctorLooksAtTheRunningHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.client(t, "https", tok.Token, tr).Doctor(ctx); !fault.Is(err, fault.Forbidden) {
+	if _, err := p.client(t, "https", tok.Token, tr).Doctor(ctx, ""); !fault.Is(err, fault.Forbidden) {
 		t.Errorf("an owner: %v", err)
 	}
 }

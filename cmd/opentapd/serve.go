@@ -155,7 +155,12 @@ func serve(ctx context.Context, cfg config, stdout io.Writer, log *slog.Logger) 
 		defer here.close()
 		ag = here.ag
 	}
-	ctl.SetDoctor(doctorOf(cfg, node, ag, shown))
+	look, agentID := doctorOf(cfg, node, ag, shown), ""
+	if ag != nil {
+		ag.SetDoctor(agent.Doctor(look)) // another controller may ask it
+		agentID = ag.Identity().NodeID
+	}
+	ctl.SetDoctor(controller.Doctor{Node: node, NodeID: agentID, Look: look})
 	afar := reg.Server()
 	hub.Register(afar)
 	board.Register(afar)
