@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+
+	"opentap/internal/await"
 )
 
 // churn is things being made and deleted through several controllers, and what was acknowledged of that.
@@ -64,7 +66,7 @@ func (k *churn) killEach(t *testing.T, etcd *cluster) {
 	t.Helper()
 	goesOn := func(how string) {
 		n := k.acknowledged()
-		within(t, 3*patience, "it goes on "+how, func() bool { return k.acknowledged() > n+20 })
+		await.Until(t, "it goes on "+how, func() bool { return k.acknowledged() > n+20 })
 	}
 	goesOn("before anything happens")
 	for i := range 3 {

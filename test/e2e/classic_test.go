@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"opentap/internal/await"
 )
 
 // The old clients are served unchanged: a Python program written as they were gets its three kinds of data.
@@ -53,7 +55,7 @@ func TestNetnsClassicClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hang := time.AfterFunc(3*patience, func() { _ = cmd.Process.Kill() })
+	hang := time.AfterFunc(await.Patience, func() { _ = cmd.Process.Kill() })
 	defer hang.Stop()
 	out := bufio.NewReader(stdout)
 	line, _ := out.ReadString('\n')

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/packet"
 	"opentap/pcap"
@@ -49,7 +50,7 @@ flows:
 	frames, octets := talk(4000)
 	l.Send(frames...)
 	d.awaitCaptured("packets", 4000)
-	within(t, 2*patience, "the device's own flows are kept", func() bool {
+	await.Until(t, "the device's own flows are kept", func() bool {
 		p, o := d.topOf("tap0")
 		return p == 4000 && o == octets
 	})
@@ -61,7 +62,7 @@ flows:
 			t.Skipf("softflowd does not read the file: %s", r.stderr)
 		}
 		want += 4000
-		within(t, 2*patience, strings.Join(c, " ")+": all of it is kept", func() bool {
+		await.Until(t, strings.Join(c, " ")+": all of it is kept", func() bool {
 			if r := d.opentap("flows", "top", "-q", "--point", "127.0.0.1"); r.code != 0 {
 				return false // nothing came yet: the point is not known
 			}
@@ -125,7 +126,7 @@ rules:
 		t.Fatal(err)
 	}
 	var events struct{ Events []want.Detection }
-	within(t, 2*patience, "it is found, captured, and over", func() bool {
+	await.Until(t, "it is found, captured, and over", func() bool {
 		d.ask(200, "GET", "/v1/detect/events", nil).decode(t, &events)
 		return len(events.Events) > 0 && events.Events[0].Action.State == "done"
 	})
@@ -159,7 +160,7 @@ rules:
 `), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 2*patience, "it is recorded", func() bool {
+	await.Until(t, "it is recorded", func() bool {
 		var r struct{ Recorders []m }
 		d.ask(200, "GET", "/v1/recorders", nil).decode(t, &r)
 		return len(r.Recorders) == 1 && r.Recorders[0]["status"].(m)["state"] == "running"
@@ -175,12 +176,12 @@ rules:
 		return &events.Events[0]
 	}
 	sent := 0
-	within(t, 2*patience, "the packets are found", func() bool {
+	await.Until(t, "the packets are found", func() bool {
 		l.Send(plain(100+sent, 1000, 7777)...)
 		sent += 1000
 		return found("own") != nil
 	})
-	within(t, 2*patience, "it is over", func() bool { return found("own").Action.State == "done" })
+	await.Until(t, "it is over", func() bool { return found("own").Action.State == "done" })
 	e := found("own")
 	if e.Keys["dport"] != "7777" || e.Agent != "tap0" {
 		t.Errorf("%+v", e)
@@ -190,7 +191,7 @@ rules:
 	if n := len(packetsOf(t, path)); n != 100+sent {
 		t.Errorf("%d packets are in the capture; 100 came before the rule and %d after", n, sent)
 	}
-	within(t, 2*patience, "the flow record is found", func() bool {
+	await.Until(t, "the flow record is found", func() bool {
 		e := found("records")
 		return e != nil && e.Keys["dport"] == "7777" && e.Keys["proto"] == "udp"
 	})

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"opentap/internal/await"
 )
 
 // Two controllers over an etcd cluster of three: any controller serves any request for any host, and each may go.
@@ -55,10 +57,10 @@ func TestNetnsFleetAnyControllerServes(t *testing.T) {
 		}
 	}
 	live := a.run(nil, clientBin, "live", "left/tap0", "right/tap0", "udp port 7100", "-w", "-")
-	eventually(t, "the live stream has begun", func() bool { return len(live.out.Bytes()) > 0 })
+	await.Until(t, "the live stream has begun", func() bool { return len(live.out.Bytes()) > 0 })
 	left.Send(plain(0, 50, 7100)...)
 	right.Send(plain(50, 50, 7100)...)
-	eventually(t, "the live stream shows both hosts", func() bool { return bytes.Count(live.out.Bytes(), []byte("open")) >= 100 })
+	await.Until(t, "the live stream shows both hosts", func() bool { return bytes.Count(live.out.Bytes(), []byte("open")) >= 100 })
 	_ = live.cmd.Process.Signal(os.Interrupt)
 	_ = live.end(t)
 
@@ -75,7 +77,7 @@ func TestNetnsFleetAnyControllerServes(t *testing.T) {
 	before := b.node("left")
 	a.kill()
 	began := time.Now()
-	within(t, 2*patience, "its agent is at the other controller", func() bool {
+	await.Until(t, "its agent is at the other controller", func() bool {
 		n := b.node("left")
 		return n.Connected && n.Since.After(before.Since)
 	})
@@ -111,12 +113,12 @@ func TestNetnsFleetLosesNoAcknowledgedChange(t *testing.T) {
 	}, func(i int) bool { return i%3 != 0 }, func(c *machine, id string) bool { return c.try("DELETE", capturePath(id), nil).Status == 204 })
 	load.killEach(t, etcd)
 	for _, c := range []*machine{a, b} {
-		eventually(t, "controller "+c.name()+" shows all that was acknowledged", func() bool {
+		await.Until(t, "controller "+c.name()+" shows all that was acknowledged", func() bool {
 			have := listed(t, c)
 			return load.holds(func(id string) bool { return have[id] }, func(id string) bool { return have[id] })
 		})
 	}
-	eventually(t, "the host has it all", func() bool { n := a.node("left"); return n.Connected && !n.Behind && len(n.Problems) == 0 })
+	await.Until(t, "the host has it all", func() bool { n := a.node("left"); return n.Connected && !n.Behind && len(n.Problems) == 0 })
 }
 
 // listed are the ids of all captures.
@@ -158,13 +160,13 @@ func TestNetnsFleetAsksBeforeObeyingAnOldStore(t *testing.T) {
 	}
 	c.start()
 	c.awaitNode("left", "connected")
-	eventually(t, "the node says that it refuses", func() bool {
+	await.Until(t, "the node says that it refuses", func() bool {
 		return strings.Contains(strings.Join(c.node("left").Problems, "\n"), "older than the one taken")
 	})
 	if !exists(left.dirOf(kept)) {
 		t.Error("it removed data that an old store does not know")
 	}
 	c.must("store", "accept")
-	eventually(t, "the node obeys", func() bool { n := c.node("left"); return len(n.Problems) == 0 && !exists(left.dirOf(kept)) })
+	await.Until(t, "the node obeys", func() bool { n := c.node("left"); return len(n.Problems) == 0 && !exists(left.dirOf(kept)) })
 	c.awaitState("old", "running")
 }

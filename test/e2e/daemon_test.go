@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 )
 
@@ -88,7 +89,7 @@ func (d *daemon) start() {
 	d.t.Helper()
 	d.launch()
 	ended := d.ended
-	eventually(d.t, "opentapd is ready", func() bool {
+	await.Until(d.t, "opentapd is ready", func() bool {
 		select {
 		case err := <-ended:
 			ended <- err
@@ -144,7 +145,7 @@ func (d *daemon) stop() {
 		if err != nil {
 			d.t.Fatalf("opentapd did not stop well: %v\n%s", err, d.tail())
 		}
-	case <-time.After(patience):
+	case <-time.After(await.Patience):
 		d.t.Fatalf("opentapd does not stop\n%s", d.tail())
 	}
 	d.web.CloseIdleConnections()
@@ -182,7 +183,7 @@ func (d *daemon) exec(name string, args ...string) result {
 func (d *daemon) execEnv(env []string, name string, args ...string) result {
 	d.t.Helper()
 	var stdout, stderr bytes.Buffer
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.WaitDelay = time.Second

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"opentap/auth/openid/openidtest"
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 )
 
@@ -132,7 +133,7 @@ policies:
 		t.Fatal(err)
 	}
 	s.d.must("fabric", "apply", "-q", "-f", file)
-	within(t, 2*patience, "the policies are active", func() bool {
+	await.Until(t, "the policies are active", func() bool {
 		return strings.Count(s.d.must("fabric", "show", "-o", "json"), `"state": "active"`) == 2
 	})
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"opentap/internal/await"
 )
 
 // nodeExporters is what /v1/nodes says of the exporters.
@@ -51,7 +53,7 @@ func TestNetnsExporter(t *testing.T) {
 		}
 		return ""
 	}
-	eventually(t, "nfcapd listens", func() bool { return queue() != "" })
+	await.Until(t, "nfcapd listens", func() bool { return queue() != "" })
 	d := newDaemon(t, l.near, `
 exporters:
   - {name: noc, protocol: ipfix, address: "127.0.0.1:9995", points: [tap0], filter: "udp or tcp or icmp"}
@@ -72,7 +74,7 @@ exporters:
 		t.Errorf("flows top --filter tcp:\n%s", out)
 	}
 	var nodes nodeExporters
-	within(t, 2*patience, "the node says how its exporters fare", func() bool {
+	await.Until(t, "the node says how its exporters fare", func() bool {
 		d.ask(200, "GET", "/v1/nodes", nil).decode(t, &nodes)
 		x := nodes.Nodes[0].Exporters
 		return len(x) == 2 && x[1].LastError != "" && len(nodes.Nodes[0].Problems) > 0
@@ -81,7 +83,7 @@ exporters:
 		t.Errorf("problems %q", nodes.Nodes[0].Problems)
 	}
 	d.stop()
-	eventually(t, "nfcapd has read all", func() bool { return queue() == "00000000" })
+	await.Until(t, "nfcapd has read all", func() bool { return queue() == "00000000" })
 	if err := collector.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

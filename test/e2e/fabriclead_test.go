@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/want"
 )
@@ -77,7 +78,7 @@ policies: [`+policies+"]\n"), 0o600); err != nil {
 	const policy = "{name: p, from: [line], to: [tool], filter: udp}"
 	apply(b, policy) // whoever is asked
 	leader, other := a, b
-	eventually(t, "one is the master of both switches, and the other knows that", func() bool {
+	await.Until(t, "one is the master of both switches, and the other knows that", func() bool {
 		leader, other = a, b
 		if b.roles() == "master master" {
 			leader, other = b, a
@@ -87,8 +88,8 @@ policies: [`+policies+"]\n"), 0o600); err != nil {
 	active := func(h *machine) func() bool {
 		return func() bool { return h.opentap("fabric", "verify").code == 0 }
 	}
-	eventually(t, "the leader is content", active(leader))
-	eventually(t, "so is the other", active(other))
+	await.Until(t, "the leader is content", active(leader))
+	await.Until(t, "so is the other", active(other))
 
 	sender, peer, tool := nettest.NewSender(t, hosts, "h1"), nettest.NewEar(t, hosts, "h2"), nettest.NewEar(t, hosts, "tool")
 	ovs.Settle()
@@ -108,13 +109,13 @@ policies: [`+policies+"]\n"), 0o600); err != nil {
 	}()
 	leader.kill()
 	began := time.Now()
-	within(t, 2*patience, "the other has taken over", func() bool { return other.roles() == "master master" })
+	await.Until(t, "the other has taken over", func() bool { return other.roles() == "master master" })
 	t.Logf("the other leads %s after the kill", time.Since(began).Round(time.Millisecond))
 	apply(other, policy+", {name: q, from: [line], to: [tool], filter: tcp}")
-	within(t, 2*patience, "it changes the switches", active(other))
+	await.Until(t, "it changes the switches", active(other))
 	leader.start()
-	eventually(t, "the first is back, and follows", func() bool { return leader.roles() == "slave slave" })
-	within(t, 2*patience, "it sees what the other did", active(leader))
+	await.Until(t, "the first is back, and follows", func() bool { return leader.roles() == "slave slave" })
+	await.Until(t, "it sees what the other did", active(leader))
 	close(stop)
 	n := <-sent
 	for what, ear := range map[string]*nettest.Ear{"frames of the pair": peer, "copies": tool} {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/tap"
 	"opentap/want"
@@ -68,14 +69,14 @@ func newLoom(t *testing.T) *loom {
 		t.Fatal(err)
 	}
 	l.must("fabric", "apply", "-f", l.file("loom.yaml"))
-	eventually(t, "the switches are as they should be", func() bool { return l.opentap("fabric", "verify").code == 0 })
+	await.Until(t, "the switches are as they should be", func() bool { return l.opentap("fabric", "verify").code == 0 })
 	return l
 }
 
 // active waits until a flow is, and the switches do what they were told.
 func (l *loom) active(name string) {
 	l.t.Helper()
-	eventually(l.t, name+" is active", func() bool { return l.tapFlow(name).Status == tap.Up })
+	await.Until(l.t, name+" is active", func() bool { return l.tapFlow(name).Status == tap.Up })
 	l.ovs.Settle()
 }
 
@@ -83,7 +84,7 @@ func (l *loom) active(name string) {
 func come(t *testing.T, what string, ear *nettest.Ear, frames ...[]byte) {
 	t.Helper()
 	var got [][]byte
-	for deadline := time.Now().Add(patience); len(got) < len(frames) && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(await.Patience); len(got) < len(frames) && time.Now().Before(deadline); {
 		if f := ear.Next(100 * time.Millisecond); f != nil && ours(f) {
 			got = append(got, f)
 		}
@@ -134,14 +135,14 @@ func TestNetnsFabricSplitsFilters(t *testing.T) {
 	if out := l.must("fabric", "plan", "-f", l.file("split.yaml")); !strings.Contains(out, "the switches copy: udp dst port 9; hub/tool0 filters exactly") {
 		t.Errorf("the plan does not say which part is where:\n%s", out)
 	}
-	eventually(t, "both are active", func() bool { return strings.Count(l.must("fabric", "show", "-o", "json"), `"state": "active"`) == 2 })
+	await.Until(t, "both are active", func() bool { return strings.Count(l.must("fabric", "show", "-o", "json"), `"state": "active"`) == 2 })
 	l.ovs.Settle()
 	nine, long, dns, other := loomFrame(9, 100), loomFrame(9, 300), loomFrame(53, 100), loomFrame(10, 300)
-	eventually(t, "the agent hands on", func() bool { h1.Send(long); return tool.Next(100*time.Millisecond) != nil })
+	await.Until(t, "the agent hands on", func() bool { h1.Send(long); return tool.Next(100*time.Millisecond) != nil })
 	tool.All(300 * time.Millisecond)
 	h1.Send(nine, long, dns, other)
 	come(t, "at the tool", tool, long, dns)
-	eventually(t, "probes went through by themselves", func() bool {
+	await.Until(t, "probes went through by themselves", func() bool {
 		text := string(l.ask(200, "GET", "/metrics", nil).Body)
 		return strings.Contains(text, `opentap_fabric_rules{switch="s1"}`) && strings.Contains(text, "opentap_fabric_leads 1") &&
 			!strings.Contains(text, `opentap_fabric_probes_total{result="delivered"} 0`) && strings.Contains(text, `opentap_fabric_probes_total{result="lost"} 0`)
@@ -151,7 +152,7 @@ func TestNetnsFabricSplitsFilters(t *testing.T) {
 	}
 	// The device for the tool goes, and the policies say so.
 	l.ns.Delete("tool0")
-	eventually(t, "the policies are degraded", func() bool {
+	await.Until(t, "the policies are degraded", func() bool {
 		out := l.must("fabric", "show", "-o", "json")
 		return strings.Count(out, `"state": "degraded"`) == 2 && strings.Contains(out, "node hub")
 	})
@@ -172,7 +173,7 @@ func TestNetnsFabricCarriesTaps(t *testing.T) {
 	h1.Send(nine, ten)
 	h2.Send(nine, ten)
 	come(t, "what passes the pair both ways", far, nine, nine)
-	eventually(t, "it is counted", func() bool {
+	await.Until(t, "it is counted", func() bool {
 		c := l.tapFlow("f").Counts
 		return c.Mirrored == 2 && c.Seen == 4 && c.NotMatched == 2 && c.Octets == uint64(2*len(nine))
 	})
@@ -211,16 +212,16 @@ func TestNetnsFabricCarriesTaps(t *testing.T) {
 	l.start()
 	h1.Send(nine, ten)
 	come(t, "when it is back", far, ten)
-	eventually(t, "it is active again", func() bool { return l.tapFlow("f").Status == tap.Up })
+	await.Until(t, "it is active again", func() bool { return l.tapFlow("f").Status == tap.Up })
 	h1.Send(nine, ten)
 	come(t, "when it has looked", far, ten)
-	eventually(t, "nothing was changed", func() bool { return l.opentap("fabric", "verify").code == 0 })
+	await.Until(t, "nothing was changed", func() bool { return l.opentap("fabric", "verify").code == 0 })
 	if out := l.must("fabric", "drift"); strings.Contains(out, "repaired") {
 		t.Errorf("a restart is no drift: %s", out)
 	}
 	// The same through Neutron's door.
 	taas := l.ask(201, "POST", "/v2.0/taas/tap_flows", m{"tap_flow": m{"name": "n", "direction": "OUT", "source_port": l.portNamed("s1/1"), "tap_service_id": v.ServiceID}}).resource(t, "tap_flow", "id")
-	eventually(t, "it is active there", func() bool {
+	await.Until(t, "it is active there", func() bool {
 		return l.ask(200, "GET", "/v2.0/taas/tap_flows/"+taas, nil).resource(t, "tap_flow", "status") == "ACTIVE"
 	})
 	l.ovs.Settle()
@@ -232,9 +233,9 @@ func TestNetnsFabricCarriesTaps(t *testing.T) {
 	if out := l.must("fabric", "show"); strings.Count(out, "tap-") != 2 {
 		t.Errorf("the one for a while is missing in\n%s", out)
 	}
-	eventually(t, "its time is over", func() bool { return strings.Count(l.must("fabric", "show"), "tap-") == 1 })
+	await.Until(t, "its time is over", func() bool { return strings.Count(l.must("fabric", "show"), "tap-") == 1 })
 	l.must("tap", "flow", "delete", "f")
-	eventually(t, "the policy is away", func() bool { return !strings.Contains(l.must("fabric", "show"), policy) })
+	await.Until(t, "the policy is away", func() bool { return !strings.Contains(l.must("fabric", "show"), policy) })
 	l.ovs.Settle()
 	h1.Send(ten)
 	come(t, "after it was deleted", far)
@@ -245,7 +246,7 @@ func TestNetnsFabricCarriesTaps(t *testing.T) {
 	l.active("g")
 	h1.Send(nine, ten, long)
 	come(t, "at the host", tool, long)
-	eventually(t, "both parts are counted", func() bool {
+	await.Until(t, "both parts are counted", func() bool {
 		v := l.tapFlow("g")
 		if len(v.Ends) != 3 {
 			return false
@@ -272,5 +273,5 @@ func TestNetnsFabricCarriesTaps(t *testing.T) {
 		t.Errorf("ends %+v", v.Ends)
 	}
 	l.must("tap", "flow", "delete", "h")
-	eventually(t, "the switches are as they should be", func() bool { return l.opentap("fabric", "verify").code == 0 })
+	await.Until(t, "the switches are as they should be", func() bool { return l.opentap("fabric", "verify").code == 0 })
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 )
 
@@ -45,7 +46,7 @@ func TestNetnsRecorderFansOut(t *testing.T) {
 	d := newDaemon(t, l.near, "ring:\n  blocks: 256\n") // for a machine that lets threads wait
 	runs := func(fanout int, by string) {
 		t.Helper()
-		eventually(t, "the recorder is read by "+by, func() bool {
+		await.Until(t, "the recorder is read by "+by, func() bool {
 			r := d.recorder(t)
 			return r.Fanout == fanout && r.Status.State == "running" && r.Status.ReadBy == by
 		})
@@ -55,14 +56,14 @@ func TestNetnsRecorderFansOut(t *testing.T) {
 	runs(3, "3 packet socket rings")
 	sent := flows(0, 3000)
 	l.Send(sent...)
-	eventually(t, "all packets are in the ledger", func() bool { return d.recorder(t).Status.Ledger.Captured == 3000 })
+	await.Until(t, "all packets are in the ledger", func() bool { return d.recorder(t).Status.Ledger.Captured == 3000 })
 
 	d.must("recorders", "set", "tap0", "--bytes", "64MiB", "--fanout", "2", "--filter", "port 53")
 	runs(2, "2 packet socket rings")
 	more := flows(3000, 1000)
 	l.Send(more...)
 	l.Send(plain(0, 100, 80)...)
-	eventually(t, "the other rings' packets are in the ledger", func() bool {
+	await.Until(t, "the other rings' packets are in the ledger", func() bool {
 		a := d.recorder(t).Status.Ledger
 		return a.Captured == 4000 && a.Filtered == 100
 	})
@@ -71,7 +72,7 @@ func TestNetnsRecorderFansOut(t *testing.T) {
 	last := flows(4000, 500)
 	l.Send(last...)
 	sent = append(append(sent, more...), last...)
-	eventually(t, "one ring's packets are in the ledger", func() bool { return d.recorder(t).Status.Ledger.Captured == 4500 })
+	await.Until(t, "one ring's packets are in the ledger", func() bool { return d.recorder(t).Status.Ledger.Captured == 4500 })
 	if a := d.recorder(t).Status.Ledger; !a.adds() || a.DroppedTotal != 0 {
 		t.Errorf("ledger %+v", a)
 	}
@@ -99,7 +100,7 @@ func TestNetnsRecorderFansOut(t *testing.T) {
 	d.must("recorders", "set", "tap0", "--bytes", "64MiB", "--fanout", "4")
 	runs(4, "4 packet socket rings")
 	l.Send(flows(4500, 200)...)
-	eventually(t, "they are in the ledger", func() bool { return d.recorder(t).Status.Ledger.Captured == 4700 })
+	await.Until(t, "they are in the ledger", func() bool { return d.recorder(t).Status.Ledger.Captured == 4700 })
 	sleepUntil(time.Now().Add(2500 * time.Millisecond)) // what is a second old is on the disk
 	d.kill()
 	d.start()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 )
 
@@ -127,7 +128,7 @@ func (h *machine) name() string {
 // says waits until the program has said something.
 func (h *machine) says(text string) {
 	h.t.Helper()
-	eventually(h.t, "it says "+text, func() bool { b, _ := os.ReadFile(h.log); return strings.Contains(string(b), text) })
+	await.Until(h.t, "it says "+text, func() bool { b, _ := os.ReadFile(h.log); return strings.Contains(string(b), text) })
 }
 
 // nodeView is a host as /v1 shows it.
@@ -154,7 +155,7 @@ func (d *daemon) node(name string) (n nodeView) {
 // awaitNode waits until a node is connected and its points are known, or it is gone or revoked.
 func (d *daemon) awaitNode(name, state string) (n nodeView) {
 	d.t.Helper()
-	within(d.t, 2*patience, "node "+name+" is "+state, func() bool {
+	await.Until(d.t, "node "+name+" is "+state, func() bool {
 		a := d.try("GET", "/v1/nodes/"+name, nil)
 		if a.Status != 200 {
 			return false

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"opentap/internal/await"
 )
 
 // One controller and two agents, each a host of its own: what a user has of a fleet.
@@ -52,10 +54,10 @@ func TestNetnsFleetCapturesOnEveryHost(t *testing.T) {
 	}
 
 	live := c.run(nil, clientBin, "live", "left/tap0", "right/tap0", "udp port 7100", "--packets", "0", "-w", "-")
-	eventually(t, "the live stream has begun", func() bool { return len(live.out.Bytes()) > 0 })
+	await.Until(t, "the live stream has begun", func() bool { return len(live.out.Bytes()) > 0 })
 	left.Send(plain(0, 50, 7100)...)
 	right.Send(plain(50, 50, 7100)...)
-	eventually(t, "the live stream shows both hosts", func() bool { return bytes.Count(live.out.Bytes(), []byte("open")) >= 100 })
+	await.Until(t, "the live stream shows both hosts", func() bool { return bytes.Count(live.out.Bytes(), []byte("open")) >= 100 })
 	_ = live.cmd.Process.Signal(os.Interrupt)
 	_ = live.end(t)
 
@@ -69,7 +71,7 @@ func TestNetnsFleetCapturesOnEveryHost(t *testing.T) {
 		t.Errorf("nodes:\n%s", got)
 	}
 	c.ask(204, "DELETE", capturePath(ids[0]), nil)
-	eventually(t, "the host removed the data", func() bool {
+	await.Until(t, "the host removed the data", func() bool {
 		list, _ := os.ReadDir(filepath.Join(left.dir, "captures"))
 		for _, e := range list {
 			if len(e.Name()) == 32 {
@@ -111,7 +113,7 @@ func TestNetnsFleetSurvivesItsFaults(t *testing.T) {
 	s.cut(h)
 	h.Send(frames[200:300]...)
 	n := c.awaitNode("left", "gone")
-	if since := time.Since(n.Since); since > patience {
+	if since := time.Since(n.Since); since > await.Patience {
 		t.Errorf("gone since %s", since)
 	}
 	if v := c.show("long"); !strings.Contains(v.Status.Reason, "not connected") {
@@ -136,7 +138,7 @@ func TestNetnsFleetSurvivesItsFaults(t *testing.T) {
 	h.launch()
 	c.awaitNode("left", "connected")
 	c.awaitState("long", "running", "degraded")
-	eventually(t, "it captures again", func() bool {
+	await.Until(t, "it captures again", func() bool {
 		v := c.show("long")
 		return len(v.Status.Gaps) == 1 && !v.Status.Gaps[0].To.IsZero()
 	})
@@ -157,7 +159,7 @@ func TestNetnsFleetSurvivesItsFaults(t *testing.T) {
 	c.start()
 	h.launch()
 	c.awaitNode("left", "connected")
-	eventually(t, "the data is gone", func() bool { return !exists(h.dirOf(v)) })
+	await.Until(t, "the data is gone", func() bool { return !exists(h.dirOf(v)) })
 }
 
 // Certificates that live for seconds are renewed under way, and nobody notices.
@@ -171,9 +173,9 @@ func TestNetnsFleetRenewsCertificates(t *testing.T) {
 	c.create(m{"kind": "pcap", "id": "all", "points": []string{"left/tap0"}, "filter": "udp"})
 	c.awaitState("all", "running")
 	live := c.run(nil, clientBin, "live", "left/tap0", "udp", "-w", "-")
-	eventually(t, "the live stream has begun", func() bool { return len(live.out.Bytes()) > 0 })
+	await.Until(t, "the live stream has begun", func() bool { return len(live.out.Bytes()) > 0 })
 	var n nodeView
-	within(t, 2*patience, "the certificate was renewed four times", func() bool {
+	await.Until(t, "the certificate was renewed four times", func() bool {
 		n = c.node("left")
 		return n.CertificateEnds.After(began.CertificateEnds.Add(14 * time.Second))
 	})
@@ -181,14 +183,14 @@ func TestNetnsFleetRenewsCertificates(t *testing.T) {
 		t.Errorf("the session did not last: since %s, and before %s", n.Since, began.Since)
 	}
 	h.Send(plain(0, 100, 7000)...)
-	eventually(t, "the live stream goes on", func() bool { return bytes.Count(live.out.Bytes(), []byte("open")) >= 100 })
+	await.Until(t, "the live stream goes on", func() bool { return bytes.Count(live.out.Bytes(), []byte("open")) >= 100 })
 	_ = live.cmd.Process.Signal(os.Interrupt)
 	_ = live.end(t)
 	c.awaitCaptured("all", 100)
 
 	// A host that is away until its certificate has ended is told what to do, and can join again as what it was.
 	s.cut(h)
-	within(t, 2*patience, "its certificate has ended", func() bool { return time.Now().After(c.node("left").CertificateEnds.Add(time.Second)) })
+	await.Until(t, "its certificate has ended", func() bool { return time.Now().After(c.node("left").CertificateEnds.Add(time.Second)) })
 	s.mend(h)
 	h.says("certificate of this host ended")
 	h.stop()
@@ -224,7 +226,7 @@ func TestNetnsFleetRefusesStrangers(t *testing.T) {
 			if err == nil {
 				t.Errorf("%s: it ended as if all were well", why)
 			}
-		case <-time.After(patience):
+		case <-time.After(await.Patience):
 			t.Errorf("%s: it still runs", why)
 		}
 		if !strings.Contains(h.tail(), why) {

@@ -19,6 +19,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/ipc"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 )
 
@@ -193,20 +194,20 @@ func meteredByNfdump(t *testing.T, d *daemon, path string) map[string]uint64 {
 	ended := make(chan struct{})
 	go func() { _ = collector.Wait(); close(ended) }()
 	defer func() { _ = collector.Process.Kill(); <-ended }()
-	eventually(t, "nfcapd listens", func() bool { return strings.Contains(d.exec("ss", "-Hlun").stdout, ":9995") })
+	await.Until(t, "nfcapd listens", func() bool { return strings.Contains(d.exec("ss", "-Hlun").stdout, ":9995") })
 	r := d.exec("softflowd", "-r", path, "-n", "127.0.0.1:9995", "-v", "9", "-d")
 	if r.code != 0 {
 		t.Skipf("softflowd does not read the file: %s", r.stderr)
 	}
 	// The collector writes its file when it is asked to end.
-	eventually(t, "nfcapd has taken every datagram", func() bool {
+	await.Until(t, "nfcapd has taken every datagram", func() bool {
 		f := strings.Fields(d.exec("ss", "-Hlun", "sport", "=", "9995").stdout)
 		return len(f) > 1 && f[1] == "0"
 	})
 	_ = collector.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-ended:
-	case <-time.After(patience):
+	case <-time.After(await.Patience):
 		t.Fatal("nfcapd does not end")
 	}
 	total := map[string]uint64{}

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"opentap/internal/await"
 )
 
 // acked is what opentapd has promised about one capture by answering.
@@ -174,7 +176,7 @@ func TestNetnsKillAnytime(t *testing.T) {
 			if a := d.try("GET", capturePath(id), nil); a.Status != 404 {
 				t.Errorf("%s was deleted and is back: %d", id, a.Status)
 			}
-			eventually(t, "the data of the deleted capture "+id+" is gone", func() bool { return !exists(filepath.Join(d.dir, "captures", uid)) })
+			await.Until(t, "the data of the deleted capture "+id+" is gone", func() bool { return !exists(filepath.Join(d.dir, "captures", uid)) })
 		}
 		clear(gone)
 		for id, k := range known {
@@ -206,7 +208,7 @@ func TestNetnsKillAnytime(t *testing.T) {
 				t.Errorf("%s (%s) failed: %s", id, k.kind, v.Status.Reason)
 			}
 			if k.started && k.final == "" && k.killed > 0 {
-				eventually(t, id+" ("+k.kind+"), which ran when opentapd was killed, states the gap", func() bool {
+				await.Until(t, id+" ("+k.kind+"), which ran when opentapd was killed, states the gap", func() bool {
 					v := d.show(id)
 					for _, g := range v.Status.Gaps {
 						if strings.Contains(g.Reason, "not running") && !g.To.IsZero() && g.To.After(g.From) {

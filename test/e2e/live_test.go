@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 )
 
@@ -68,7 +69,7 @@ func (p *program) end(t testing.TB) error {
 	case err := <-p.done:
 		p.done <- err
 		return err
-	case <-time.After(patience):
+	case <-time.After(await.Patience):
 		t.Fatalf("%v does not end\n%s", p.cmd.Args, p.stderr.Bytes())
 		return nil
 	}
@@ -79,12 +80,12 @@ func TestNetnsLiveStreamIsWhole(t *testing.T) {
 	l := newLab(t)
 	d := newDaemon(t, l.near, "")
 	p := d.run(nil, clientBin, "live", "tap0", "udp", "port", "53")
-	eventually(t, "the stream has begun", func() bool { return len(p.out.Bytes()) > 0 })
+	await.Until(t, "the stream has begun", func() bool { return len(p.out.Bytes()) > 0 })
 	noise, sent := plain(5000, 300, 99), plain(0, 300, 53)
 	l.Send(noise...)
 	l.Send(sent...)
-	eventually(t, "all packets have come while it runs", func() bool { return bytes.Count(p.out.Bytes(), []byte("open\x00\x00")) == 300 })
-	eventually(t, "the account has come", func() bool { return bytes.Contains(p.out.Bytes(), []byte("seen 600 = captured 300 + filtered 300")) })
+	await.Until(t, "all packets have come while it runs", func() bool { return bytes.Count(p.out.Bytes(), []byte("open\x00\x00")) == 300 })
+	await.Until(t, "the account has come", func() bool { return bytes.Contains(p.out.Bytes(), []byte("seen 600 = captured 300 + filtered 300")) })
 	if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +114,7 @@ func TestNetnsLiveEndsByItself(t *testing.T) {
 	d := newDaemon(t, l.near, "")
 	file := d.file("ten.pcapng")
 	p := d.run(nil, clientBin, "live", "tap0", "lo", "udp port 53", "--packets", "10", "--snap", "60", "-w", file)
-	eventually(t, "the stream has begun", func() bool { b, _ := os.ReadFile(file); return len(b) > 0 })
+	await.Until(t, "the stream has begun", func() bool { b, _ := os.ReadFile(file); return len(b) > 0 })
 	sent := plain(0, 30, 53)
 	l.Send(sent...)
 	if err := p.end(t); err != nil {
@@ -152,7 +153,7 @@ func TestNetnsLivePastJoinsThePresent(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	d := newDaemon(t, l.near, "recorders:\n  - point: tap0\n    bytes: 64MiB\n")
-	eventually(t, "the recorder runs", func() bool {
+	await.Until(t, "the recorder runs", func() bool {
 		return strings.Contains(string(d.ask(200, "GET", "/v1/nodes", nil).Body), `"recorders":{"tap0"`)
 	})
 	sent := plain(0, 200, 53)
@@ -214,13 +215,13 @@ func TestNetnsAStalledLiveReaderHarmsNobody(t *testing.T) {
 	const frames = 40_000 // 57 MB: more than all buffers on the way to the stalled reader
 	file := d.file("healthy.pcapng")
 	healthy := d.run(nil, clientBin, "live", "tap0", "udp port 77", "--packets", strconv.Itoa(frames), "-w", file)
-	eventually(t, "the other stream has begun", func() bool { b, _ := os.ReadFile(file); return len(b) > 0 })
+	await.Until(t, "the other stream has begun", func() bool { b, _ := os.ReadFile(file); return len(b) > 0 })
 	id := strings.TrimSpace(d.must("capture", "pcap", "--point", "tap0", "--filter", "udp port 77", "--detach"))
 
 	batch := fat(1000)
 	for i := range frames / len(batch) {
 		l.Send(batch...)
-		eventually(t, "the healthy reader keeps up", func() bool { return size(t, file) > i*len(batch)*1400 }) // at any speed of this machine
+		await.Until(t, "the healthy reader keeps up", func() bool { return size(t, file) > i*len(batch)*1400 }) // at any speed of this machine
 	}
 	if err := healthy.end(t); err != nil || capinfosCount(t, file) != frames {
 		t.Errorf("the healthy reader: %v, %d packets\n%s", err, capinfosCount(t, file), healthy.stderr.Bytes())
@@ -239,7 +240,7 @@ func TestNetnsAStalledLiveReaderHarmsNobody(t *testing.T) {
 	re := regexp.MustCompile(`seen (\d+) = captured (\d+) .*dropped (\d+) \(slow_reader (\d+)\)`)
 	chunk := make([]byte, 256<<10)
 	var last [][]byte
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(await.Patience); ; {
 		n, err := resp.Body.Read(chunk)
 		b.Write(chunk[:n])
 		if err != nil {
@@ -337,7 +338,7 @@ func TestNetnsExtcapInTshark(t *testing.T) {
 	if r := d.execEnv(env, "tshark", "-o", "extcap.opentap.point:tap0", "-i", "opentap", "-c", "1"); r.code != 0 {
 		t.Errorf("the point by its option: %d\n%s", r.code, r.stderr)
 	}
-	eventually(t, "no stream is left at the server", func() bool {
+	await.Until(t, "no stream is left at the server", func() bool {
 		out := string(output(t, "sh", "-c", fmt.Sprintf("ps -eo args | grep -c '[o]pentap-extcap.*%s' || true", home)))
 		return strings.TrimSpace(out) == "0"
 	})

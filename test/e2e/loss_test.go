@@ -6,6 +6,7 @@ import (
 	"context"
 	"testing"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 )
 
@@ -40,7 +41,7 @@ func TestNetnsLossIsCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	var sent uint64
-	eventually(t, "all frames have arrived", func() bool {
+	await.Until(t, "all frames have arrived", func() bool {
 		now, err := sink.Delivered()
 		if err != nil {
 			t.Fatal(err)

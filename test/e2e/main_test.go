@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 )
 
 // The programs under test, built once.
@@ -44,26 +43,6 @@ func run(m *testing.M) int {
 		}
 	}
 	return m.Run()
-}
-
-// patience is how long something may take that takes no time on an idle machine.
-const patience = 20 * time.Second
-
-// eventually polls until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	within(t, patience, what, ok)
-}
-
-func within(t testing.TB, d time.Duration, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(d); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("after %v still not: %s", d, what)
-		}
-	}
 }
 
 // needRoot skips what only root can do.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 )
 
@@ -107,7 +108,7 @@ func TestNetnsPcapEveryFrame(t *testing.T) {
 	if r := d.opentap("show", id); r.code != 4 {
 		t.Errorf("a deleted capture is shown with exit code %d: %s", r.code, r.stdout)
 	}
-	eventually(t, "the data directory is gone", func() bool { return !exists(d.captureDir(v)) })
+	await.Until(t, "the data directory is gone", func() bool { return !exists(d.captureDir(v)) })
 }
 
 func size(t testing.TB, path string) int {
@@ -274,7 +275,7 @@ func TestNetnsPcapSnapAndLimits(t *testing.T) {
 	go func() {
 		done <- d.opentap("capture", "pcap", "-p", "tap0", "--packets", "50", "--snap", "96", "--id", "cli", "-w", d.file("cli.pcapng"))
 	}()
-	eventually(t, "the capture runs", func() bool { return d.try("GET", "/v1/captures/cli", nil).Status == 200 })
+	await.Until(t, "the capture runs", func() bool { return d.try("GET", "/v1/captures/cli", nil).Status == 200 })
 	d.awaitState("cli", "running")
 	l.Send(sent[:200]...)
 	if r := <-done; r.code != 0 {
@@ -291,7 +292,7 @@ func TestNetnsPcapManyPoints(t *testing.T) {
 	nettest.Veth(t, l.far, "wire2", l.near, "tap2")
 	senders := []*nettest.Sender{l.Sender, nettest.NewSender(t, l.far, "wire1"), nettest.NewSender(t, l.far, "wire2")}
 	d := newDaemon(t, l.near, "")
-	eventually(t, "tap2 is up", func() bool { return d.ask(200, "GET", "/v1/points", nil).point(t, "tap2").Up })
+	await.Until(t, "tap2 is up", func() bool { return d.ask(200, "GET", "/v1/points", nil).point(t, "tap2").Up })
 	v := d.create(m{"kind": "pcap", "id": "all", "points": []string{"tap0", "tap1", "tap2"}})
 	sent := plain(0, 900, 53)
 	perPoint := map[string]int{}

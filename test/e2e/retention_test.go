@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"opentap/internal/await"
 )
 
 // Data is kept as long as promised, and no longer.
@@ -26,11 +28,11 @@ func TestNetnsRetentionByAge(t *testing.T) {
 	if left := v.Expires.Sub(v.Status.Ended); left != 2*time.Second {
 		t.Errorf("it expires %v after its end", left)
 	}
-	eventually(t, "it is deleted", func() bool { return d.try("GET", "/v1/captures/short", nil).Status == 404 })
+	await.Until(t, "it is deleted", func() bool { return d.try("GET", "/v1/captures/short", nil).Status == 404 })
 	if time.Now().Before(v.Expires) {
 		t.Error("it was deleted too early")
 	}
-	eventually(t, "its data is gone", func() bool { return !exists(d.captureDir(v)) })
+	await.Until(t, "its data is gone", func() bool { return !exists(d.captureDir(v)) })
 	d.data("kept", "pcapng")
 	if s := audits(t, d); !strings.Contains(s, `"action":"capture.expire","object":"short"`) {
 		t.Error("the audit log does not tell of the expiry")
@@ -60,7 +62,7 @@ func TestNetnsQuotaIsHard(t *testing.T) {
 	kept := d.data("first", "pcapng")
 	d.create(m{"kind": "pcap", "id": "greedy", "points": []string{"tap0"}})
 	var v view
-	eventually(t, "the quota ends it", func() bool {
+	await.Until(t, "the quota ends it", func() bool {
 		l.Send(big(1)...)
 		v = d.show("greedy")
 		return v.final()
@@ -80,7 +82,7 @@ func TestNetnsQuotaIsHard(t *testing.T) {
 		t.Errorf("the node does not tell of it: %s", s)
 	}
 	d.must("delete", "greedy")
-	eventually(t, "there is room again", func() bool { return !strings.Contains(string(d.ask(200, "GET", "/v1/nodes", nil).Body), "used up") })
+	await.Until(t, "there is room again", func() bool { return !strings.Contains(string(d.ask(200, "GET", "/v1/nodes", nil).Body), "used up") })
 	d.create(m{"kind": "pcap", "id": "next", "points": []string{"tap0"}})
 	l.Send(plain(0, 10, 1)...)
 	d.awaitCaptured("next", 10)
@@ -107,7 +109,7 @@ func TestNetnsFullDisk(t *testing.T) {
 		sent = sent[n:]
 	}
 	var v view
-	eventually(t, "the full disk ends it", func() bool { v = d.show("victim"); return v.final() })
+	await.Until(t, "the full disk ends it", func() bool { v = d.show("victim"); return v.final() })
 	if v.Status.State != "failed" || !strings.Contains(v.Status.Reason, "full") {
 		t.Errorf("it is %s: %q", v.Status.State, v.Status.Reason)
 	}
@@ -124,7 +126,7 @@ func TestNetnsFullDisk(t *testing.T) {
 	}
 	d.ask(200, "GET", "/healthz", nil, "Authorization", "")
 	d.must("delete", "victim")
-	eventually(t, "its data is gone", func() bool { return !exists(filepath.Join(small, v.UID)) })
+	await.Until(t, "its data is gone", func() bool { return !exists(filepath.Join(small, v.UID)) })
 	d.create(m{"kind": "pcap", "id": "next", "points": []string{"tap0"}})
 	l.Send(plain(0, 10, 1)...)
 	d.awaitCaptured("next", 10)

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"opentap/internal/await"
 )
 
 const classicCounters = "time,state,rx_bytes,rx_packets,rx_errors,rx_dropped,rx_overrun,rx_mcast," +
@@ -20,10 +22,10 @@ func TestNetnsEthernetCounters(t *testing.T) {
 	l := newLab(t)
 	d := newDaemon(t, l.near, "")
 	d.create(m{"kind": "ethernet", "id": "c", "points": []string{"tap0"}, "period": "100ms"})
-	eventually(t, "some samples", func() bool { return d.show("c").Status.Records >= 5 })
+	await.Until(t, "some samples", func() bool { return d.show("c").Status.Records >= 5 })
 	l.Send(plain(0, 321, 53)...)
 	seen := d.show("c").Status.Records
-	eventually(t, "more samples", func() bool { return d.show("c").Status.Records >= seen+3 })
+	await.Until(t, "more samples", func() bool { return d.show("c").Status.Records >= seen+3 })
 	d.finish("c")
 	body := string(d.data("c", "classic").Body)
 	lines := strings.Split(strings.TrimSuffix(body, "\n"), "\n")
@@ -89,10 +91,10 @@ func TestNetnsSensors(t *testing.T) {
 		t.Errorf("capabilities\n%s", out)
 	}
 	d.create(m{"kind": "temperature", "id": "warm", "period": "50ms"})
-	eventually(t, "some samples", func() bool { return d.show("warm").Status.Records >= 3 })
+	await.Until(t, "some samples", func() bool { return d.show("warm").Status.Records >= 3 })
 	write("temp1_input", "-3500\n")
 	seen := d.show("warm").Status.Records
-	eventually(t, "more samples", func() bool { return d.show("warm").Status.Records >= seen+3 })
+	await.Until(t, "more samples", func() bool { return d.show("warm").Status.Records >= seen+3 })
 	if v := d.finish("warm"); v.Status.State != "stopped" || len(v.Status.Gaps) != 0 {
 		t.Errorf("%+v", v.Status)
 	}
@@ -163,7 +165,7 @@ func TestNetnsNoLeaks(t *testing.T) {
 		d.create(q)
 		l.Send(plain(i, 20, 53)...)
 		if kind == "ethernet" {
-			eventually(t, "a sample", func() bool { return d.show(id).Status.Records > 0 })
+			await.Until(t, "a sample", func() bool { return d.show(id).Status.Records > 0 })
 		} else {
 			d.awaitCaptured(id, 20)
 		}
@@ -177,12 +179,12 @@ func TestNetnsNoLeaks(t *testing.T) {
 		cycle(i)
 	}
 	var before int
-	eventually(t, "it comes to rest", func() bool { n := fds(); same := n == before; before = n; return same })
+	await.Until(t, "it comes to rest", func() bool { n := fds(); same := n == before; before = n; return same })
 	memory := resident()
 	for i := range 50 {
 		cycle(100 + i)
 	}
-	eventually(t, fmt.Sprintf("it holds no more than the %d descriptors of before", before), func() bool { return fds() <= before })
+	await.Until(t, fmt.Sprintf("it holds no more than the %d descriptors of before", before), func() bool { return fds() <= before })
 	if now := resident(); now > memory+64<<10 {
 		t.Errorf("resident memory went from %d to %d KiB", memory, now)
 	}

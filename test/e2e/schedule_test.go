@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"opentap/internal/await"
 )
 
 // Ids are the client's: the same request twice is one capture, another one under the same id is refused.
@@ -36,7 +38,7 @@ func TestNetnsIdsAndLife(t *testing.T) {
 	d.ask(404, "GET", capturePath(v.ID), nil)
 	d.ask(404, "GET", capturePath(v.ID)+"/data", nil)
 	d.ask(404, "DELETE", capturePath(v.ID), nil)
-	eventually(t, "its data is gone", func() bool { return !exists(d.captureDir(v)) })
+	await.Until(t, "its data is gone", func() bool { return !exists(d.captureDir(v)) })
 	v = d.create(q)
 	first := d.finish(v.ID)
 	second := d.finish(v.ID) // stopping twice is stopping once
@@ -76,7 +78,7 @@ func TestNetnsRecorderGivesThePast(t *testing.T) {
 	recording := func() bool {
 		return strings.Contains(string(d.ask(200, "GET", "/v1/nodes", nil).Body), `"recorders":{"tap0"`)
 	}
-	eventually(t, "the recorder runs", recording)
+	await.Until(t, "the recorder runs", recording)
 	begin := time.Now()
 	old := plain(0, 500, 53)
 	l.Send(old...)
@@ -131,7 +133,7 @@ func TestNetnsRecorderGivesThePast(t *testing.T) {
 	// The recording outlives a crash.
 	d.kill()
 	d.start()
-	eventually(t, "the recorder runs again", recording)
+	await.Until(t, "the recorder runs again", recording)
 	if a := d.data("past", "pcapng"); len(packetsIn(t, a.Body)) != 500 {
 		t.Errorf("after a crash the past has %d packets, 500 were sent", len(packetsIn(t, a.Body)))
 	}
@@ -157,7 +159,7 @@ func TestNetnsPointsComeAndGo(t *testing.T) {
 	needTool(t, "ip")
 	seen := func(name string, want bool) {
 		t.Helper()
-		within(t, 2*time.Second, name+" has come or gone", func() bool {
+		await.Until(t, name+" has come or gone", func() bool {
 			return d.ask(200, "GET", "/v1/points", nil).point(t, name).Present == want
 		})
 	}
@@ -199,7 +201,7 @@ func TestNetnsDeviceVanishes(t *testing.T) {
 	}
 	l.Send(plain(0, 100, 53)...)
 	d.awaitCaptured("pcap", 100)
-	eventually(t, "counters are read", func() bool { return d.show("ethernet").Status.Records > 2 })
+	await.Until(t, "counters are read", func() bool { return d.show("ethernet").Status.Records > 2 })
 	l.near.Delete("tap0")
 	for _, kind := range []string{"pcap", "netflow", "ethernet"} {
 		v := d.awaitState(kind, "degraded")
@@ -208,10 +210,10 @@ func TestNetnsDeviceVanishes(t *testing.T) {
 		}
 	}
 	before := d.show("ethernet").Status.Records
-	eventually(t, "some periods pass", func() bool { return d.show("ethernet").Status.Records >= before+3 })
+	await.Until(t, "some periods pass", func() bool { return d.show("ethernet").Status.Records >= before+3 })
 	l.again(t)
 	for _, kind := range []string{"pcap", "netflow", "ethernet"} {
-		eventually(t, kind+" goes on", func() bool { return d.show(kind).Status.State == "running" })
+		await.Until(t, kind+" goes on", func() bool { return d.show(kind).Status.State == "running" })
 	}
 	l.Send(plain(100, 100, 53)...)
 	d.awaitCaptured("pcap", 200)
@@ -252,8 +254,8 @@ func TestNetnsStopAndStart(t *testing.T) {
 		t.Error(err)
 	}
 	d.start()
-	eventually(t, "it goes on", func() bool { return d.show("long").Status.State == "running" && len(d.show("long").Status.Gaps) == 1 })
-	eventually(t, "flows go on", func() bool { return d.show("flows").Status.State == "running" && len(d.show("flows").Status.Gaps) == 1 })
+	await.Until(t, "it goes on", func() bool { return d.show("long").Status.State == "running" && len(d.show("long").Status.Gaps) == 1 })
+	await.Until(t, "flows go on", func() bool { return d.show("flows").Status.State == "running" && len(d.show("flows").Status.Gaps) == 1 })
 	l.Send(plain(300, 200, 53)...)
 	d.awaitCaptured("long", 500)
 	d.awaitCaptured("flows", 500)

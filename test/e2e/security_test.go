@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"opentap/internal/await"
 )
 
 // Nothing is told to strangers.
@@ -74,7 +76,7 @@ func TestNetnsNothingWithoutToken(t *testing.T) {
 
 func (d *daemon) awaitAudit(part string) {
 	d.t.Helper()
-	eventually(d.t, "the audit log has "+part, func() bool { return strings.Contains(audits(d.t, d), part) })
+	await.Until(d.t, "the audit log has "+part, func() bool { return strings.Contains(audits(d.t, d), part) })
 }
 
 // Whom the administrator lets in without a token may do what the role says.
@@ -133,7 +135,7 @@ func TestNetnsAuditFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the state's file is written no more, since the limit is not meant for it", func() bool {
+	await.Until(t, "the state's file is written no more, since the limit is not meant for it", func() bool {
 		db, err := os.Stat(filepath.Join(d.dir, "store", "member", "snap", "db"))
 		return err == nil && time.Since(db.ModTime()) > time.Second
 	})

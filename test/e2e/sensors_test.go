@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"opentap/internal/await"
 )
 
 // phidgets builds the helper, where opentapd looks for it, and the library that stands in for the vendor's. Boards are what the
@@ -81,7 +83,7 @@ func TestNetnsConfiguredSensors(t *testing.T) {
 		}
 		return s, by
 	}
-	eventually(t, "the board is read", func() bool { _, by := look(); return by["rack"] == "49.989 Cel " })
+	await.Until(t, "the board is read", func() bool { _, by := look(); return by["rack"] == "49.989 Cel " })
 	s, by := look()
 	if by["iio/adxl345/accel_x"] != "10 m/s2 " || !strings.Contains(by["hall"], "null Cel the broker") || len(s.Readings) != 3 || len(s.Problems) != 1 {
 		t.Errorf("found %v %q", by, s.Problems)
@@ -89,16 +91,16 @@ func TestNetnsConfiguredSensors(t *testing.T) {
 
 	d.create(m{"kind": "temperature", "id": "t", "points": []string{"rack"}, "period": "50ms"})
 	records := func() uint64 { return d.show("t").Status.Records }
-	eventually(t, "some samples", func() bool { return records() >= 3 })
+	await.Until(t, "some samples", func() bool { return records() >= 3 })
 	plug("88888 0 52 0")
-	eventually(t, "a gap", func() bool { return len(d.show("t").Status.Gaps) == 1 })
+	await.Until(t, "a gap", func() bool { return len(d.show("t").Status.Gaps) == 1 })
 	plug("crash")
 	seen := records()
-	eventually(t, "it goes on without the helper", func() bool { return records() >= seen+5 })
+	await.Until(t, "it goes on without the helper", func() bool { return records() >= seen+5 })
 	plug("88888 0 0 0.25")
-	eventually(t, "the board is read again", func() bool { _, by := look(); return strings.HasPrefix(by["rack"], "-5.561 ") })
+	await.Until(t, "the board is read again", func() bool { _, by := look(); return strings.HasPrefix(by["rack"], "-5.561 ") })
 	seen = records()
-	eventually(t, "more samples", func() bool { return records() >= seen+3 })
+	await.Until(t, "more samples", func() bool { return records() >= seen+3 })
 	v := d.finish("t")
 	if len(v.Status.Gaps) == 0 || !strings.Contains(v.Status.Gaps[0].Reason, "not attached") {
 		t.Errorf("gaps: %+v", v.Status.Gaps)

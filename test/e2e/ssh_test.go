@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"opentap/internal/await"
 )
 
 // ssher is a user with OpenSSH's programs.
@@ -55,11 +57,11 @@ func TestNetnsSSHLive(t *testing.T) {
 		t.Fatalf("capabilities: %d %s%s", r.code, r.stdout, r.stderr)
 	}
 	p := s.run(nil, "ssh", s.args("live", "tap0", "'udp port 53'")...)
-	eventually(t, "the stream has begun", func() bool { return len(p.out.Bytes()) > 0 })
+	await.Until(t, "the stream has begun", func() bool { return len(p.out.Bytes()) > 0 })
 	noise, sent := plain(5000, 300, 99), plain(0, 300, 53)
 	l.Send(noise...)
 	l.Send(sent...)
-	eventually(t, "all packets have come while it runs", func() bool { return bytes.Count(p.out.Bytes(), []byte("open\x00\x00")) == 300 })
+	await.Until(t, "all packets have come while it runs", func() bool { return bytes.Count(p.out.Bytes(), []byte("open\x00\x00")) == 300 })
 	if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +71,7 @@ func TestNetnsSSHLive(t *testing.T) {
 	// As people write it: a pipe into tshark, on lo, with what runs there.
 	script := `ssh "$@" live lo "'udp port 53'" --packets 3 | tshark -n -r - 2>/dev/null`
 	pipe := s.run(nil, "sh", append([]string{"-c", script, "sh"}, s.args()...)...)
-	eventually(t, "tshark has seen packets", func() bool {
+	await.Until(t, "tshark has seen packets", func() bool {
 		s.ns.Do(func() {
 			if c, err := net.Dial("udp", "127.0.0.1:53"); err == nil {
 				_, _ = c.Write([]byte("a question"))
@@ -89,7 +91,7 @@ func TestNetnsSSHLive(t *testing.T) {
 	}
 	// A stream that runs when the daemon is stopped ends in good order.
 	last := s.run(nil, "ssh", s.args("live", "tap0")...)
-	eventually(t, "the stream has begun", func() bool { return len(last.out.Bytes()) > 0 })
+	await.Until(t, "the stream has begun", func() bool { return len(last.out.Bytes()) > 0 })
 	s.stop()
 	if err := last.end(t); err != nil {
 		t.Errorf("%v: %s", err, last.stderr.Bytes())
@@ -101,7 +103,7 @@ func TestNetnsSSHCaptures(t *testing.T) {
 	l := newLab(t)
 	s := newSSH(t, l, "analyst")
 	p := s.run(nil, "ssh", s.args("capture", "pcap", "-p", "tap0", "--id", "here/1", "--packets", "100", "--format", "pcap")...)
-	eventually(t, "the capture runs", func() bool { return s.try("GET", capturePath("here/1"), nil).Status == 200 })
+	await.Until(t, "the capture runs", func() bool { return s.try("GET", capturePath("here/1"), nil).Status == 200 })
 	s.awaitState("here/1", "running")
 	sent := plain(0, 100, 53)
 	l.Send(sent...)
@@ -124,9 +126,9 @@ func TestNetnsSSHCaptures(t *testing.T) {
 	}
 
 	flows := s.run(nil, "ssh", s.args("flows", "tap0", "udp", "--id", "f")...)
-	eventually(t, "the meter runs", func() bool { return bytes.Contains(flows.out.Bytes(), []byte("\n")) })
+	await.Until(t, "the meter runs", func() bool { return bytes.Contains(flows.out.Bytes(), []byte("\n")) })
 	l.Send(plain(0, 50, 77)...)
-	eventually(t, "a record has come while it runs", func() bool { return bytes.Count(flows.out.Bytes(), []byte("\n")) >= 2 })
+	await.Until(t, "a record has come while it runs", func() bool { return bytes.Count(flows.out.Bytes(), []byte("\n")) >= 2 })
 	s.ask(200, "POST", capturePath("f")+"/stop", nil)
 	if err := flows.end(t); err != nil {
 		t.Errorf("%v: %s", err, flows.stderr.Bytes())
@@ -144,7 +146,7 @@ func TestNetnsSSHCaptures(t *testing.T) {
 	}
 	// Nobody waits any more: the capture is stopped.
 	gone := s.run(nil, "ssh", s.args("capture", "pcap", "-p", "tap0", "--id", "left")...)
-	eventually(t, "the capture runs", func() bool { return s.try("GET", capturePath("left"), nil).Status == 200 })
+	await.Until(t, "the capture runs", func() bool { return s.try("GET", capturePath("left"), nil).Status == 200 })
 	_ = gone.cmd.Process.Kill()
 	_ = gone.end(t)
 	s.awaitState("left", "stopped")

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/tap"
 )
@@ -47,10 +48,10 @@ func TestNetnsTapsThroughAnyController(t *testing.T) {
 		c.must("tap", "service", "create", "--port", "right/tap0", "--name", name)
 		c.must("tap", "flow", "create", "--port", "left/tap0", "--service", name, "--name", name, "--snap", "400")
 		for _, at := range both {
-			eventually(t, "controller "+at.name()+" shows that it is active", func() bool { return at.tapFlow(name).Status == tap.Up })
+			await.Until(t, "controller "+at.name()+" shows that it is active", func() bool { return at.tapFlow(name).Status == tap.Up })
 		}
 		arrives(t, "copies arrive", left.Sender, ear)
-		eventually(t, "both show the same counters", func() bool {
+		await.Until(t, "both show the same counters", func() bool {
 			x, y := c.tapFlow(name), other.tapFlow(name)
 			return x.Counts.Mirrored > 0 && x.Counts.Mirrored == y.Counts.Mirrored && len(x.Ends) == 2 && len(y.Ends) == 2
 		})
@@ -65,23 +66,23 @@ func TestNetnsTapsThroughAnyController(t *testing.T) {
 		// What goes wrong at the one's agent is known at the other.
 		right.ns.Delete("tap0")
 		for _, at := range both {
-			eventually(t, "controller "+at.name()+" says what is wrong", func() bool { v := at.tapFlow(name); return v.Status != tap.Up && v.Reason != "" })
+			await.Until(t, "controller "+at.name()+" says what is wrong", func() bool { v := at.tapFlow(name); return v.Status != tap.Up && v.Reason != "" })
 		}
 		nettest.Veth(t, right.far, "wire0", right.ns, "tap0")
 		ear = nettest.NewEar(t, right.far, "wire0")
 		for _, at := range both {
-			eventually(t, "controller "+at.name()+" shows that it is active again", func() bool { return at.tapFlow(name).Status == tap.Up })
+			await.Until(t, "controller "+at.name()+" shows that it is active again", func() bool { return at.tapFlow(name).Status == tap.Up })
 		}
 		other.must("tap", "service", "delete", name)
-		eventually(t, "it is gone at "+c.name(), func() bool { return c.opentap("tap", "flow", "show", name).code == 4 })
+		await.Until(t, "it is gone at "+c.name(), func() bool { return c.opentap("tap", "flow", "show", name).code == 4 })
 	}
 
 	b.must("tap", "service", "create", "--port", "right/tap0", "--name", "s")
 	b.must("tap", "flow", "create", "--port", "left/tap0", "--service", "s", "--name", "f")
-	eventually(t, "it is active", func() bool { return b.tapFlow("f").Status == tap.Up })
+	await.Until(t, "it is active", func() bool { return b.tapFlow("f").Status == tap.Up })
 	a.kill()
 	arrives(t, "copies arrive while a controller is lost", left.Sender, ear)
-	within(t, 2*patience, "the agent is at the other, and its end is known", func() bool {
+	await.Until(t, "the agent is at the other, and its end is known", func() bool {
 		v := b.tapFlow("f")
 		return v.Status == tap.Up && !strings.Contains(v.Reason, "not connected") && b.node("left").Connected
 	})
@@ -121,7 +122,7 @@ func TestNetnsTapsLoseNoAcknowledgedChange(t *testing.T) {
 		})
 	load.killEach(t, etcd)
 	for _, c := range []*machine{a, b} {
-		within(t, 3*patience, "controller "+c.name()+" shows all that was acknowledged, and that it is so", func() bool {
+		await.Until(t, "controller "+c.name()+" shows all that was acknowledged, and that it is so", func() bool {
 			var list struct {
 				Flows []struct{ ID, Status string } `json:"tap_flows"`
 			}

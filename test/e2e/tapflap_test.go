@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/tap"
 )
@@ -122,7 +123,7 @@ func TestNetnsTapOfFlappingPort(t *testing.T) {
 	if len(copies) == 0 {
 		t.Fatal("nothing was copied")
 	}
-	eventually(t, "its gaps are stated and over", func() bool {
+	await.Until(t, "its gaps are stated and over", func() bool {
 		g := l.show(t).Gaps
 		return len(g) > 0 && !slices.ContainsFunc(g, func(g tap.Gap) bool { return g.To.Before(g.From) || g.Reason == "" })
 	})
@@ -165,7 +166,7 @@ func TestNetnsTapKilledWhileItChanges(t *testing.T) {
 		changing.Wait()
 		l.start()
 		var list []tap.FlowView
-		eventually(t, "all flows are active, and the kernel has no others", func() bool {
+		await.Until(t, "all flows are active, and the kernel has no others", func() bool {
 			list = l.tapFlows()
 			return !slices.ContainsFunc(list, func(f tap.FlowView) bool { return f.Status != tap.Up }) && len(l.pinned(t)) == len(list)
 		})
@@ -182,5 +183,5 @@ func TestNetnsTapKilledWhileItChanges(t *testing.T) {
 		}
 	}
 	l.must("tap", "service", "delete", "mon")
-	eventually(t, "nothing is left", func() bool { return len(l.pinned(t)) == 0 })
+	await.Until(t, "nothing is left", func() bool { return len(l.pinned(t)) == 0 })
 }

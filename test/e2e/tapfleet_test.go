@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/tap"
 )
@@ -38,7 +39,7 @@ func arrives(t testing.TB, what string, from *nettest.Sender, at *nettest.Ear) t
 	t.Helper()
 	n := 0
 	var when time.Time
-	eventually(t, what, func() bool {
+	await.Until(t, what, func() bool {
 		n++
 		f := nettest.Packet{SrcPort: 4000, DstPort: 9, Payload: numbered(n, 200)}.Bytes()
 		from.Send(f)
@@ -66,7 +67,7 @@ func TestNetnsTapAcrossHosts(t *testing.T) {
 	for encap, carries := range map[string]int{"vxlan": 1464, "gre": 1472, "geneve": 1456} { // octets of a frame, where the path's MTU is 1500
 		c.must("tap", "service", "create", "--port", "right/tap0", "--name", encap, "--encap", encap)
 		c.must("tap", "flow", "create", "--port", "left/tap0", "--service", encap, "--name", encap)
-		eventually(t, encap+" is active", func() bool { return c.tapFlow(encap).Status == tap.Up })
+		await.Until(t, encap+" is active", func() bool { return c.tapFlow(encap).Status == tap.Up })
 		arrives(t, "copies arrive by "+encap, left.Sender, ear)
 		v := c.tapFlow(encap)
 		if len(v.Ends) != 2 || v.Ends[0].Node != "left" || v.Ends[1].Node != "right" {
@@ -76,13 +77,13 @@ func TestNetnsTapAcrossHosts(t *testing.T) {
 			t.Errorf("%s: the self-test finds %+v", encap, v)
 		}
 		c.must("tap", "flow", "update", encap, "--on-mtu", "drop")
-		eventually(t, "what is too long is dropped, and the self-test says so", func() bool {
+		await.Until(t, "what is too long is dropped, and the self-test says so", func() bool {
 			v := c.tapTest(encap)
 			return v.OK && v.CutTo == 0 && v.Counted["too_long"] > 0 && v.Heard == v.Expected-int(v.Counted["too_long"])
 		})
 		c.must("tap", "service", "delete", encap)
 		n := 1000
-		eventually(t, "nothing arrives after it was deleted", func() bool {
+		await.Until(t, "nothing arrives after it was deleted", func() bool {
 			n++
 			left.Send(nettest.Packet{SrcPort: 4000, DstPort: 9, Payload: numbered(n, 200)}.Bytes())
 			return ear.Next(100*time.Millisecond) == nil
@@ -91,11 +92,11 @@ func TestNetnsTapAcrossHosts(t *testing.T) {
 	// The sink of a service says when the tool's port has gone, and so does the flow.
 	c.must("tap", "service", "create", "--port", "right/tap0", "--name", "s")
 	c.must("tap", "flow", "create", "--port", "left/tap0", "--service", "s", "--name", "f")
-	eventually(t, "it is active", func() bool { return c.tapFlow("f").Status == tap.Up })
+	await.Until(t, "it is active", func() bool { return c.tapFlow("f").Status == tap.Up })
 	right.ns.Delete("tap0")
-	eventually(t, "the flow says that the tool's port has gone", func() bool { v := c.tapFlow("f"); return v.Status != tap.Up && v.Reason != "" })
+	await.Until(t, "the flow says that the tool's port has gone", func() bool { v := c.tapFlow("f"); return v.Status != tap.Up && v.Reason != "" })
 	nettest.Veth(t, right.far, "wire0", right.ns, "tap0")
-	eventually(t, "it is active again", func() bool { return c.tapFlow("f").Status == tap.Up })
+	await.Until(t, "it is active again", func() bool { return c.tapFlow("f").Status == tap.Up })
 	arrives(t, "copies arrive again", left.Sender, nettest.NewEar(t, right.far, "wire0"))
 }
 
@@ -117,7 +118,7 @@ func TestNetnsTapFollowsItsPort(t *testing.T) {
 	c.must("tap", "service", "create", "--port", "tool/tap0", "--name", "s")
 	c.must("tap", "flow", "create", "--port", "vm", "--service", "s", "--name", "f")
 	ear := nettest.NewEar(t, tool.far, "wire0")
-	eventually(t, "it is active", func() bool { return c.tapFlow("f").Status == tap.Up })
+	await.Until(t, "it is active", func() bool { return c.tapFlow("f").Status == tap.Up })
 	arrives(t, "copies arrive", sender, ear)
 
 	link, err := left.ns.Netlink().LinkByName("vm0")
@@ -127,19 +128,19 @@ func TestNetnsTapFollowsItsPort(t *testing.T) {
 	if err := left.ns.Netlink().LinkSetNsFd(link, right.ns.Handle()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the tap is nowhere, and says so", func() bool { v := c.tapFlow("f"); return v.Status == tap.Down && v.Reason != "" })
+	await.Until(t, "the tap is nowhere, and says so", func() bool { v := c.tapFlow("f"); return v.Status == tap.Down && v.Reason != "" })
 	moved := time.Now()
 	if err := right.ns.Netlink().LinkSetUp(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: "vm0", Index: right.ns.Link("vm0").Attrs().Index}}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the port is seen on right", func() bool {
+	await.Until(t, "the port is seen on right", func() bool {
 		v := c.tapFlow("f")
 		return len(v.Ends) > 0 && v.Ends[0].Node == "right"
 	})
 	seen := time.Now()
 	at := arrives(t, "copies arrive from right", sender, ear)
 	t.Logf("mirrored %v after the device was up, %v after it was seen", at.Sub(moved), at.Sub(seen))
-	eventually(t, "the gap is stated", func() bool {
+	await.Until(t, "the gap is stated", func() bool {
 		v := c.tapFlow("f")
 		return v.Status == tap.Up && len(v.Gaps) > 0 && v.Gaps[0].Reason == "the port moved from node left to node right" && !v.Gaps[0].To.IsZero()
 	})

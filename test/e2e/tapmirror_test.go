@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 )
 
@@ -73,7 +74,7 @@ func TestNetnsTapMirrors(t *testing.T) {
 		t.Helper()
 		slices.Sort(all)
 		var got []string
-		end := time.Now().Add(patience)
+		end := time.Now().Add(await.Patience)
 		for {
 			number++
 			l.ping(number)
@@ -98,7 +99,7 @@ func TestNetnsTapMirrors(t *testing.T) {
 	create := func(kind string, directions m) string {
 		wish := m{"port_id": left, "mirror_type": kind, "remote_ip": "198.51.100.2", "directions": directions}
 		id := l.ask(201, "POST", "/v2.0/taas/tap_mirrors", m{"tap_mirror": wish}).resource(t, "tap_mirror", "id")
-		eventually(t, "the mirror is active", func() bool {
+		await.Until(t, "the mirror is active", func() bool {
 			return l.ask(200, "GET", "/v2.0/taas/tap_mirrors/"+id, nil).resource(t, "tap_mirror", "status") == "ACTIVE"
 		})
 		return id

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/tap"
 )
@@ -30,14 +31,14 @@ func TestNetnsTapOfOVSPort(t *testing.T) {
 	}
 	service := d.ask(201, "POST", "/v2.0/taas/tap_services", m{"tap_service": m{"port_id": d.portNamed("monitor")}}).resource(t, "tap_service", "id")
 	d.must("tap", "flow", "create", "--port", "vhu0", "--service", service, "--name", "dns", "--direction", "OUT", "--filter", "udp port 53")
-	eventually(t, "the flow is active", func() bool {
+	await.Until(t, "the flow is active", func() bool {
 		v := d.tapFlow("dns")
 		return v.Status == tap.Up && len(v.Ends) > 0
 	})
 	e := nettest.NewEar(t, monitor, "eth0")
 	dns, other := nettest.Packet{DstPort: 53, Payload: []byte("question")}.Bytes(), nettest.Packet{DstPort: 54}.Bytes()
 	var got [][]byte
-	eventually(t, "a copy is there", func() bool {
+	await.Until(t, "a copy is there", func() bool {
 		for _, f := range [][]byte{other, dns} {
 			o.Receive("vhu0", f)
 		}
@@ -50,7 +51,7 @@ func TestNetnsTapOfOVSPort(t *testing.T) {
 		}
 	}
 	d.must("tap", "flow", "delete", "dns")
-	eventually(t, "nothing of it is left in Open vSwitch", func() bool {
+	await.Until(t, "nothing of it is left in Open vSwitch", func() bool {
 		return o.Ctl("--bare", "--columns=name", "list", "Mirror") == "" && strings.TrimSpace(o.Ctl("list-ports", "br0")) == "vhu0"
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/tap"
 )
@@ -24,7 +25,7 @@ func (l *tapLab) flow(t *testing.T, args ...string) {
 			return
 		}
 		l.must("tap", "service", "delete", "mon")
-		eventually(t, "nothing is left", func() bool { return !strings.Contains(l.must("tap", "flow", "list"), "web") })
+		await.Until(t, "nothing is left", func() bool { return !strings.Contains(l.must("tap", "flow", "list"), "web") })
 		time.Sleep(200 * time.Millisecond)
 	})
 }
@@ -39,7 +40,7 @@ func (l *tapLab) show(t *testing.T) (v tap.FlowView) {
 
 func (l *tapLab) active(t *testing.T) {
 	t.Helper()
-	eventually(t, "the flow is active", func() bool { return l.show(t).Status == tap.Up })
+	await.Until(t, "the flow is active", func() bool { return l.show(t).Status == tap.Up })
 }
 
 // TestNetnsTapOutlivesTheAgent: of packets that pass while the daemon is killed and begins anew each is copied, once, and no
@@ -78,7 +79,7 @@ func TestNetnsTapOutlivesTheAgent(t *testing.T) {
 			t.Fatalf("packet %d of %d was copied %d times", i, sent, n)
 		}
 	}
-	eventually(t, "the counters go on", func() bool { return l.show(t).Counts.Mirrored == uint64(sent) })
+	await.Until(t, "the counters go on", func() bool { return l.show(t).Counts.Mirrored == uint64(sent) })
 	if g := l.show(t).Gaps; len(g) != 0 {
 		t.Errorf("gaps %+v", g)
 	}
@@ -91,17 +92,17 @@ func TestNetnsTapFindsItsPortAgain(t *testing.T) {
 	atMonitor := nettest.NewEar(t, l.monitor, "eth0")
 	l.flow(t, "--port", "left", "--direction", "both")
 	l.ns.Delete("left")
-	eventually(t, "the flow waits", func() bool { return l.show(t).Status != tap.Up })
+	await.Until(t, "the flow waits", func() bool { return l.show(t).Status != tap.Up })
 	nettest.Veth(t, l.ns, "left", l.left, "eth0")
 	s := nettest.NewSender(t, l.left, "eth0")
 	back := time.Now()
 	frame := nettest.Packet{DstPort: 5, Payload: numbered(9, 30)}.Bytes()
-	eventually(t, "copies again", func() bool {
+	await.Until(t, "copies again", func() bool {
 		s.Send(frame)
 		return has(atMonitor.All(10*time.Millisecond), frame)
 	})
 	t.Logf("copied %v after the port was back", time.Since(back))
-	eventually(t, "the gap is stated", func() bool {
+	await.Until(t, "the gap is stated", func() bool {
 		v := l.show(t)
 		return v.Status == tap.Up && len(v.Gaps) > 0 && !v.Gaps[len(v.Gaps)-1].To.IsZero()
 	})
@@ -118,7 +119,7 @@ func TestNetnsTapTest(t *testing.T) {
 		t.Fatalf("%v: %+v", err, r)
 	}
 	l.must("tap", "flow", "update", "web", "--snap", "34") // the least
-	eventually(t, "canaries are known again in copies that are cut", func() bool {
+	await.Until(t, "canaries are known again in copies that are cut", func() bool {
 		r := l.opentap("tap", "test", "web", "-o", "json")
 		v = tap.Trial{}
 		return json.Unmarshal([]byte(r.stdout), &v) == nil && v.OK && v.Heard == 24 && v.Counted["truncated"] == 24
@@ -131,5 +132,5 @@ func TestNetnsTapTest(t *testing.T) {
 	}
 	l.ns.Up("monitor")
 	l.ns.Ready("monitor")
-	eventually(t, "it works again", func() bool { return l.opentap("tap", "test", "web").code == 0 })
+	await.Until(t, "it works again", func() bool { return l.opentap("tap", "test", "web").code == 0 })
 }

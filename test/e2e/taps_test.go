@@ -11,6 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/tap"
 )
@@ -61,7 +62,7 @@ func (a *answer) resource(t testing.TB, kind, attribute string) string {
 func (d *daemon) portNamed(name string) string {
 	d.t.Helper()
 	var list struct{ Ports []struct{ ID string } }
-	eventually(d.t, "there is one port named "+name, func() bool {
+	await.Until(d.t, "there is one port named "+name, func() bool {
 		a := d.ask(200, "GET", "/v2.0/ports?name="+name+"&fields=id", nil)
 		if err := json.Unmarshal(a.Body, &list); err != nil {
 			d.t.Fatalf("ports named %s: %v %s", name, err, a.Body)
@@ -113,7 +114,7 @@ func TestNetnsTapScenario(t *testing.T) {
 		flows = append(flows, l.ask(201, "POST", "/v2.0/taas/tap_flows", m{"tap_flow": wish}).resource(t, "tap_flow", "id"))
 	}
 	for _, f := range flows {
-		eventually(t, "the flow is active", func() bool {
+		await.Until(t, "the flow is active", func() bool {
 			return l.ask(200, "GET", "/v2.0/taas/tap_flows/"+f, nil).resource(t, "tap_flow", "status") == "ACTIVE"
 		})
 	}
@@ -124,7 +125,7 @@ func TestNetnsTapScenario(t *testing.T) {
 	if got := atMonitor.All(quiet); !has(got, request) || !has(got, reply) {
 		t.Errorf("the monitor has %d frames, request %v, reply %v", len(got), has(got, request), has(got, reply))
 	}
-	eventually(t, "the counters tell of it", func() bool {
+	await.Until(t, "the counters tell of it", func() bool {
 		var v tap.FlowView
 		if err := json.Unmarshal([]byte(l.must("tap", "flow", "show", "left", "-o", "json")), &v); err != nil {
 			t.Fatal(err)
@@ -136,7 +137,7 @@ func TestNetnsTapScenario(t *testing.T) {
 		l.ask(204, "DELETE", "/v2.0/taas/tap_flows/"+f, nil)
 	}
 	number := 3
-	eventually(t, "the monitor hears neither", func() bool {
+	await.Until(t, "the monitor hears neither", func() bool {
 		number++
 		request, reply := l.ping(number)
 		if !has(atRight.All(quiet), request) {
@@ -164,7 +165,7 @@ func TestNetnsTapFiltered(t *testing.T) {
 	web := nettest.Packet{SrcPort: 4000, DstPort: 80, Payload: numbered(2, 200)}.Bytes()
 	l.fromLeft.Send(web, dns)
 	var got [][]byte
-	eventually(t, "the copy is there", func() bool {
+	await.Until(t, "the copy is there", func() bool {
 		got = append(got, atMonitor.All(50*time.Millisecond)...)
 		return has(got, dns[:60])
 	})
@@ -178,5 +179,5 @@ func TestNetnsTapFiltered(t *testing.T) {
 	if r := l.opentap("tap", "flow", "update", "dns", "--for", "2s"); r.code != 0 || !strings.Contains(r.stdout, "until") {
 		t.Errorf("update: %+v", r)
 	}
-	eventually(t, "it is gone when its time is over", func() bool { return l.opentap("tap", "flow", "show", "dns").code == 4 })
+	await.Until(t, "it is gone when its time is over", func() bool { return l.opentap("tap", "flow", "show", "dns").code == 4 })
 }

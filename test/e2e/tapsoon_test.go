@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 )
 
@@ -33,7 +34,7 @@ func TestNetnsTapSoonAmongMany(t *testing.T) {
 	}
 	service := l.ask(201, "POST", "/v2.0/taas/tap_services", map[string]any{"tap_service": map[string]any{"port_id": l.portNamed("monitor")}}).
 		resource(t, "tap_service", "id")
-	eventually(t, "the devices are ports", func() bool {
+	await.Until(t, "the devices are ports", func() bool {
 		return strings.Contains(string(l.ask(200, "GET", "/v2.0/ports?fields=name", nil).Body), fmt.Sprintf("%q", fmt.Sprintf("many%d", ports-1)))
 	})
 	for i := range ports {
@@ -44,7 +45,7 @@ func TestNetnsTapSoonAmongMany(t *testing.T) {
 		}
 		l.ask(201, "POST", "/v2.0/taas/tap_flows", map[string]any{"tap_flows": list})
 	}
-	within(t, 2*time.Minute, "1,000 taps are at work", func() bool {
+	await.Within(t, 2*time.Minute, "1,000 taps are at work", func() bool {
 		var v struct {
 			Flows []json.RawMessage `json:"tap_flows"`
 		}
@@ -61,13 +62,13 @@ func TestNetnsTapSoonAmongMany(t *testing.T) {
 		flow := l.ask(201, "POST", "/v2.0/taas/tap_flows", map[string]any{"tap_flow": map[string]any{"source_port": left, "tap_service_id": service, "direction": "OUT"}}).
 			resource(t, "tap_flow", "id")
 		answered = append(answered, time.Since(start))
-		eventually(t, "a copy is there", func() bool {
+		await.Until(t, "a copy is there", func() bool {
 			l.fromLeft.Send(request)
 			return has(atMonitor.All(time.Millisecond), request)
 		})
 		copied = append(copied, time.Since(start))
 		l.ask(204, "DELETE", "/v2.0/taas/tap_flows/"+flow, nil)
-		eventually(t, "no more copies", func() bool {
+		await.Until(t, "no more copies", func() bool {
 			_ = atMonitor.All(5 * time.Millisecond)
 			l.fromLeft.Send(request)
 			return !has(atMonitor.All(20*time.Millisecond), request)

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"opentap/internal/await"
 )
 
 // Beyond loopback there is TLS and nothing else; curl and openssl agree, and a person at a terminal is asked once.
@@ -75,7 +77,7 @@ func TestNetnsTLSBeyondLoopback(t *testing.T) {
 		go func() { ended <- cmd.Wait() }()
 	}
 	launch()
-	eventually(t, "the port is open", func() bool {
+	await.Until(t, "the port is open", func() bool {
 		conn, err := d.dial(context.Background(), "tcp", "127.0.0.1:2020")
 		if err == nil {
 			conn.Close()
@@ -83,7 +85,7 @@ func TestNetnsTLSBeyondLoopback(t *testing.T) {
 		return err == nil
 	})
 	ca := filepath.Join(d.dir, "tls", "ca.pem")
-	eventually(t, "it is ready for curl", func() bool {
+	await.Until(t, "it is ready for curl", func() bool {
 		return strings.Contains(run("", nil, "curl", "-s", "--cacert", ca, "https://127.0.0.1:2020/readyz").stdout, `"ready"`)
 	})
 	b, err := os.ReadFile(filepath.Join(d.dir, "admin.token"))
@@ -137,7 +139,7 @@ func TestNetnsTLSBeyondLoopback(t *testing.T) {
 		t.Fatal(err)
 	}
 	launch()
-	eventually(t, "the new authority answers", func() bool {
+	await.Until(t, "the new authority answers", func() bool {
 		return run("", nil, "curl", "-s", "--cacert", ca, "https://127.0.0.1:2020/healthz").code == 0
 	})
 	if r := run("", env, clientBin, "points"); r.code != 3 || !strings.Contains(r.stderr, "HAS CHANGED") {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/want"
 )
@@ -42,7 +43,7 @@ policies: []
 `), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 2*patience, "the fabric is as described", func() bool {
+	await.Until(t, "the fabric is as described", func() bool {
 		return d.opentap("fabric", "apply", "-f", fabric).code == 0 && d.opentap("fabric", "verify").code == 0
 	})
 	d.apply(`
@@ -70,7 +71,7 @@ rules:
 	}()
 	t.Cleanup(func() { quiet.Store(true); <-done })
 	var first time.Time
-	within(t, 3*patience, "a copy is at the tool", func() bool {
+	await.Until(t, "a copy is at the tool", func() bool {
 		for f := ear.Next(50 * time.Millisecond); f != nil; f = ear.Next(time.Millisecond) {
 			if bytes.Contains(f, []byte("open\x00")) { // numbered
 				first = time.Now()
@@ -88,17 +89,17 @@ rules:
 	if e.Keys["dpid"] != "0000000000000001" || e.Keys["port"] != "1" || e.Keys["src"] != "192.0.2.1" || e.Keys["dst"] != "192.0.2.2" {
 		t.Errorf("%+v", e)
 	}
-	within(t, 2*patience, "the switch's own counters are over their threshold at both ports", func() bool {
+	await.Until(t, "the switch's own counters are over their threshold at both ports", func() bool {
 		ways := make(map[string]bool)
 		for _, p := range d.found("ports") {
 			ways[p.Keys["port"]+p.Keys["way"]] = true
 		}
 		return ways["1in"] && ways["2out"]
 	})
-	within(t, patience, "what was begun is written down", func() bool { return d.found("burst")[0].Action.Policy != "" })
+	await.Until(t, "what was begun is written down", func() bool { return d.found("burst")[0].Action.Policy != "" })
 	d.kill()
 	d.start()
-	within(t, 2*patience, "the next server knows it, and looks on", func() bool {
+	await.Until(t, "the next server knows it, and looks on", func() bool {
 		again := d.found("burst")
 		var top want.DetectTop
 		d.ask(200, "GET", "/v1/detect/rules/burst/top", nil).decode(t, &top)
@@ -113,9 +114,9 @@ rules:
 		}
 		return len(v.Policies)
 	}
-	within(t, 2*patience, "there is one policy", func() bool { return policies() == 1 })
+	await.Until(t, "there is one policy", func() bool { return policies() == 1 })
 	quiet.Store(true)
-	within(t, 3*patience, "it is over, and its policy is gone", func() bool {
+	await.Until(t, "it is over, and its policy is gone", func() bool {
 		all := d.found("burst")
 		return len(all) == 1 && all[0].Action.State == "done" && policies() == 0
 	})

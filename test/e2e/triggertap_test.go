@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"opentap/internal/await"
 	"opentap/internal/nettest"
 	"opentap/tap"
 	"opentap/want"
@@ -74,7 +75,7 @@ func (l *tapLab) firstCopy(ear *nettest.Ear, frame func(n int) []byte) time.Time
 	l.t.Helper()
 	sent := make(map[string]bool)
 	var when time.Time
-	within(l.t, 2*patience, "a copy is at the monitor", func() bool {
+	await.Until(l.t, "a copy is at the monitor", func() bool {
 		for range 20 {
 			f := frame(len(sent))
 			sent[string(f)] = true
@@ -95,7 +96,7 @@ func (l *tapLab) firstCopy(ear *nettest.Ear, frame func(n int) []byte) time.Time
 func (l *tapLab) silent(ear *nettest.Ear, frame func(n int) []byte) {
 	l.t.Helper()
 	n := 1 << 20
-	eventually(l.t, "nothing is copied any more", func() bool {
+	await.Until(l.t, "nothing is copied any more", func() bool {
 		n++
 		f := frame(n)
 		l.fromLeft.Send(f)
@@ -167,7 +168,7 @@ rules:
 	if copies != 1 {
 		t.Errorf("%d copies of a packet of the flow", copies)
 	}
-	within(t, 2*patience, "it is over, and its tap is gone", func() bool {
+	await.Until(t, "it is over, and its tap is gone", func() bool {
 		list := l.found("burst")
 		return list[len(list)-1].Action.State == "done" && !list[len(list)-1].Ended.IsZero() && len(l.tapFlows()) == 0
 	})
@@ -209,7 +210,7 @@ rules:
 		t.Errorf("%+v", e)
 	}
 	n := 1 << 20
-	within(t, patience, "the tap goes with its time to live, while the flow goes on", func() bool {
+	await.Until(t, "the tap goes with its time to live, while the flow goes on", func() bool {
 		for range 20 {
 			n++
 			l.fromLeft.Send(udp(n))
@@ -221,7 +222,7 @@ rules:
 	} else if past := time.Since(e.Action.Until); past < 0 {
 		t.Errorf("the tap went %v before its time", -past)
 	}
-	within(t, patience, "the event is over when the flow is", func() bool { return !l.found("own")[0].Ended.IsZero() })
+	await.Until(t, "the event is over when the flow is", func() bool { return !l.found("own")[0].Ended.IsZero() })
 	if all := l.found("own"); len(all) != 1 || all[0].Action.State != "done" {
 		t.Errorf("one flow makes %d events: %+v", len(all), all)
 	}
@@ -240,12 +241,12 @@ rules:
     then: {capture: {points: ["{device}"]}}
 `)
 	sent := 0
-	within(t, 2*patience, "the counters are over the threshold", func() bool {
+	await.Until(t, "the counters are over the threshold", func() bool {
 		l.Send(plain(sent, 100, 7777)...)
 		sent += 100
 		return len(d.found("busy")) > 0
 	})
-	within(t, 2*patience, "it is over", func() bool { return d.found("busy")[0].Action.State == "done" })
+	await.Until(t, "it is over", func() bool { return d.found("busy")[0].Action.State == "done" })
 	all := d.found("busy")
 	if e := all[0]; len(all) != 1 || e.Keys["device"] != "tap0" || e.Keys["way"] != "in" || e.Agent != "tap0" || e.Action.Capture == "" {
 		t.Errorf("%+v", all)

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"testing"
 	"time"
+
+	"opentap/internal/await"
 )
 
 // What the /v1 door says, spelt here once more: a change of a name breaks clients, so it shall break a test.
@@ -194,7 +196,7 @@ func (d *daemon) awaitState(id string, states ...string) (v view) {
 	d.t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(patience); ; <-tick.C {
+	for deadline := time.Now().Add(await.Patience); ; <-tick.C {
 		v = d.show(id)
 		for _, s := range states {
 			if v.Status.State == s {
@@ -211,7 +213,7 @@ func (d *daemon) awaitState(id string, states ...string) (v view) {
 func (d *daemon) awaitCaptured(id string, n uint64) view {
 	d.t.Helper()
 	var v view
-	eventually(d.t, "capture "+id+" has taken all", func() bool { v = d.show(id); return v.Status.Ledger.Captured >= n })
+	await.Until(d.t, "capture "+id+" has taken all", func() bool { v = d.show(id); return v.Status.Ledger.Captured >= n })
 	return v
 }
 
