@@ -38,7 +38,7 @@ func TestHostileFilters(t *testing.T) {
 			p, err := Compile(e, Options{Link: packet.LinkEthernet, Target: Kernel})
 			d := time.Since(start)
 			t.Logf("%s%s: %d instructions in %v, %v", name, op, len(p), d, err)
-			if d > 30*time.Second { // under a second on an idle machine; the race detector on a busy one is slow
+			if d > 5*time.Minute { // under a second on an idle machine; the race detector on a busy one is slow
 				t.Errorf("%s%s: took %v", name, op, d)
 			}
 		}
