@@ -55,6 +55,9 @@ func TestNetnsFleetAnyControllerServes(t *testing.T) {
 		if exists(a.captureDir(v)) || exists(b.captureDir(v)) {
 			t.Error("a controller keeps data")
 		}
+		if exam, _ := x.asked.examination("--node", x.host.name()); exam.Node != x.host.name() || len(exam.Findings) < 5 {
+			t.Errorf("what %s finds on its host: %+v", x.host.name(), exam)
+		}
 	}
 	live := a.run(nil, clientBin, "live", "left/tap0", "right/tap0", "udp port 7100", "-w", "-")
 	await.Until(t, "the live stream has begun", func() bool { return len(live.out.Bytes()) > 0 })
