@@ -70,7 +70,10 @@ func (c *Controller) Doctor(ctx context.Context, id auth.Identity, node string) 
 
 // examine has the host of an agent look at itself.
 func (c *Controller) examine(ctx context.Context, n *want.Node) (x want.Examination, err error) {
-	if !n.Connected && len(n.Problems) > 0 {
+	switch {
+	case !n.Revoked.IsZero():
+		return x, fault.New(fault.Forbidden, "%s", n.Problems[0])
+	case !n.Connected && len(n.Problems) > 0:
 		return x, fault.New(fault.Unavailable, "%s", n.Problems[0])
 	}
 	var b bytes.Buffer
@@ -137,6 +140,8 @@ func (p *patient) unseen(err error) want.Examination {
 		f.Fix = "ask it alone (opentap doctor --node " + p.node + "); if it stays silent, see its disks and the log of opentapd there"
 	case fault.Is(err, fault.Unsupported):
 		f.Severity, f.Fix = want.Warn, "install the controller's version of opentapd there"
+	case fault.Is(err, fault.Forbidden): // it was shut out on purpose
+		f.Severity, f.Fix = want.Warn, "opentap node forget "+p.node+", or let it join again"
 	case fault.Is(err, fault.Unavailable):
 		f.Fix = "see whether opentapd runs on that host and reaches a controller; if it is gone for good: opentap node forget " + p.node
 	}

@@ -100,10 +100,14 @@ func TestNetnsDoctorLooksAtEveryHost(t *testing.T) {
 	if x.Node != "left" || role != "agent" {
 		t.Errorf("the settings of left: those of %q, role %q", x.Node, role)
 	}
+	c.must("node", "revoke", "right")
+	if x, code = c.examination("--node", "right"); code != 0 || len(x.Findings) != 1 || x.Findings[0].Severity != want.Warn || !strings.Contains(x.Findings[0].Text, "revoked") {
+		t.Errorf("a host that was shut out: %+v, exit code %d", x.Findings, code)
+	}
 	if r := c.opentap("doctor", "--node", "nowhere"); r.code != 4 {
 		t.Errorf("no such node: %d %s", r.code, r.stderr)
 	}
-	if r := c.opentap("doctor"); !strings.Contains(r.stdout, "bad   right  node ") {
+	if r := c.opentap("doctor"); !strings.Contains(r.stdout, "warn  right  node ") {
 		t.Errorf("exit code %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
 }
