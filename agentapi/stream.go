@@ -84,13 +84,11 @@ func (h *Hub) deliver(ctx context.Context, end <-chan struct{}, s *session, w io
 		}()
 		defer func() { close(over); <-told }()
 	}
-	if _, err := io.CopyBuffer(struct{ io.Writer }{w}, pr, make([]byte, chunkSize)); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return err
+	_, err := io.CopyBuffer(struct{ io.Writer }{w}, pr, make([]byte, chunkSize))
+	if ctx.Err() != nil {
+		return ctx.Err() // even if the node, told of it, was quick to end in good order
 	}
-	return nil
+	return err
 }
 
 // beginStream notes a stream before another message can ask for its end.
