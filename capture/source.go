@@ -633,18 +633,21 @@ func (s *source) setGap(reason string) {
 // maxGaps bounds the gaps of an attachment; what would be more makes the last one longer.
 const maxGaps = 1000
 
+// oneGap is how long a device must be back between two gaps: a device that leaves is told to be down first, and then, maybe
+// after it was taken for up once more, to be gone.
+const oneGap = time.Second
+
 func (a *Attachment) openGap(reason string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if n := len(a.progress.Gaps); n > 0 && a.progress.Gaps[n-1].To.IsZero() { // down, and then gone: one gap
-		a.progress.Gaps[n-1].Reason = reason
-		return
+	now := time.Now().UTC()
+	if n := len(a.progress.Gaps); n > 0 {
+		if last := &a.progress.Gaps[n-1]; last.To.IsZero() || now.Sub(last.To) < oneGap || n >= maxGaps {
+			last.To, last.Reason = time.Time{}, reason
+			return
+		}
 	}
-	if n := len(a.progress.Gaps); n >= maxGaps {
-		a.progress.Gaps[n-1].To, a.progress.Gaps[n-1].Reason = time.Time{}, reason
-		return
-	}
-	a.progress.Gaps = append(a.progress.Gaps, Gap{From: time.Now().UTC(), Reason: reason})
+	a.progress.Gaps = append(a.progress.Gaps, Gap{From: now, Reason: reason})
 }
 
 func (a *Attachment) closeGap() {
