@@ -41,6 +41,7 @@ TEXT
 fi
 
 # --- start ------------------------------------------------------------------------------------------------------------
+# shellcheck disable=SC2174 # the directory itself is meant
 mkdir -p -m 700 "$data" # for its owner alone; one that is there stays as it is
 work=$(mktemp -d)
 log=$work/opentapd.log

@@ -171,7 +171,7 @@ func TestKeystoneTokensOpenTheDoors(t *testing.T) {
 	ks := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
 		if r.URL.Path != "/identity/v3/auth/tokens" || r.Header.Get("X-Subject-Token") != "gAAAAABgoodgoodgood" {
-			http.Error(w, `{"error":{"code":401,"message":"The request you have made requires authentication.","title":"Unauthorized"}}`, 401)
+			http.Error(w, `{"error":{"code":401,"message":"The request you have made requires authentication.","title":"Unauthorized"}}`, http.StatusUnauthorized)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")

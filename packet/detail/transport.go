@@ -205,7 +205,6 @@ func (d *decoder) tls(off int) bool {
 	info := recordTypes[typ]
 	if typ == 22 && d.has(off+5, 4) {
 		hs := d.u8(off + 5)
-		info = named(handshakes, hs, strconv.Itoa(hs))
 		if s := handshakes[hs]; s != "" {
 			info = s
 		} else {
