@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"sync"
 	"time"
 
 	"opentap/fault"
@@ -117,17 +116,7 @@ func grown(before, after tap.Counts) map[string]uint64 {
 
 // hearCanaries listens at a tool's device.
 func (a *Agent) hearCanaries(ctx context.Context, end <-chan struct{}, q want.CanaryHear, w io.Writer) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() {
-		select {
-		case <-end:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
+	ctx, cancel := untilEnd(ctx, end)
 	defer cancel()
 	enc := json.NewEncoder(w)
 	var failed error

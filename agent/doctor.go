@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"sync"
 
 	"opentap/fault"
 	"opentap/want"
@@ -28,18 +27,4 @@ func (a *Agent) showExamination(ctx context.Context, end <-chan struct{}, w io.W
 		return err
 	}
 	return json.NewEncoder(w).Encode(&x)
-}
-
-// untilEnd is ctx until end is closed. cancel waits for what watches for that.
-func untilEnd(ctx context.Context, end <-chan struct{}) (until context.Context, cancel func()) {
-	until, stop := context.WithCancel(ctx)
-	var ended sync.WaitGroup
-	ended.Go(func() {
-		select {
-		case <-end:
-			stop()
-		case <-until.Done():
-		}
-	})
-	return until, func() { stop(); ended.Wait() }
 }

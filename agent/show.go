@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"math"
+	"sync"
 	"time"
 
 	"opentap/fault"
@@ -41,6 +42,20 @@ func (a *Agent) show(ctx context.Context, end <-chan struct{}, l want.Look, w io
 		return a.showSensors(ctx, w)
 	}
 	return fault.New(fault.Unsupported, "node %s does not know what it is asked to show: it is older than the controller", a.cfg.NodeName)
+}
+
+// untilEnd is ctx until end is closed. cancel waits for what watches for that.
+func untilEnd(ctx context.Context, end <-chan struct{}) (until context.Context, cancel func()) {
+	until, stop := context.WithCancel(ctx)
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		select {
+		case <-end:
+			stop()
+		case <-until.Done():
+		}
+	})
+	return until, func() { stop(); ended.Wait() }
 }
 
 // ratesEvery is how often rates are told.

@@ -544,22 +544,15 @@ func (c *Controller) dropPolicies(ctx context.Context, id auth.Identity, action 
 
 // expirePolicies ends policies whose time is over.
 func (c *Controller) expirePolicies(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
+	every(ctx, time.Second, func(now time.Time) {
+		over := func(p want.FabricPolicy) bool { return !p.Expires.IsZero() && now.After(p.Expires) }
+		if e, f, _, err := c.theFabric(); err != nil || !e.Leads() || !slices.ContainsFunc(f.Policies, over) {
 			return
-		case now := <-tick.C:
-			over := func(p want.FabricPolicy) bool { return !p.Expires.IsZero() && now.After(p.Expires) }
-			if e, f, _, err := c.theFabric(); err != nil || !e.Leads() || !slices.ContainsFunc(f.Policies, over) {
-				continue
-			}
-			if err := c.dropPolicies(ctx, system, "fabric.policy.expire", over); err != nil && ctx.Err() == nil {
-				c.log.Warn("cannot end a policy whose time is over; it is tried again", "err", err)
-			}
 		}
-	}
+		if err := c.dropPolicies(ctx, system, "fabric.policy.expire", over); err != nil && ctx.Err() == nil {
+			c.log.Warn("cannot end a policy whose time is over; it is tried again", "err", err)
+		}
+	})
 }
 
 // ProbeFabric sends marked frames along a policy's paths and says what became of them.

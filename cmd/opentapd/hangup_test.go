@@ -7,7 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
+
+	"opentap/internal/await"
 )
 
 func TestAHangupEndsNothingWithoutATerminal(t *testing.T) {
@@ -20,9 +21,5 @@ func TestAHangupEndsNothingWithoutATerminal(t *testing.T) {
 	if err := syscall.Kill(syscall.Getpid(), syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(out.String(), "restart opentapd"); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it says: %s", out.String())
-		}
-	}
+	await.Until(t, "it says what to do instead", func() bool { return strings.Contains(out.String(), "restart opentapd") })
 }
