@@ -25,6 +25,7 @@ needs=(
   ovs-vswitchd:openvswitch-switch jq:jq curl:curl ssh:openssh-client python3:python3 openstack:python3-openstackclient protoc:protobuf-compiler gcc:gcc clang:clang llvm-strip:llvm node:nodejs npm:npm chromium:chromium
   rpm:rpm man:man-db setpriv:util-linux systemd-analyze:systemd qemu-aarch64-static:qemu-user-static
   mosquitto:mosquitto snmpd:snmpd mypy:mypy glewlwyd:glewlwyd sqlite3:sqlite3
+  pmacctd:pmacct nft:nftables openssl:openssl zstd:zstd
 )
 missing() { # prints the packages that are missing
   local need
